@@ -1,0 +1,207 @@
+"""What a driver is, what a device's configuration holds, and which streams its tags make.
+
+A driver reads one physical link and does nothing else: no pace, no retry, no reconnect, no log of
+failures. These are the supervisor's. To add a protocol, write one file with a ``DeviceConfig``
+subclass and a class with the four members of ``Driver``, and name the config in ``drivers/__init__.py``.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Annotated, ClassVar, Literal, Protocol
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from annotated_types import Ge, Gt
+
+from edge_agent.clock import Clock
+from edge_agent.model import Family, Kind, SampleBlock, Schema, Tag
+from edge_agent.units import Duration, Unit
+
+NumberType = Literal[
+    "bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64",
+    "bcd16", "bcd32", "m10k32", "m10k48", "m10k64",
+]  # fmt: skip
+Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
+
+KEEP_ALIVE = 5.0  # seconds: a subscribed stream advances at least this often
+TOLERANCE = 1.2  # a counter may run this much faster than its rated power allows
+
+
+@dataclass(frozen=True)
+class Group:
+    """Signals of one device that are read together: one stream."""
+
+    schema: Schema
+    period: float | None  # seconds between reads; None: the device sets the pace
+
+
+class Driver(Protocol):
+    """One physical link. Called by one task per connection (and one per group that is pushed)."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What can be read; known before the device is."""
+
+    async def connect(self) -> None:
+        """Open the link. Raises ``Disconnected``."""
+
+    async def read(self, group: Group) -> SampleBlock:
+        """Return at least one scan.
+
+        errors  ``NoAnswer`` when the unit is silent but the link lives; ``Disconnected`` when the
+                link is of no use
+        """
+
+    async def close(self) -> None:
+        """Close the link; any number of times, also before ``connect``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagConfig:
+    """One tag as a person writes it, whatever the protocol.
+
+    scale, offset  value = raw * scale * ratio + offset
+    ratio          which transformer ratios of the device are applied (templates only)
+    invalid        raw numbers by which the device says that it has no value
+    """
+
+    at: str
+    type: NumberType | None = None
+    order: Order = "ABCD"
+    scale: float = 1.0
+    offset: float = 0.0
+    ratio: Literal["1", "ct", "pt", "ct*pt"] = "1"
+    unit: str = "1"
+    kind: Literal["gauge", "counter", "state"] = "gauge"
+    modulus: Annotated[float, Gt(0)] | None = None
+    invalid: tuple[int, ...] = ()
+    range: tuple[float, float] | None = None
+    states: Mapping[int, str] = field(default_factory=dict)
+    class_: Literal["fast", "slow"] = "fast"
+    poll: Duration | None = None
+    deadband: Annotated[float, Ge(0)] | None = None
+    mode: Literal["poll", "subscribe"] = "poll"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PollClasses:
+    """How often the two poll classes are read."""
+
+    fast: Duration = Duration(1.0)
+    slow: Duration = Duration(60.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagConfig:
+    """The tag by which an instrument says how it is; a state in none of the lists is a fault."""
+
+    tag: str
+    normal: tuple[int, ...]
+    maintenance: tuple[int, ...] = ()
+    calibration: tuple[int, ...] = ()
+    fault: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """What every device has; ``tags`` holds the template's tags and the device's own.
+
+    ct, pt   transformer ratios, applied once, here, to tags whose template says secondary
+    rated    kW; what the device can consume at most, for the plausibility of its counters
+    """
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+
+    connect: str
+    template: str | None = None
+    poll: Duration | PollClasses = Duration(1.0)
+    ct: Annotated[float, Gt(0)] = 1.0
+    pt: Annotated[float, Gt(0)] = 1.0
+    rated: Annotated[float, Gt(0)] | None = None
+    flag: FlagConfig | None = None
+    timeout: Duration = Duration(1.0)
+    tags: Mapping[str, TagConfig] = field(default_factory=dict)
+
+    @property
+    def url(self) -> SplitResult:
+        """``connect`` taken apart."""
+        return urlsplit(self.connect)
+
+    def option(self, name: str, default: str) -> str:
+        """Return an option of the URL: link and unit only."""
+        return parse_qs(self.url.query).get(name, [default])[0]
+
+    @property
+    def link(self) -> Hashable:
+        """What devices on the same socket or serial line have in common."""
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, devices: "Mapping[str, DeviceConfig]", clock: Clock) -> Driver:
+        """Return the driver of one link with its devices, by device id."""
+        raise NotImplementedError
+
+    def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
+        """Return what is wrong beyond the types: (path below the device, message)."""
+        return []
+
+    def ratio_of(self, tag: TagConfig) -> Fraction:
+        """Return the exact factor from raw to tag units: scale and transformer ratios, once."""
+        ratio = Fraction(repr(tag.scale))
+        if "ct" in tag.ratio:
+            ratio *= Fraction(repr(self.ct))
+        if "pt" in tag.ratio:
+            ratio *= Fraction(repr(self.pt))
+        return ratio
+
+    def period_of(self, tag: TagConfig) -> float:
+        """Return the seconds between two reads of a tag."""
+        if tag.poll is not None:
+            return tag.poll
+        if isinstance(self.poll, PollClasses):
+            return self.poll.slow if tag.class_ == "slow" else self.poll.fast
+        return PollClasses().slow if tag.class_ == "slow" else self.poll
+
+    def model_tag(self, name: str, tag: TagConfig) -> Tag:
+        """Return the signal that the tag is, in engineering units."""
+        ratio, kind, unit = self.ratio_of(tag), Kind(tag.kind), Unit.parse(tag.unit)
+        low, high = tag.range or (float("-inf"), float("inf"))
+        modulus = None if tag.modulus is None else float(Fraction(repr(tag.modulus)) * ratio)
+        max_rate = None
+        if kind is Kind.COUNTER and self.rated is not None:
+            power = Unit.parse("kW.h")
+            if unit.dimension == power.dimension:
+                max_rate = self.rated * TOLERANCE / 3600.0 * power.factor_to(unit)
+        return Tag(name, unit, kind, modulus, low, high, max_rate)
+
+
+def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]:
+    """Return the streams of a device and the names of the tags in each, in the order written.
+
+    ``raw`` and ``raw.slow`` are the poll classes, ``raw.5s`` a tag's own period, ``raw.sub`` what the
+    device pushes. A device's flag is read with every stream that it judges.
+    """
+    members: dict[str, list[str]] = {}
+    periods: dict[str, float | None] = {}
+    for name, tag in config.tags.items():
+        if tag.mode == "subscribe":
+            stream, period = "raw.sub", None
+        elif tag.poll is not None:
+            stream, period = f"raw.{tag.poll:g}s", float(tag.poll)
+        else:
+            stream = "raw.slow" if tag.class_ == "slow" else "raw"
+            period = float(config.period_of(tag))
+        members.setdefault(stream, []).append(name)
+        periods[stream] = period
+    if config.flag is not None:
+        for names in members.values():
+            if config.flag.tag not in names:
+                names.append(config.flag.tag)
+    groups = {}
+    for stream, names in members.items():
+        tags = tuple(config.model_tag(name, config.tags[name]) for name in names)
+        period = periods[stream]
+        spacing = KEEP_ALIVE if period is None else period
+        schema = Schema(f"{device}/{stream}", Family.SAMPLE, tags, spacing)
+        groups[Group(schema, period)] = tuple(names)
+    return groups

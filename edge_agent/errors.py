@@ -1,0 +1,68 @@
+"""The exception tree, by what the caller should do.
+
+::
+
+    EdgeError
+    ├── ConfigError     a person must mend a file or an argument: stop before the start
+    ├── Disconnected    the link is of no use: close it, back off, connect again
+    ├── NoAnswer        one unit behind a living link is silent: answer for it, go on with the next
+    ├── Rejected        the peer refuses these items for ever: put them aside and count them
+    └── Corrupt         stored bytes are not what was written: set them aside and go on
+
+Everything else that is raised is a bug. A bad *reading* is no exception but a ``Quality``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+class EdgeError(Exception):
+    """Base of the errors that the agent knows how to answer."""
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One mistake in a file, where it stands and what would be right."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
+class ConfigError(EdgeError):
+    """Every mistake of a configuration at once."""
+
+    def __init__(self, faults: Sequence[Fault | str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(map(str, faults)))
+
+
+class Disconnected(EdgeError):
+    """The link is down or of no use."""
+
+
+class NoAnswer(EdgeError):
+    """A unit did not answer in time; the link it hangs on lives."""
+
+    def __init__(self, device: str, reason: str = "no answer") -> None:
+        self.device = device
+        super().__init__(f"{device}: {reason}")
+
+
+class Rejected(EdgeError):
+    """The peer refused some of the items for ever; the others it has accepted.
+
+    reasons  maps the index of each refused item to what the peer said
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        self.reasons = dict(reasons)
+        super().__init__("; ".join(f"{i}: {r}" for i, r in self.reasons.items()))
+
+
+class Corrupt(EdgeError):
+    """Stored bytes fail their checksum or do not decode."""

@@ -1,0 +1,41 @@
+"""The last rows of every stream in memory: what the dashboard reads.
+
+Nothing here is stored or published; a browser that asks is answered from this.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from edge_agent.model import SampleBlock, Schema
+
+
+class Live:
+    """The newest row of every stream, and who wants to hear of new ones."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, SampleBlock] = {}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def put(self, block: SampleBlock) -> None:
+        """Take over the last row of a block."""
+        n = len(block)
+        self._last[block.schema.stream] = block.rows(n - 1, n)
+        for listener in self._listeners:
+            listener(block.schema.stream)
+
+    def last(self, stream: str) -> SampleBlock | None:
+        """Return the newest row of a stream as a block of one, or None."""
+        return self._last.get(stream)
+
+    def streams(self) -> list[Schema]:
+        """Return the schemas of the streams seen so far, in the order of their first row."""
+        return [block.schema for block in self._last.values()]
+
+    @contextmanager
+    def listening(self, listener: Callable[[str], None]) -> Iterator[None]:
+        """Call the listener with each stream that gets new rows, for as long as the block runs."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)

@@ -1,0 +1,127 @@
+"""What a metric is, what a KPI's configuration holds and what it is built from.
+
+A metric is a deterministic operator from blocks to blocks. It asks no clock, opens no file and keeps
+O(columns) numbers. To add a KPI, write one file with a ``MetricConfig`` subclass and a class, and name the
+config in ``metrics/__init__.py``; the laws of ``tests/metrics/test_laws.py`` then hold for it by discovery.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from edge_agent.model import Kind, SampleBlock, Schema, Site
+
+State = Mapping[str, object]  # JSON-able
+Window = Literal["1min", "15min", "1h", "shift", "1d", "1mo"]
+MINUTE = 60_000_000_000
+
+
+class Metric(Protocol):
+    """A deterministic operator from blocks of its inputs to rows of one output stream."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Stream ids of the blocks that it wants."""
+
+    @property
+    def output(self) -> Schema:
+        """What its rows are."""
+
+    def update(self, block: SampleBlock, /) -> SampleBlock | None:
+        """Return the rows that the block completes, if any."""
+
+    def running(self) -> SampleBlock | None:
+        """Return the one row of the window that is still open, as it stands; never stored."""
+
+    def save(self) -> State:
+        """Return the whole state, small and JSON-able."""
+
+    def load(self, state: State, /) -> None:
+        """Take over a state that ``save`` returned."""
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One dated row of ``configs/coefficients``: how much standard coal a unit of a carrier is.
+
+    kgce_per_unit  kgce per ``unit``; approved: a person has compared the row with the official text
+    """
+
+    code: str
+    unit: str
+    kgce_per_unit: float
+    basis: str
+    standard: str
+    source: str
+    edition: str
+    valid_from: str
+    valid_to: str
+    confidence: str
+    approved: bool
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """Below which share of good time a window's value is UNCERTAIN, and below which it is BAD."""
+
+    uncertain_below: float = 0.95
+    bad_below: float = 0.5
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A tag that a KPI uses, and what it must be; checked when the configuration is read.
+
+    path  where it stands below the metric: ``("inputs", "electricity", 0)``
+    """
+
+    path: tuple[str | int, ...]
+    tag: str
+    kind: Kind | None = None
+    unit: str | None = None
+
+
+class Plant(Protocol):
+    """What a KPI may ask while it is built."""
+
+    @property
+    def site(self) -> Site:
+        """The site; its zone aligns days and months."""
+
+    @property
+    def shifts(self) -> Mapping[str, str]:
+        """Shift name -> ``08:00-16:00``, local time."""
+
+    @property
+    def quality(self) -> QualityLimits:
+        """The thresholds of window quality."""
+
+    def raw(self, tag: str) -> Schema:
+        """Return the raw stream that holds a tag ``em-kiln.active_power``."""
+
+    def slot(self, tag: str) -> Schema:
+        """Return the slot stream of the same tag (columns ``active_energy_import.increment`` …)."""
+
+    def coefficient(self, carrier: str, basis: str) -> Coefficient:
+        """Return the coefficient in force; ``KeyError`` if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricConfig:
+    """What every KPI has."""
+
+    kind: ClassVar[str] = ""
+
+    windows: tuple[Window, ...] = ("1min", "15min", "1h")
+
+    def references(self) -> list[Reference]:
+        """Return every tag that it uses."""
+        raise NotImplementedError
+
+    def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
+        """Return what is wrong beyond types and references: (path below the metric, message)."""
+        return []
+
+    def build(self, name: str, plant: Plant) -> list[Metric]:
+        """Return its operators, one per window, in the order in which blocks must reach them."""
+        raise NotImplementedError

@@ -1,0 +1,294 @@
+"""The one type that flows: a read-only columnar block of samples with time and quality.
+
+A ``SampleBlock`` holds n consecutive scans of the k signals of one stream. Its ``Schema`` says what the
+columns are and is identified by a hash of its content, so a stored block can be read with the meaning
+it was written with, whatever the configuration has become since.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from functools import cached_property
+from hashlib import blake2b
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.units import Unit
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+
+
+class Quality(IntEnum):
+    """How far a value can be trusted; ordered, so a derived value has the maximum of its inputs'.
+
+    The severity stands in the top two bits, as in an OPC UA StatusCode (OPC 10000-4, 7.39). The
+    numbers are stored and published: they are never changed.
+    """
+
+    GOOD = 0
+    GOOD_ROLLOVER = 1  # a counter went through its modulus
+    UNCERTAIN = 64
+    UNCERTAIN_RANGE = 65  # outside the limits of the instrument
+    UNCERTAIN_RESET = 66  # the counter was reset or replaced
+    UNCERTAIN_SUBSTITUTED = 67
+    UNCERTAIN_CLOCK = 68  # the stamp cannot be trusted
+    UNCERTAIN_ESTIMATED = 69  # a part is interpolated
+    UNCERTAIN_FLAGGED = 70  # the instrument itself says fault, maintenance or calibration
+    UNCERTAIN_PRECISION = 71  # the number was rounded: an integer above 2**53
+    BAD = 128
+    BAD_NO_ANSWER = 129
+    BAD_DEVICE = 130  # the device refused the request
+    BAD_NOT_AVAILABLE = 131  # the device says that it has no value
+    BAD_ADDRESS = 132
+    BAD_SHORT = 133  # the reply had another length than asked for
+    BAD_MISSING = 191
+
+
+class Kind(StrEnum):
+    """Which arithmetic a signal allows."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    STATE = "state"
+
+
+class Family(StrEnum):
+    """Where the rows of a stream come from; a KPI's family is its metric type."""
+
+    SAMPLE = "sample"  # read from a device
+    SLOT = "slot"  # one row per base slot of one device
+    ENERGY = "energy"
+    OEE = "oee"
+    EMISSIONS = "emissions"
+
+    @property
+    def derived(self) -> bool:
+        """True for rows that can be computed again from the samples."""
+        return self is not Family.SAMPLE
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One signal: what its numbers mean and which are plausible.
+
+    modulus   the reading at which a counter begins again at 0, in tag units; None: it never does
+    low, high the limits of the instrument, in tag units; a value outside is ``UNCERTAIN_RANGE``
+    max_rate  the largest plausible increase of a counter, tag units per second (from the rated power)
+    """
+
+    name: str
+    unit: Unit
+    kind: Kind = Kind.GAUGE
+    modulus: float | None = None
+    low: float = -np.inf
+    high: float = np.inf
+    max_rate: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return what ``from_json`` reads; infinite limits are left out, JSON has none."""
+        written: dict[str, object] = {"name": self.name, "unit": self.unit.code, "kind": self.kind.value}
+        for name in ("modulus", "max_rate"):
+            if getattr(self, name) is not None:
+                written[name] = getattr(self, name)
+        for name in ("low", "high"):
+            if np.isfinite(getattr(self, name)):
+                written[name] = getattr(self, name)
+        return written
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, object]) -> "Tag":
+        """Return the tag that ``to_json`` wrote."""
+        rest = {k: float(str(v)) for k, v in written.items() if k not in {"name", "unit", "kind"}}
+        unit, kind = Unit.parse(str(written["unit"])), Kind(str(written["kind"]))
+        return cls(str(written["name"]), unit, kind, **rest)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a stream are.
+
+    stream  ``<owner>/<name>``: ``em-kiln/raw``, ``em-kiln/slot``, ``clinker/1h``
+    period  seconds between rows as configured; a gap of more than three is not covered by data
+    """
+
+    stream: str
+    family: Family
+    tags: tuple[Tag, ...]
+    period: float
+
+    @cached_property
+    def owner(self) -> str:
+        """The device or KPI that the rows belong to."""
+        return self.stream.partition("/")[0]
+
+    @cached_property
+    def name(self) -> str:
+        """The stream's name under its owner: ``raw``, ``slot``, ``1h``."""
+        return self.stream.partition("/")[2]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Column of each signal by its name."""
+        return {tag.name: i for i, tag in enumerate(self.tags)}
+
+    def columns(self, names: Iterable[str]) -> NDArray[np.intp]:
+        """Return the columns of the named signals; ``KeyError`` for an unknown one."""
+        return np.array([self.index[name] for name in names], np.intp)
+
+    @cached_property
+    def canonical(self) -> str:
+        """The schema as JSON with a fixed order, the text that its id is the hash of."""
+        tags = [tag.to_json() for tag in self.tags]
+        written = {"stream": self.stream, "family": self.family.value, "period": self.period, "tags": tags}
+        return json.dumps(written, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits of the content's hash (BLAKE2b)."""
+        return blake2b(self.canonical.encode(), digest_size=8).hexdigest()
+
+    @classmethod
+    def from_canonical(cls, text: str) -> "Schema":
+        """Return the schema that ``canonical`` wrote."""
+        written = json.loads(text)
+        tags = tuple(Tag.from_json(tag) for tag in written["tags"])
+        return cls(written["stream"], Family(written["family"]), tags, float(written["period"]))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SampleBlock:
+    """n consecutive scans of k signals, read-only.
+
+    time     int64 (n,), ns since the Unix epoch, UTC, non-decreasing
+    value    float64 (k, n) in tag units; NaN exactly where the quality is BAD
+    quality  uint8 (k, n), see ``Quality``
+    """
+
+    schema: Schema
+    time: I64
+    value: F64
+    quality: U8
+
+    def __post_init__(self) -> None:
+        shape = (len(self.schema.tags), len(self.time))
+        if self.value.shape != shape or self.quality.shape != shape:
+            raise ValueError(f"{self.schema.stream}: {self.value.shape} is not {shape}")
+        for array in (self.time, self.value, self.quality):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def __getitem__(self, name: str) -> F64:
+        """Return the values of one signal, (n,)."""
+        return self.value[self.schema.index[name]]
+
+    def rows(self, start: int, stop: int) -> "SampleBlock":
+        """Return a view of some of the rows."""
+        span = slice(start, stop)
+        return SampleBlock(self.schema, self.time[span], self.value[:, span], self.quality[:, span])
+
+    def lawful(self) -> bool:
+        """Return whether times do not go back and values are NaN exactly where they are BAD."""
+        bad = self.quality >= Quality.BAD
+        return bool(np.all(np.isnan(self.value) == bad) and np.all(np.diff(self.time) >= 0))
+
+
+def concatenate(blocks: Sequence[SampleBlock]) -> SampleBlock:
+    """Return the rows of several blocks of one schema as one block, in the order given."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return SampleBlock(
+        blocks[0].schema,
+        np.concatenate([b.time for b in blocks]),
+        np.concatenate([b.value for b in blocks], axis=1),
+        np.concatenate([b.quality for b in blocks], axis=1),
+    )
+
+
+def no_answer(schema: Schema, time: int, quality: Quality = Quality.BAD_NO_ANSWER) -> SampleBlock:
+    """Return the row that answers for a silent device: silence is data."""
+    k = len(schema.tags)
+    return SampleBlock(
+        schema,
+        np.array([time], np.int64),
+        np.full((k, 1), np.nan),
+        np.full((k, 1), quality, np.uint8),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What stands in a stream in place of rows that were dropped before a sink had them.
+
+    first_ns, last_ns  times of the first and last row dropped
+    reason             why: ``bytes``, ``age``, ``corrupt``
+    """
+
+    schema: Schema
+    first_ns: int
+    last_ns: int
+    rows: int
+    reason: str
+
+
+class BlockBuilder:
+    """Preallocated columns that scans are appended to until they are sealed into a block."""
+
+    def __init__(self, schema: Schema, capacity: int = 64) -> None:
+        self.schema = schema
+        self._capacity = capacity
+        self._allocate()
+
+    def _allocate(self) -> None:
+        k = len(self.schema.tags)
+        self._n = 0
+        self._time = np.empty(self._capacity, np.int64)
+        self._value = np.empty((k, self._capacity))
+        self._quality = np.empty((k, self._capacity), np.uint8)
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def full(self) -> bool:
+        """True when no further scan fits."""
+        return self._n == self._capacity
+
+    def append(self, time: int, value: F64, quality: U8) -> None:
+        """Append one scan: value and quality of shape (k,)."""
+        n = self._n
+        self._time[n] = time
+        self._value[:, n] = value
+        self._quality[:, n] = quality
+        self._n = n + 1
+
+    def seal(self) -> SampleBlock:
+        """Return what was appended as a block and begin a new one."""
+        n = self._n
+        block = SampleBlock(
+            self.schema,
+            self._time[:n],
+            np.ascontiguousarray(self._value[:, :n]),
+            np.ascontiguousarray(self._quality[:, :n]),
+        )
+        self._allocate()
+        return block
+
+
+@dataclass(frozen=True)
+class Site:
+    """The plant that the agent stands in.
+
+    id       in topics, measurements and file names; gateway: one per agent of a site
+    """
+
+    id: str
+    gateway: str
+    name: str
+    zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Asia/Shanghai"))
