@@ -11,10 +11,11 @@ from fractions import Fraction
 from typing import Annotated, ClassVar, Literal, Protocol
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
+import numpy as np
 from annotated_types import Ge, Gt
 
 from edge_agent.clock import Clock
-from edge_agent.model import Family, Kind, SampleBlock, Schema, Tag
+from edge_agent.model import F64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.units import Duration, Unit
 
 NumberType = Literal[
@@ -205,3 +206,18 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
         schema = Schema(f"{device}/{stream}", Family.SAMPLE, tags, spacing)
         groups[Group(schema, period)] = tuple(names)
     return groups
+
+
+def apply_flag(config: DeviceConfig, schema: Schema, value: F64, quality: U8) -> None:
+    """Mark, in place, the good values of rows in which the instrument does not say it is normal.
+
+    value, quality  (k, n), decoded; the flag's own column is left as it is. A flag that could not
+                    be read is in none of the lists, so its row is marked as well
+    """
+    if config.flag is None or config.flag.tag not in schema.index:
+        return
+    column = schema.index[config.flag.tag]
+    flagged = ~np.isin(value[column], config.flag.normal)
+    marked = flagged & (quality < Quality.UNCERTAIN)
+    marked[column] = False
+    quality[marked] = Quality.UNCERTAIN_FLAGGED
