@@ -1,0 +1,43 @@
+# What a person types. Each target does all its own set-up on a Debian-like machine with Python 3.11.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check bench soak packages clean
+.DEFAULT_GOAL := demo
+
+# Two environments' worth of packages in one folder, each installed when its list has changed.
+$(VENV)/.agent: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[test,dev,uvloop]'
+	touch $(VENV)/.agent $@
+
+demo: $(VENV)/.agent                ## simulated plant, agent and dashboard; ends with Ctrl-C
+	$(BIN)/edge-agent demo $(ARGS)
+
+check: $(VENV)/.dev                 ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+packages:                           # real servers and a real browser; installed, never started
+	.ci/system-packages
+
+test: packages check                ## everything, on real servers; pytest's summary is the last line
+	$(BIN)/python -m pytest -q $(ARGS)
+
+soak: packages $(VENV)/.dev         ## long kills and outages
+	$(BIN)/python -m pytest -q -m soak --override-ini addopts= $(ARGS)
+
+bench: $(VENV)/.dev                 ## measured numbers, as JSON
+	for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,241 @@
+"""Wiring, start and orderly stop of the whole agent.
+
+Start: open the log (which is the recovery), load the metrics' states and feed what came after them, then the
+sinks, then the web page, then the drivers, so nothing is produced before it can be received. Stop: drivers,
+open batches, checkpoint, sinks until ``grace``, log; what did not finish is named.
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+from edge_agent import __version__
+from edge_agent.clock import Clock, SystemClock
+from edge_agent.config import Config
+from edge_agent.drivers.base import DeviceConfig, Driver
+from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
+from edge_agent.live import Live
+from edge_agent.metrics.base import Metric
+from edge_agent.metrics.slots import SlotOperator
+from edge_agent.model import Family, SampleBlock, Schema
+from edge_agent.outbox import Budget, Outbox, ReaderSpec
+from edge_agent.pipeline import Pipeline
+from edge_agent.sinks.base import Sink
+from edge_agent.sinks.history import History, HistorySink
+from edge_agent.supervisor import run_driver, run_sink
+from edge_agent.web.app import Sources, WebServer, create_app
+
+log = logging.getLogger(__name__)
+
+HISTORY = "history"
+CHECKPOINT = 60.0  # seconds between checkpoints
+GRACE = 5.0  # seconds the sinks have to drain at a stop
+
+
+@dataclass(frozen=True)
+class Link:
+    """One physical link with the devices behind it."""
+
+    name: str
+    devices: Mapping[str, DeviceConfig]
+    driver: Driver
+
+
+def links_of(config: Config, clock: Clock) -> list[Link]:
+    """Return the links of a configuration: devices that share a socket or line, and their driver."""
+    shared: dict[Hashable, dict[str, DeviceConfig]] = {}
+    for name, device in config.devices.items():
+        shared.setdefault((type(device), device.link), {})[name] = device
+    return [
+        Link("+".join(devices), devices, type(next(iter(devices.values()))).build(devices, clock))
+        for devices in shared.values()
+    ]
+
+
+def metrics_of(config: Config, links: list[Link]) -> list[Metric]:
+    """Return the slot operator of every stream and the operators of every KPI, in feeding order."""
+    slots = [SlotOperator(group.schema) for link in links for group in link.driver.groups]
+    plant = config.plant()
+    kpis = [m for name, kpi in config.metrics.items() for m in kpi.build(name, plant)]
+    return [*slots, *kpis]
+
+
+class Agent:
+    """The whole agent on one configuration."""
+
+    def __init__(self, config: Config, clock: Clock | None = None, *, grace: float = GRACE) -> None:
+        self.config = config
+        self.live = Live()
+        self.address = ""
+        self.ready = asyncio.Event()
+        self._grace = grace
+        self._stopping = asyncio.Event()
+        config.data.mkdir(parents=True, exist_ok=True)
+        specs = [ReaderSpec(HISTORY, _kept_in_history)]
+        specs += [ReaderSpec(name, sink.takes) for name, sink in config.sinks.items()]
+        self.outbox = Outbox(
+            config.data / "log.db", specs, budget=_budget(config), commit=self._commit_period()
+        )
+        self.clock = clock or SystemClock(not_before=self.outbox.newest_ns)
+        self._links = links_of(config, self.clock)
+        metrics = metrics_of(config, self._links)
+        self.pipeline = Pipeline(metrics, self.outbox, self.live, config.digest)
+        self.health = Health(
+            started_ns=self.clock.wall_ns(),
+            links={link.name: LinkHealth(link.name, tuple(link.devices)) for link in self._links},
+            sinks={HISTORY: SinkHealth(HISTORY, HISTORY)}
+            | {name: SinkHealth(name, sink.kind) for name, sink in config.sinks.items()},
+        )
+
+    def stop(self) -> None:
+        """Begin the orderly stop; ``run`` returns when it is done."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Run until ``stop``; raises only on bugs and on a store that cannot be opened."""
+        await self.outbox.start()
+        web: WebServer | None = None
+        try:
+            fed = self.pipeline.recover()
+            if fed:
+                log.info("recovered: %d records fed again through the metrics", fed)
+            async with asyncio.TaskGroup() as tasks:
+                sinks = self._start_sinks(tasks)
+                web = WebServer()
+                self.address = await web.start(create_app(self._sources()), self.config.web.listen)
+                drivers = [
+                    tasks.create_task(
+                        run_driver(
+                            self.health.links[link.name],
+                            link.driver,
+                            self.pipeline.push,
+                            self.clock,
+                            self._commit_period(),
+                        ),
+                        name=f"driver {link.name}",
+                    )
+                    for link in self._links
+                ]
+                keeper = tasks.create_task(self._keep(), name="checkpoint")
+                gc.collect()
+                gc.freeze()
+                self.ready.set()
+                await self._stopping.wait()
+                await _end([*drivers, keeper])
+                self.pipeline.checkpoint()
+                await self._drain()
+                await _end(sinks)
+        finally:
+            gc.unfreeze()
+            if web is not None:
+                await web.stop()
+            await self.outbox.close()
+
+    def _start_sinks(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        retention = self.config.retention
+        sinks: dict[str, Sink] = {
+            HISTORY: HistorySink(
+                self.config.data / "history.db",
+                slots_ns=retention.slots.ns,
+                metrics_ns=retention.metrics.ns,
+                slots_bytes=retention.slots_bytes,
+                metrics_bytes=retention.metrics_bytes,
+            )
+        }
+        sinks |= {name: sink.build(self.config.site) for name, sink in self.config.sinks.items()}
+        return [
+            tasks.create_task(
+                run_sink(
+                    self.health.sinks[name], sink, self.outbox.reader(name), self.outbox, self.clock
+                ),
+                name=f"sink {name}",
+            )
+            for name, sink in sinks.items()
+        ]
+
+    async def _keep(self) -> None:
+        """Checkpoint each minute, and keep what health shows of the disk up to date."""
+        due = CHECKPOINT
+        while True:
+            await asyncio.sleep(1.0)
+            due -= 1.0
+            if due <= 0:
+                self.pipeline.checkpoint()
+                due = CHECKPOINT
+            self.health.rows_late_total = self.pipeline.rows_late
+            if self.outbox.fault:
+                self.health.faults["disk"] = self.outbox.fault
+            else:
+                self.health.faults.pop("disk", None)
+
+    async def _drain(self) -> None:
+        """Let the sinks deliver what is committed, but no longer than ``grace``."""
+        try:
+            async with asyncio.timeout(self._grace):
+                await self.outbox.flush()
+                while any(self._lag(name) for name in self._up()):
+                    await asyncio.sleep(0.02)
+                await self.outbox.flush()  # the cursors
+        except TimeoutError:
+            left = {name: self._lag(name) for name in self.health.sinks}
+            names = ", ".join(f"{name} ({lag} rows)" for name, lag in left.items() if lag)
+            log.warning("stopped before everything was delivered; kept for the next start: %s", names)
+
+    def _lag(self, name: str) -> int:
+        return self.outbox.reader(name).lag
+
+    def _up(self) -> list[str]:
+        return [name for name, sink in self.health.sinks.items() if sink.state is State.UP]
+
+    def _commit_period(self) -> float:
+        periods = [d.period_of(tag) for d in self.config.devices.values() for tag in d.tags.values()]
+        return min(1.0, max(0.05, min(periods, default=1.0)))
+
+    def _sources(self) -> Sources:
+        history = History(self.config.data / "history.db")
+        states = {
+            f"{name}.{tag}": written.states
+            for name, device in self.config.devices.items()
+            for tag, written in device.tags.items()
+            if written.states
+        }
+        return Sources(
+            site=self.config.site,
+            version=__version__,
+            clock=self.clock,
+            live=self.live,
+            health=self.health,
+            counts=self.counts,
+            running=self.pipeline.running,
+            rows=history.rows,
+            states=states,
+            targets=self.config.targets(),
+        )
+
+    def counts(self) -> LogCounts:
+        """Return the committed counts of the log."""
+        return self.outbox.counts()
+
+    def newest(self, family: Family) -> list[SampleBlock]:
+        """Return the last row of every stream of one family."""
+        rows = [self.live.last(schema.stream) for schema in self.live.streams()]
+        return [row for row in rows if row is not None and row.schema.family is family]
+
+
+def _kept_in_history(schema: Schema) -> bool:
+    return schema.family.derived
+
+
+def _budget(config: Config) -> Budget:
+    kept = config.retention
+    return Budget(
+        raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns, derived_bytes=kept.slots_bytes
+    )
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -1,0 +1,250 @@
+"""The commands: ``edge-agent run | demo | check | simulate | report``.
+
+Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not reach something;
+1 anything else. Errors go to standard error, one line per fault, never a traceback for a person's mistake.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+
+from edge_agent import __version__, demo
+from edge_agent.agent import Agent
+from edge_agent.check import probe, summary
+from edge_agent.config import data_dir, json_schema, load
+from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.report import write_leader
+from edge_agent.units import Duration
+
+WRONG, UNREACHED = 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    level = options.log_level or ("info" if options.command is _run else "warning")
+    logging.basicConfig(level=level.upper(), format="%(levelname)-7s %(message)s")
+    for noisy in ("pymodbus", "asyncua", "aiomqtt", "mqtt", "uvicorn", "urllib3", "reactivex"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        return int(options.command(options))
+    except ConfigError as e:
+        print(e, file=sys.stderr)
+        return WRONG
+    except (EdgeError, OSError) as e:
+        print(f"edge-agent: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _loop(work: Coroutine[None, None, int]) -> int:
+    """Run a coroutine on the fastest loop there is; nothing depends on which."""
+    try:
+        import uvloop  # type: ignore[import-not-found,unused-ignore]  # an extra
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+def _on_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> None:
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+
+
+# ---- commands --------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    async def run() -> int:
+        again = True
+        while again:
+            again = False
+            agent = Agent(load(options.config))
+
+            def reload() -> None:
+                nonlocal again
+                try:
+                    load(options.config)
+                except ConfigError as e:
+                    logging.getLogger(__name__).error("the old configuration stays:\n%s", e)
+                    return
+                again = True
+                agent.stop()  # noqa: B023  the handler is replaced with each agent
+
+            _on_signals(
+                {signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: reload}
+            )
+            await agent.run()
+        return 0
+
+    return _loop(run())
+
+
+def _demo(options: argparse.Namespace) -> int:
+    wish = demo.Demo(
+        listen=options.listen,
+        length=options.length,
+        speed=options.speed,
+        data=options.data,
+        mqtt=options.mqtt,
+        influx=options.influx,
+        log=options.log_scans,
+        seed=options.seed,
+    )
+
+    async def run() -> int:
+        def watch(agent: Agent) -> None:
+            _on_signals({signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop})
+
+        return await demo.run(wish, _say, watch)
+
+    return _loop(run())
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.schema:
+        _say(json.dumps(json_schema(), ensure_ascii=False, indent=2))
+        return 0
+    if options.config is None:
+        raise ConfigError(["check: which configuration? (edge-agent check plant.yaml)"])
+    config = load(options.config)
+    for line in summary(config):
+        _say(line)
+    if not options.connect:
+        return 0
+    lines, reached = asyncio.run(probe(config))
+    for line in lines:
+        _say(line)
+    return 0 if reached else UNREACHED
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "simulators", str(options.plant or data_dir() / "demo.yaml")]
+    if options.faults is not None:
+        command += ["--faults", str(options.faults)]
+    if options.log_scans is not None:
+        command += ["--log", str(options.log_scans)]
+    os.execv(command[0], command)  # noqa: S606  the same interpreter, a fixed module
+
+
+def _report(options: argparse.Namespace) -> int:
+    for line in write_leader(load(options.config), options.period, options.output, options.metric):
+        _say(line)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+# ---- arguments -------------------------------------------------------------------------------
+
+
+def _duration(text: str) -> Duration:
+    try:
+        return Duration.parse(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.01 <= speed <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a speed (write 1, 10)")
+    return speed
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    what: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"example:  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-agent",
+        description="Reads the meters and machines of a plant, computes its energy and production figures, "
+        "keeps every sample safe and passes them on. It only reads from devices.",
+    )
+    parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        help="what is logged (info for run, else warning)",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    one = _command(
+        commands, "demo", _demo,
+        "start a simulated cement plant and the agent on it, with the dashboard",
+        "edge-agent demo --for 10m",
+    )  # fmt: skip
+    one.add_argument("--listen", metavar="ADDR", help="where the dashboard listens (127.0.0.1:8080)")
+    one.add_argument("--for", dest="length", type=_duration, metavar="TIME",
+                     help="end by itself after this much plant time, from the next full minute on")  # fmt: skip
+    one.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="plant seconds per second")
+    one.add_argument("--data", type=Path, metavar="DIR", help="keep the data here (a temporary folder)")
+    one.add_argument("--mqtt", metavar="URL", help="publish to a broker too (mqtt://host:1883)")
+    one.add_argument("--influx", metavar="URL",
+                     help="write to InfluxDB too (http://host:8086?org=o&bucket=b; token in $INFLUX_TOKEN)")  # fmt: skip
+    one.add_argument("--log-scans", type=Path, metavar="DIR",
+                     help="note every scan that the simulators serve")  # fmt: skip
+    one.add_argument("--seed", type=int, default=1, metavar="N", help="another plant")
+
+    one = _command(
+        commands, "run", _run, "run the agent in the foreground until SIGTERM; SIGHUP reads the file again",
+        "edge-agent run /etc/edge-agent/plant.yaml",
+    )  # fmt: skip
+    one.add_argument("config", type=Path, metavar="CONFIG")
+
+    one = _command(
+        commands, "check", _check, "name every mistake of a configuration at once, with file:line:column",
+        "edge-agent check plant.yaml --connect",
+    )  # fmt: skip
+    one.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
+    one.add_argument("--connect", action="store_true",
+                     help="also try every device and sink, and show what is read")  # fmt: skip
+    one.add_argument("--schema", action="store_true", help="print the JSON schema for editors")
+
+    one = _command(
+        commands, "simulate", _simulate, "run the simulators alone and print where they listen",
+        "edge-agent simulate plant.yaml --faults trouble.yaml",
+    )  # fmt: skip
+    one.add_argument("plant", type=Path, nargs="?", metavar="CONFIG_OR_PLANT")
+    one.add_argument("--faults", type=Path, metavar="FILE", help="scripted trouble")
+    one.add_argument("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
+
+    one = _command(
+        commands, "report", _report, "write a report with the evidence for every figure",
+        "edge-agent report leader plant.yaml --period 2026-10 -o reports",
+    )  # fmt: skip
+    one.add_argument("kind", choices=["leader"], metavar="KIND", help="leader")
+    one.add_argument("config", type=Path, metavar="CONFIG")
+    one.add_argument("--period", required=True, metavar="PERIOD",
+                     help="2026, 2026-10, 2026-10-05 or 2026-10-05T08:00/2026-10-05T09:00")  # fmt: skip
+    one.add_argument("--metric", help="the energy metric, if there are several")
+    one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR")
+    return parser

@@ -1,0 +1,179 @@
+"""``edge-agent demo``: the bundled plant as a process of its own, and the agent on it.
+
+Nothing has to be installed or started by hand: the simulators print where they listen, the demo lays these
+addresses over ``configs/demo.yaml``, and the embedded store and page are the agent's own.
+"""
+
+import asyncio
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from edge_agent.agent import HISTORY, Agent
+from edge_agent.clock import SECOND, PlantClock
+from edge_agent.config import Config, data_dir, load
+from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.metrics.base import MINUTE
+from edge_agent.model import Family, Quality
+from edge_agent.units import Duration
+
+READY = 30.0  # seconds the simulators may take to start
+FASTEST = 0.05  # seconds of real time between two polls, at least
+CLOSING = Duration(30.0)  # plant time that the last window may take to close after its end
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a person asked for.
+
+    length  plant time to run from the next full minute on; None: until stopped
+    log     folder in which the simulators note every scan that they serve
+    """
+
+    listen: str | None = None
+    length: Duration | None = None
+    speed: float = 1.0
+    data: Path | None = None
+    mqtt: str | None = None
+    influx: str | None = None
+    log: Path | None = None
+    seed: int = 1
+
+
+@asynccontextmanager
+async def simulators(clock: PlantClock, demo: Demo) -> AsyncIterator[dict[str, str]]:
+    """Run the simulators as a process; yield device -> where it is reached."""
+    command = [sys.executable, "-m", "simulators", "--seed", str(demo.seed)]
+    command += ["--start", str(clock.start), "--origin", str(clock.origin)]
+    command += ["--speed", repr(clock.speed)]
+    if demo.log is not None:
+        command += ["--log", str(demo.log)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        if process.stdout is None:
+            raise EdgeError("the simulators have no standard output")
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), READY)
+        except TimeoutError as e:
+            raise EdgeError(f"the simulators were not ready within {READY:g} s") from e
+        if not line:
+            raise EdgeError("the simulators ended before they were ready; their message is above")
+        yield json.loads(line)["connect"]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def configuration(demo: Demo, connect: dict[str, str], data: Path) -> Config:
+    """Return the demo's configuration with the simulators' addresses laid over it."""
+    overlay: dict[str, object] = {
+        "data": str(data),
+        "devices": {name: {"connect": url} for name, url in connect.items()},
+    }
+    if demo.listen is not None:
+        overlay["web"] = {"listen": demo.listen}
+    sinks: dict[str, object] = {}
+    if demo.mqtt is not None:
+        sinks["broker"] = {"type": "mqtt", "url": demo.mqtt}
+    if demo.influx is not None:
+        sinks["influx"] = _influx(demo.influx)
+    if sinks:
+        overlay["sinks"] = sinks
+    config = load(data_dir() / "demo.yaml", overlay)
+    shortest = min(d.period_of(t) for d in config.devices.values() for t in d.tags.values())
+    if shortest / demo.speed < FASTEST:
+        fastest = math.floor(shortest / FASTEST)
+        raise ConfigError([f"--speed {demo.speed:g} polls too often; {fastest} is the most here"])
+    return config
+
+
+def _influx(url: str) -> dict[str, object]:
+    """Return the sink for ``http://host:8086?org=plant&bucket=energy``; the token is ${INFLUX_TOKEN}."""
+    parts = urlsplit(url)
+    options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    return {
+        "type": "influxdb",
+        "url": f"{parts.scheme}://{parts.netloc}",
+        "org": options.get("org", "demo"),
+        "bucket": options.get("bucket", "demo"),
+        "token": "${INFLUX_TOKEN}",
+    }
+
+
+async def run(demo: Demo, say: Callable[[str], None], watch: Callable[[Agent], None]) -> int:
+    """Run the demo; return the exit status: 0 when nothing was lost.
+
+    say    prints a line for the person
+    watch  is handed the agent once it exists, to stop it on a signal
+    """
+    clock = PlantClock(time.time_ns(), time.monotonic_ns(), demo.speed)
+    with tempfile.TemporaryDirectory(prefix="edge-agent-") as temporary:
+        data = demo.data or Path(temporary)
+        async with simulators(clock, demo) as connect:
+            agent = Agent(configuration(demo, connect, data.absolute()), clock)
+            watch(agent)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(agent.run(), name="agent")
+                await agent.ready.wait()
+                say(f"dashboard   http://{agent.address}/")
+                say(f"data        {data}{'' if demo.data else '  (removed at the end)'}")
+                say("stop        Ctrl-C" if demo.length is None else f"running     {demo.length:g} s")
+                if demo.length is not None:
+                    await _until(agent, clock, demo.length)
+                    agent.stop()
+                await running
+            return _summary(agent, say)
+
+
+async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
+    """Return when the asked time from the next full minute on has passed and its windows are closed."""
+    begin = -(-clock.wall_ns() // MINUTE) * MINUTE
+    end = begin + length.ns
+    last_window = end // MINUTE * MINUTE
+    while clock.wall_ns() < end + CLOSING.ns:
+        await clock.sleep(0.2)
+        closed = [row.time[-1] for row in _kpi_rows(agent) if row.schema.name == "1min"]
+        if clock.wall_ns() >= end and closed and min(closed) >= last_window:
+            return
+
+
+def _kpi_rows(agent: Agent) -> list:
+    families = (Family.ENERGY, Family.OEE, Family.EMISSIONS)
+    return [row for family in families for row in agent.newest(family)]
+
+
+def _summary(agent: Agent, say: Callable[[str], None]) -> int:
+    """Say what was read, computed, stored and lost; return the exit status."""
+    counts = agent.counts()
+    history = counts.readers[HISTORY]
+    lost = counts.dropped + sum(r.refused + r.dropped for r in counts.readers.values())
+    missing = sum(r.pending for r in counts.readers.values())
+    say("")
+    say(f"read        {counts.read} rows from {len(agent.config.devices)} devices")
+    say(f"substituted {counts.substituted} rows for devices that did not answer")
+    say(f"computed    {counts.derived} rows of slots and KPIs")
+    say(f"stored      {counts.appended} rows in the log, {history.delivered} in the local history")
+    for name, reader in counts.readers.items():
+        if name != HISTORY:
+            say(f"delivered   {reader.delivered} rows to {name}, {reader.pending} left")
+    say(f"lost        {lost} rows{'' if counts.conserved else '; the counts do not add up'}")
+    for row in _kpi_rows(agent):
+        columns = [
+            f"{tag.name} {value:.6g} {tag.unit.code}".rstrip(" 1")
+            for tag, value, quality in zip(
+                row.schema.tags, row.value[:, 0], row.quality[:, 0], strict=True
+            )
+            if quality < Quality.BAD
+        ]
+        say(f"{row.schema.stream:<19} {', '.join(columns)}")
+    return 0 if lost == 0 and missing == 0 and counts.conserved else 1

@@ -1,0 +1,140 @@
+"""Block -> metrics -> log, in one synchronous call.
+
+Between a driver and the log there is no queue: ``push`` hands the block to the metrics that want its stream,
+their rows go the same way, and all of it is appended to the log as one batch that no commit parts.
+
+Start is recovery: the last checkpoint is loaded and the raw records behind it are fed through the metrics in
+log order. A derived row at or before the last time of its stream is in the log already and is dropped.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from edge_agent.errors import Corrupt
+from edge_agent.live import Live
+from edge_agent.metrics.base import Metric
+from edge_agent.model import Family, Quality, SampleBlock
+from edge_agent.outbox import Record
+
+log = logging.getLogger(__name__)
+
+Running = list[SampleBlock]
+
+
+class Log(Protocol):
+    """What the pipeline needs of the outbox."""
+
+    def append(self, blocks: Sequence[SampleBlock], counts: Mapping[str, int]) -> int: ...
+    def checkpoint(self, states: Mapping[str, object]) -> None: ...
+    def restore(self) -> tuple[int, dict[str, object]]: ...
+    def records(self, after: int, family: Family | None = ...) -> Iterable[Record]: ...
+    def block(self, record: Record) -> SampleBlock: ...
+    def last_ns(self, stream: str) -> int | None: ...
+
+
+class Pipeline:
+    """The way of a block; owns the metrics and nothing else that lasts.
+
+    digest  what the metrics were configured from; states of another configuration are not loaded
+    """
+
+    def __init__(self, metrics: Sequence[Metric], outbox: Log, live: Live, digest: str) -> None:
+        self._metrics = tuple(metrics)
+        self._outbox = outbox
+        self._live = live
+        self._digest = digest
+        self._wanting: dict[str, list[Metric]] = {}
+        for metric in self._metrics:
+            for stream in metric.inputs:
+                self._wanting.setdefault(stream, []).append(metric)
+
+    def push(self, block: SampleBlock, *, substituted: bool = False) -> None:
+        """Take a block of a device all the way into the log's next batch.
+
+        substituted  the rows answer for a silent device; they are counted apart
+        """
+        block = self._forward_only(block)
+        batch: list[SampleBlock] = []
+        self._flow(block, batch)
+        counts = {"substituted" if substituted else "read": len(block)}
+        counts["derived"] = sum(len(b) for b in batch) - len(block)
+        self._outbox.append(batch, counts)
+
+    def recover(self) -> int:
+        """Load the last checkpoint, feed what came after it; return the number of records fed."""
+        sequence, states = self._outbox.restore()
+        if states.get("digest") == self._digest:
+            for metric in self._metrics:
+                state = states.get(metric.output.stream)
+                if isinstance(state, dict):
+                    metric.load(state)
+        elif states:
+            log.info("the configuration has changed: open windows begin anew")
+            return 0
+        fed = 0
+        for record in self._outbox.records(sequence):
+            try:
+                block = self._outbox.block(record)
+            except Corrupt as e:
+                log.error("record %d of the log is damaged and left out: %s", record.sequence, e)
+                continue
+            batch: list[SampleBlock] = []
+            self._flow(block, batch, recovering=True)
+            self._live.put(block)
+            if batch:
+                self._outbox.append(batch, {"derived": sum(len(b) for b in batch)})
+            fed += 1
+        return fed
+
+    def checkpoint(self) -> None:
+        """Put the state of all metrics into the next commit, with the sequence it belongs to."""
+        states: dict[str, object] = {m.output.stream: m.save() for m in self._metrics}
+        self._outbox.checkpoint(states | {"digest": self._digest})
+
+    def running(self) -> Running:
+        """Return the open window of every KPI stream as it stands, one row each."""
+        kpis = (m for m in self._metrics if m.output.family is not Family.SLOT)
+        return [row for m in kpis if (row := m.running()) is not None]
+
+    @property
+    def rows_late(self) -> int:
+        """Rows that came after their slot was closed; ``recompute`` uses them."""
+        return sum(int(getattr(m, "rows_late", 0)) for m in self._metrics)
+
+    def _flow(
+        self, block: SampleBlock, batch: list[SampleBlock], *, recovering: bool = False
+    ) -> None:
+        derived = block.schema.family.derived
+        if derived or not recovering:
+            new = self._not_logged(block) if derived and recovering else block
+            if len(new):
+                batch.append(new)
+                self._live.put(new)
+        for metric in self._wanting.get(block.schema.stream, ()):
+            rows = metric.update(block)
+            if rows is not None and len(rows):
+                self._flow(rows, batch, recovering=recovering)
+
+    def _not_logged(self, block: SampleBlock) -> SampleBlock:
+        last = self._outbox.last_ns(block.schema.stream)
+        if last is None:
+            return block
+        return block.rows(int(np.searchsorted(block.time, last, side="right")), len(block))
+
+    def _forward_only(self, block: SampleBlock) -> SampleBlock:
+        """Return the block with no row before the last one of its stream.
+
+        A source whose clock went back, or a restart with a wrong clock: the row keeps its value, gets the
+        time of the row before it and is marked.
+        """
+        last = self._outbox.last_ns(block.schema.stream)
+        if last is None or block.time[0] >= last:
+            return block
+        early = block.time < last
+        quality = block.quality.copy()
+        usable = quality < Quality.BAD
+        quality[usable & early] = np.maximum(quality, Quality.UNCERTAIN_CLOCK)[usable & early]
+        return SampleBlock(block.schema, np.maximum(block.time, last), block.value, quality)

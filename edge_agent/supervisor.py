@@ -1,0 +1,372 @@
+"""The one place of pace, retry and reconnect, for every link and every sink.
+
+A link's runner is one task: it keeps the absolute deadlines of all polled groups of the link and reads the
+one that is due; a deadline is added up from the one before, never from "now", and a tick that has passed is
+skipped. A pushed group has a task of its own for as long as the connection lives. While the link is down
+every group still gets its row ``BAD_NO_ANSWER`` once a period: silence is data.
+
+A unit that times out is answered for and left to its breaker, so it costs the others of its line one time-out
+per probe and nothing in between. What a plug-in raises that it should not is caught here and nowhere else:
+traceback, FAILED in health, a long pause, and the others go on. What the pipeline raises is a bug of ours and
+ends the process; the next start is a recovery.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol, TypeVar
+
+import numpy as np
+
+from edge_agent.clock import Clock
+from edge_agent.drivers.base import Driver, Group
+from edge_agent.errors import Corrupt, Disconnected, EdgeError, NoAnswer, Rejected
+from edge_agent.health import LinkHealth, SinkHealth, State
+from edge_agent.model import Gap, Quality, SampleBlock, concatenate, no_answer
+from edge_agent.outbox import Outbox, Reader, Record
+from edge_agent.sinks.base import Item, Sink
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FAILED_PAUSE = 60.0  # seconds after a bug of a plug-in
+SILENT_CONNECT = 0.7  # a connect that took this long was not refused: the peer is away, ask again soon
+AWAY_PAUSE = 0.5
+ROWS = 64  # scans that are joined at most
+
+
+class Push(Protocol):
+    """How a runner hands on a block."""
+
+    def __call__(self, block: SampleBlock, *, substituted: bool = False) -> None: ...
+
+
+class PlugInFailed(EdgeError):
+    """A driver or sink raised what its contract does not allow: a bug in it."""
+
+
+async def _plug_in(call: Awaitable[T]) -> T:
+    """Await a call into a plug-in; whatever it raises beyond its contract becomes one error."""
+    try:
+        return await call
+    except EdgeError:
+        raise
+    except Exception as e:  # noqa: BLE001  the one catch-all: a plug-in's bug must not cost the others
+        raise PlugInFailed(f"{type(e).__name__}: {e}") from e
+
+
+@dataclass
+class Backoff:
+    """Full jitter over a growing bound, in seconds.
+
+    source  M. Brooker, "Exponential Backoff And Jitter", 2015
+    """
+
+    base: float = 0.5
+    cap: float = 30.0
+    _tries: int = 0
+
+    def next(self) -> float:
+        """Return how long to wait before the next try."""
+        bound = min(self.cap, self.base * 2**self._tries)
+        self._tries += 1
+        return random.uniform(bound / 4, bound)
+
+    def reset(self) -> None:
+        """Begin anew after a success."""
+        self._tries = 0
+
+
+# ---- links -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tick:
+    """The schedule of one group."""
+
+    group: Group
+    period: float
+    deadline: float
+    joined: list[SampleBlock] = field(default_factory=list)
+    joined_since: float = 0.0
+
+    def advance(self, now: float) -> int:
+        """Set the next deadline after now on the grid of the first; return the ticks skipped."""
+        steps = max(1, int((now - self.deadline) / self.period) + 1)
+        self.deadline += steps * self.period
+        return steps - 1
+
+
+@dataclass
+class _Breaker:
+    """Whether a unit is asked: open after a time-out, probed with growing pauses."""
+
+    backoff: Backoff = field(default_factory=lambda: Backoff(base=2.0))
+    retry_at: float = float("-inf")
+
+
+class _LinkRunner:
+    def __init__(
+        self, health: LinkHealth, driver: Driver, push: Push, clock: Clock, batch: float
+    ) -> None:
+        self._health, self._driver, self._push = health, driver, push
+        self._clock, self._batch = clock, batch
+        self._backoff = Backoff()
+        self._breakers: dict[str, _Breaker] = {}
+        start, groups = clock.monotonic(), driver.groups
+        self._ticks = [
+            _Tick(group, period, start + period * i / len(groups))
+            for i, group in enumerate(groups)
+            for period in [group.period if group.period is not None else group.schema.period]
+        ]
+        self._polled = [t for t in self._ticks if t.group.period is not None]
+        self._pushed = [t.group for t in self._ticks if t.group.period is None]
+        self._down_since: float | None = None
+        self._fruitful = True  # whether the last connection brought a scan
+
+    async def run(self) -> NoReturn:
+        with self._clock.participant():
+            try:
+                while True:
+                    await self._until_up()
+                    await self._while_up()
+            finally:
+                for tick in self._ticks:
+                    self._flush(tick)
+                await self._close()
+                self._health.state = State.STOPPED
+
+    async def _until_up(self) -> None:
+        """Connect, however long it takes; answer for the devices meanwhile."""
+        async with asyncio.TaskGroup() as tasks:
+            ticker = tasks.create_task(self._substitute(), name=f"silence of {self._health.name}")
+            if self._health.state is State.FAILED:
+                await self._clock.sleep(FAILED_PAUSE)
+            elif not self._fruitful:
+                await self._clock.sleep(self._backoff.next())
+            while True:
+                began = self._clock.monotonic()
+                try:
+                    self._health.connects += 1
+                    await _plug_in(self._driver.connect())
+                    break
+                except (Disconnected, PlugInFailed) as e:
+                    self._down(e)
+                    await self._close()
+                    await self._pause(e, self._clock.monotonic() - began)
+            ticker.cancel()
+        self._up()
+
+    async def _while_up(self) -> None:
+        """Read until the link is of no use; the first ``Disconnected`` ends all tasks of it."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for group in self._pushed:
+                    tasks.create_task(self._follow(group), name=f"driver {group.schema.stream}")
+                await self._poll()
+        except* (Disconnected, PlugInFailed) as group:
+            reason = group.exceptions[0]
+            while isinstance(reason, BaseExceptionGroup):
+                reason = reason.exceptions[0]
+            self._down(reason)
+        await self._close()
+
+    async def _pause(self, reason: EdgeError, took: float) -> None:
+        if isinstance(reason, PlugInFailed):
+            await self._clock.sleep(FAILED_PAUSE)
+        elif took >= SILENT_CONNECT * self._clock.speed:
+            await self._clock.sleep(random.uniform(0, AWAY_PAUSE))
+        else:
+            await self._clock.sleep(self._backoff.next())
+
+    async def _substitute(self) -> NoReturn:
+        while True:
+            tick = min(self._ticks, key=lambda t: t.deadline)
+            await self._clock.sleep_until(tick.deadline)
+            tick.advance(self._clock.monotonic())
+            if self._down_since is not None:  # before the first try fails there is nothing to report
+                self._answer_for(tick)
+
+    async def _follow(self, group: Group) -> NoReturn:
+        while True:
+            self._hand_on(await _plug_in(self._driver.read(group)))
+
+    async def _poll(self) -> None:
+        if not self._polled:
+            await asyncio.Event().wait()
+        while True:
+            tick = min(self._polled, key=lambda t: t.deadline)
+            await self._clock.sleep_until(tick.deadline)
+            self._health.ticks_missed += tick.advance(self._clock.monotonic())
+            await self._scan(tick)
+
+    async def _scan(self, tick: _Tick) -> None:
+        device, now = tick.group.schema.owner, self._clock.monotonic()
+        breaker = self._breakers.setdefault(device, _Breaker())
+        if now < breaker.retry_at:
+            self._answer_for(tick)
+            return
+        try:
+            block = await _plug_in(self._driver.read(tick.group))
+        except NoAnswer as e:
+            pause = breaker.backoff.next()
+            breaker.retry_at = self._clock.monotonic() + pause
+            if device not in self._health.silent:
+                self._health.silent.add(device)
+                log.warning("%s does not answer: %s", device, e)
+            self._answer_for(tick)
+            return
+        except Disconnected:
+            self._answer_for(tick)  # this tick's row; the others' come while the link is down
+            raise
+        if device in self._health.silent:
+            self._health.silent.discard(device)
+            breaker.backoff.reset()
+            log.info("%s answers again", device)
+        self._health.scan_seconds = self._clock.monotonic() - now
+        self._join(tick, block)
+
+    def _join(self, tick: _Tick, block: SampleBlock) -> None:
+        """Hand on a scan; those of groups faster than a commit are handed on together."""
+        now = self._clock.monotonic()
+        if not tick.joined:
+            tick.joined_since = now
+        tick.joined.append(block)
+        rows = sum(len(b) for b in tick.joined)
+        if tick.period >= self._batch or rows >= ROWS or now - tick.joined_since >= self._batch:
+            self._flush(tick)
+
+    def _flush(self, tick: _Tick) -> None:
+        if tick.joined:
+            self._hand_on(concatenate(tick.joined))
+            tick.joined = []
+
+    def _hand_on(self, block: SampleBlock) -> None:
+        self._fruitful = True
+        self._backoff.reset()
+        self._health.reads += 1
+        self._health.rows_read += len(block)
+        self._push(self._marked(block))
+
+    def _answer_for(self, tick: _Tick) -> None:
+        self._flush(tick)
+        self._health.rows_substituted += 1
+        self._push(no_answer(tick.group.schema, self._clock.wall_ns()), substituted=True)
+
+    def _marked(self, block: SampleBlock) -> SampleBlock:
+        if not self._clock.uncertain:
+            return block
+        marked = np.maximum(block.quality, np.uint8(Quality.UNCERTAIN_CLOCK))
+        return SampleBlock(block.schema, block.time, block.value, marked)
+
+    def _up(self) -> None:
+        self._fruitful = False
+        if self._down_since is not None:
+            seconds = self._clock.monotonic() - self._down_since
+            log.info("%s is back after %.1f s", self._health.name, seconds)
+        else:
+            log.info("%s is up", self._health.name)
+        self._down_since = None
+        self._health.state, self._health.error = State.UP, ""
+        self._health.since_ns = self._clock.wall_ns()
+
+    def _down(self, reason: BaseException) -> None:
+        failed = isinstance(reason, PlugInFailed)
+        if self._down_since is None:
+            self._down_since = self._clock.monotonic()
+            self._health.since_ns = self._clock.wall_ns()
+            level = logging.ERROR if failed else logging.WARNING
+            cause = reason.__cause__ if failed else None
+            log.log(level, "%s is down: %s", self._health.name, reason, exc_info=cause)
+        self._health.state = State.FAILED if failed else State.DOWN
+        self._health.error = str(reason)
+
+    async def _close(self) -> None:
+        with suppress(Disconnected, PlugInFailed):  # closing a link that is lost tells nothing new
+            await _plug_in(self._driver.close())
+
+
+async def run_driver(
+    health: LinkHealth, driver: Driver, push: Push, clock: Clock, batch: float
+) -> NoReturn:
+    """Read one link for ever; ends only by cancellation or by what ``push`` raises.
+
+    batch  seconds; scans of groups faster than this are handed on together
+    """
+    await _LinkRunner(health, driver, push, clock, batch).run()
+
+
+# ---- sinks -----------------------------------------------------------------------------------
+
+
+async def run_sink(
+    health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbox, clock: Clock
+) -> NoReturn:
+    """Deliver what a reader of the log has, for ever; ends only by cancellation."""
+    backoff, down_since = Backoff(), None
+    try:
+        while True:
+            try:
+                await _plug_in(sink.connect())
+                if down_since is not None:
+                    log.info("%s is back after %.1f s", health.name, clock.monotonic() - down_since)
+                down_since = None
+                health.state, health.error, health.since_ns = State.UP, "", clock.wall_ns()
+                while True:
+                    await _deliver(health, sink, reader, outbox)
+                    backoff.reset()
+            except (Disconnected, PlugInFailed) as e:
+                failed = isinstance(e, PlugInFailed)
+                health.state, health.error = State.FAILED if failed else State.DOWN, str(e)
+                if down_since is None:
+                    down_since, health.since_ns = clock.monotonic(), clock.wall_ns()
+                    cause = e.__cause__ if failed else None
+                    log.warning("%s is down: %s", health.name, e, exc_info=cause)
+                await _close(sink)
+                await clock.sleep(FAILED_PAUSE if failed else backoff.next() * clock.speed)
+    finally:
+        await _close(sink)
+        health.state = State.STOPPED
+
+
+async def _deliver(health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbox) -> None:
+    """Hand the next records to the sink and move the cursor behind them."""
+    records = await reader.take(ROWS)
+    items: list[Item] = []
+    rows: list[int] = []
+    for record in records:
+        try:
+            items.append(outbox.block(record) if isinstance(record, Record) else record)
+            rows.append(0 if isinstance(record, Gap) else record.rows)
+        except Corrupt as e:
+            log.error("record %d of the log is damaged: %s", record.sequence, e)
+            if isinstance(record, Record):
+                reader.skip(record)
+    refused = 0
+    if items:
+        try:
+            await _plug_in(sink.write(items))
+        except Rejected as e:
+            refused = sum(rows[i] for i in e.reasons)
+            first = next(iter(e.reasons.items()))
+            if not health.last_refusal:
+                stream = items[first[0]].schema.stream
+                log.error("%s refuses rows of %s: %s", health.name, stream, first[1])
+            health.last_refusal = first[1]
+    _acknowledge(reader, records, delivered=sum(rows) - refused, refused=refused)
+
+
+def _acknowledge(
+    reader: Reader, records: Sequence[Record | Gap], *, delivered: int, refused: int
+) -> None:
+    """Move the cursor behind the last record; gap markers have no place of their own in it."""
+    last = [r.sequence for r in records if isinstance(r, Record)]
+    reader.acknowledge(max(last, default=0), delivered=delivered, refused=refused)
+
+
+async def _close(sink: Sink) -> None:
+    with suppress(Disconnected, PlugInFailed):
+        await _plug_in(sink.close())

@@ -1,0 +1,227 @@
+"""The runner of a link, on a virtual clock with devices that misbehave as told."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from edge_agent.clock import SECOND, VirtualClock
+from edge_agent.drivers.base import Group
+from edge_agent.errors import Disconnected, NoAnswer
+from edge_agent.health import LinkHealth, State
+from edge_agent.model import Family, Quality, SampleBlock, Schema, Tag
+from edge_agent.supervisor import run_driver
+from edge_agent.units import Unit
+
+
+def group(device: str, period: float | None = 1.0) -> Group:
+    tag = Tag("active_power", Unit.parse("kW"))
+    return Group(Schema(f"{device}/raw", Family.SAMPLE, (tag,), period or 5.0), period)
+
+
+@dataclass
+class Line:
+    """A line with units behind it; ``trouble`` is asked before every connect and read."""
+
+    clock: VirtualClock
+    groups: tuple[Group, ...]
+    trouble: Callable[[str, float], BaseException | None] = lambda *_: None
+    answer_time: float = 0.01
+    connects: list[float] = field(default_factory=list)
+    reads: list[tuple[str, float]] = field(default_factory=list)
+    closes: int = 0
+
+    async def connect(self) -> None:
+        self.connects.append(self.clock.monotonic())
+        await self._meet("connect")
+
+    async def read(self, group: Group) -> SampleBlock:
+        device = group.schema.owner
+        self.reads.append((device, self.clock.monotonic()))
+        if group.period is None:
+            await self.clock.sleep(2.0)
+        await self.clock.sleep(self.answer_time)
+        await self._meet(device)
+        time = np.array([self.clock.wall_ns()], np.int64)
+        return SampleBlock(group.schema, time, np.ones((1, 1)), np.zeros((1, 1), np.uint8))
+
+    async def close(self) -> None:
+        self.closes += 1
+
+    async def _meet(self, what: str) -> None:
+        trouble = self.trouble(what, self.clock.monotonic())
+        if trouble is not None:
+            if isinstance(trouble, NoAnswer):
+                await self.clock.sleep(0.3)  # the time-out
+            raise trouble
+
+
+@dataclass
+class Rows:
+    """What the runner handed on."""
+
+    blocks: list[tuple[SampleBlock, bool]] = field(default_factory=list)
+
+    def __call__(self, block: SampleBlock, *, substituted: bool = False) -> None:
+        assert block.lawful()
+        self.blocks.append((block, substituted))
+
+    def of(self, device: str) -> list[tuple[int, int, bool]]:
+        """Time, quality and whether substituted, row by row."""
+        return [
+            (int(t), int(q), substituted)
+            for block, substituted in self.blocks
+            if block.schema.owner == device
+            for t, q in zip(block.time, block.quality[0], strict=True)
+        ]
+
+
+async def run_for(seconds: float, line: Line, rows: Rows, batch: float = 1.0) -> LinkHealth:
+    health = LinkHealth("line-1", tuple(g.schema.owner for g in line.groups))
+    task = asyncio.create_task(run_driver(health, line, rows, line.clock, batch))
+    end = line.clock.monotonic() + seconds
+    while line.clock.monotonic() < end and not task.done():
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+    return health
+
+
+async def test_the_schedule_does_not_drift() -> None:
+    clock = VirtualClock()
+    line, rows = Line(clock, (group("em-1"),)), Rows()
+    await run_for(600, line, rows)
+    asked = [t for _, t in line.reads]
+    assert np.allclose(np.diff(asked), 1.0)
+    assert asked[-1] == pytest.approx(600, abs=1.5)
+
+
+async def test_a_silent_unit_costs_the_others_of_its_line_no_poll() -> None:
+    clock = VirtualClock()
+    devices = ("em-1", "em-2", "em-3", "em-4")
+    silent = lambda what, _: NoAnswer("em-2") if what == "em-2" else None  # noqa: E731
+    line, rows = Line(clock, tuple(map(group, devices)), silent), Rows()
+    health = await run_for(300, line, rows)
+    for device in ("em-1", "em-3", "em-4"):
+        found = rows.of(device)
+        assert 299 <= len(found) <= 301
+        assert all(q == Quality.GOOD for _, q, _ in found)
+    dead = rows.of("em-2")
+    assert 299 <= len(dead) <= 301
+    assert all(q == Quality.BAD_NO_ANSWER and s for _, q, s in dead)
+    assert sum(d == "em-2" for d, _ in line.reads) < 30  # probed, not polled
+    assert health.silent == {"em-2"}
+    assert health.state is State.STOPPED
+
+
+async def test_a_unit_that_answers_again_is_polled_again() -> None:
+    clock = VirtualClock()
+    away = lambda what, now: NoAnswer("em-2") if what == "em-2" and now < 60 else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1"), group("em-2")), away), Rows()
+    health = await run_for(200, line, rows)
+    back = next(t for t, q, _ in rows.of("em-2") if q == Quality.GOOD)
+    assert (back - rows.of("em-2")[0][0]) / SECOND < 60 + 31
+    assert health.silent == set()
+
+
+async def test_a_link_that_is_down_still_gives_a_row_each_period() -> None:
+    clock = VirtualClock()
+    down = lambda what, now: Disconnected("refused") if what == "connect" and now < 30 else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1"), group("em-2", 5.0)), down), Rows()
+    await run_for(120, line, rows)
+    fast, slow = rows.of("em-1"), rows.of("em-2")
+    assert 118 <= len(fast) <= 121
+    assert 23 <= len(slow) <= 25
+    assert {q for _, q, _ in fast} == {Quality.GOOD, Quality.BAD_NO_ANSWER}
+    assert np.diff([t for t, _, _ in fast]).max() <= 2.1 * SECOND
+
+
+async def test_a_refusing_peer_is_not_stormed() -> None:
+    clock = VirtualClock()
+    refused = lambda what, _: Disconnected("refused") if what == "connect" else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1"),), refused), Rows()
+    await run_for(600, line, rows)
+    assert len(line.connects) < 70
+    assert np.diff(line.connects).max() <= 30.5
+
+
+async def test_a_connection_that_brings_no_scan_is_not_stormed_either() -> None:
+    clock = VirtualClock()
+    lost = lambda what, _: Disconnected("reset by peer") if what == "em-1" else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1"),), lost), Rows()
+    await run_for(600, line, rows)
+    assert len(line.connects) < 70
+    assert 595 <= len(rows.of("em-1")) <= 700
+
+
+async def test_a_pushed_group_and_polled_groups_share_a_connection() -> None:
+    clock = VirtualClock()
+    line, rows = Line(clock, (group("plc-1", None), group("plc-2"))), Rows()
+    await run_for(100, line, rows)
+    assert 48 <= len(rows.of("plc-1")) <= 51
+    assert 99 <= len(rows.of("plc-2")) <= 101
+
+
+async def test_the_first_disconnection_ends_all_tasks_of_the_connection() -> None:
+    clock = VirtualClock()
+    lost = lambda what, now: Disconnected("cut") if what == "plc-1" and 50 < now < 55 else None  # noqa: E731
+    line, rows = Line(clock, (group("plc-1", None), group("plc-2")), lost), Rows()
+    health = await run_for(100, line, rows)
+    assert health.connects >= 2
+    assert any(s for _, _, s in rows.of("plc-1"))
+    assert rows.of("plc-2")[-1][1] == Quality.GOOD
+
+
+async def test_a_bug_in_a_driver_is_failed_and_tried_again_after_a_long_pause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = VirtualClock()
+    bug = lambda what, now: ZeroDivisionError("oops") if what == "em-1" and now < 10 else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1"),), bug), Rows()
+    await run_for(200, line, rows)
+    assert line.connects[1] - line.connects[0] >= 59
+    assert rows.of("em-1")[-1][1] == Quality.GOOD
+    assert "ZeroDivisionError: oops" in caplog.text
+    assert 195 <= len(rows.of("em-1")) <= 202  # answered for during the pause
+
+
+async def test_a_bug_behind_push_ends_the_runner() -> None:
+    clock = VirtualClock()
+    line = Line(clock, (group("em-1"),))
+
+    def broken(block: SampleBlock, *, substituted: bool = False) -> None:
+        raise RuntimeError("a metric is wrong")
+
+    health = LinkHealth("line-1", ("em-1",))
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_driver(health, line, broken, clock, 1.0)
+    assert caught.group_contains(RuntimeError, match="a metric is wrong")
+
+
+async def test_scans_faster_than_a_commit_are_handed_on_together() -> None:
+    clock = VirtualClock()
+    line, rows = Line(clock, (group("press-1", 0.02),), answer_time=0.001), Rows()
+    await run_for(10, line, rows, batch=0.5)
+    sizes = [len(block) for block, _ in rows.blocks]
+    assert max(sizes) > 20
+    assert sum(sizes) >= 490
+
+
+async def test_rows_are_marked_while_the_clock_is_not_to_be_trusted() -> None:
+    clock = VirtualClock(uncertain=True)
+    line, rows = Line(clock, (group("em-1"),)), Rows()
+    await run_for(5, line, rows)
+    assert {q for _, q, _ in rows.of("em-1")} == {Quality.UNCERTAIN_CLOCK}
+
+
+async def test_a_slow_line_skips_ticks_and_counts_them() -> None:
+    clock = VirtualClock()
+    line, rows = Line(clock, (group("em-1"),), answer_time=2.5), Rows()
+    health = await run_for(60, line, rows)
+    assert health.ticks_missed >= 30
+    times: Sequence[int] = [t for t, _, _ in rows.of("em-1")]
+    assert np.all(np.diff(times) == 3 * SECOND)
