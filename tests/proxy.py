@@ -1,0 +1,76 @@
+"""A wire that can be cut: a TCP forwarder between a client and a real server.
+
+    async with Wire(server_port) as wire:
+        ...                 # connect the client to wire.port
+        wire.cut()          # resets every connection, refuses new ones
+        wire.mend()
+"""
+
+import asyncio
+from types import TracebackType
+
+
+class Wire:
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._intact = True
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.forwarded = 0
+
+    async def __aenter__(self) -> "Wire":
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cut()
+        self._server.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+    def cut(self) -> None:
+        self._intact = False
+        for end in list(self._ends):
+            end.transport.abort()
+
+    def mend(self) -> None:
+        self._intact = True
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._ends.add(writer)
+        try:
+            if not self._intact:
+                writer.transport.abort()
+                return
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            self._ends.add(back)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pump(reader, back))
+                tasks.create_task(self._pump(there, writer))
+            self._ends.discard(back)
+        except OSError:
+            writer.transport.abort()
+        finally:
+            self._ends.discard(writer)
+            self._tasks.discard(task)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await source.read(65536):
+                sink.write(piece)
+                await sink.drain()
+                self.forwarded += len(piece)
+        except OSError:
+            return
+        finally:
+            sink.transport.abort() if not self._intact else sink.close()
