@@ -94,10 +94,10 @@ class Tag:
         written: dict[str, object] = {"name": self.name, "unit": self.unit.code, "kind": self.kind.value}
         for name in ("modulus", "max_rate"):
             if getattr(self, name) is not None:
-                written[name] = getattr(self, name)
+                written[name] = float(getattr(self, name))
         for name in ("low", "high"):
             if np.isfinite(getattr(self, name)):
-                written[name] = getattr(self, name)
+                written[name] = float(getattr(self, name))
         return written
 
     @classmethod
