@@ -1,8 +1,8 @@
 """What a sink is and what its configuration holds.
 
 A sink hands blocks to one peer and does nothing else: no buffer, no retry, no reconnect. The outbox
-buffers, the supervisor retries. To add one, write one file with a ``SinkConfig`` subclass and a class
-with the three members of ``Sink``, and name the config in ``sinks/__init__.py``.
+buffers, the supervisor retries. To add one, write one file with a ``SinkConfig`` subclass and a
+class with the three members of ``Sink``, and name the config in ``sinks/__init__.py``.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class Sink(Protocol):
     async def write(self, items: Sequence[Item]) -> None:
         """Return when the peer has acknowledged all items, in the order given.
 
-        errors  ``Disconnected``: nothing is known, all are sent again; ``Rejected``: those named are
-                refused for ever, the others acknowledged
+        errors  ``Disconnected``: nothing is known, all are sent again; ``Rejected``: those named
+                are refused for ever, the others acknowledged
         """
 
     async def close(self) -> None:
@@ -49,6 +49,10 @@ class SinkConfig:
         if self.streams:
             return any(fnmatchcase(schema.stream, pattern) for pattern in self.streams)
         return schema.family is not Family.SLOT
+
+    def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
+        """Return what is wrong beyond the types: (path below the sink, message)."""
+        return []
 
     def build(self, site: Site) -> Sink:
         """Return the sink."""

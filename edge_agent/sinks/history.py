@@ -1,0 +1,309 @@
+"""Derived rows in one local SQLite file: what reports and charts read.
+
+``HistorySink`` writes it, ``History`` reads it, also while it is written and from any thread. A row
+is one record ``(stream, time)``, so to write it again replaces it. Its values and qualities are one
+compressed text of bytes; beside it stands the key of the schema that it was written with.
+
+Slots and metric rows have a budget of their own each, in age and in bytes. Age counts from the
+newest row being written, not from the clock of the box, and one ``write`` removes at most twice
+as many rows as it stores (and a few more): a clock gone wrong cannot empty the history at once.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from edge_agent.errors import Corrupt, Disconnected
+from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
+from edge_agent.sinks.base import Item
+
+OVERHEAD = 64  # bytes of the file that a row takes beside its payload, as measured
+STEP = 64  # rows removed by each write beyond twice those stored
+VACUUM = 256  # pages given back to the file system by each write
+
+_TABLES = """
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+CREATE TABLE IF NOT EXISTS stream (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS schema (
+    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, canonical TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS row (
+    stream INTEGER NOT NULL, time INTEGER NOT NULL, slot INTEGER NOT NULL,
+    schema INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (stream, time)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_age ON row (slot, time);
+CREATE TABLE IF NOT EXISTS used (slot INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
+INSERT OR IGNORE INTO used VALUES (0, 0), (1, 0);
+CREATE TRIGGER IF NOT EXISTS row_stored AFTER INSERT ON row BEGIN
+    UPDATE used SET bytes = bytes + length(new.payload) + OVERHEAD WHERE slot = new.slot;
+END;
+CREATE TRIGGER IF NOT EXISTS row_replaced AFTER UPDATE ON row BEGIN
+    UPDATE used SET bytes = bytes - length(old.payload) - OVERHEAD WHERE slot = old.slot;
+    UPDATE used SET bytes = bytes + length(new.payload) + OVERHEAD WHERE slot = new.slot;
+END;
+CREATE TRIGGER IF NOT EXISTS row_removed AFTER DELETE ON row BEGIN
+    UPDATE used SET bytes = bytes - length(old.payload) - OVERHEAD WHERE slot = old.slot;
+END;
+""".replace("OVERHEAD", str(OVERHEAD))
+
+_STORE = """
+INSERT INTO row VALUES (?, ?, ?, ?, ?) ON CONFLICT (stream, time)
+DO UPDATE SET slot = excluded.slot, schema = excluded.schema, payload = excluded.payload
+"""
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """What one class of rows may take."""
+
+    slot: bool
+    age_ns: int
+    bytes: int
+
+
+class HistorySink:
+    """Stores the derived rows of this agent; the agent always has one.
+
+    path       the file; made with its folder when it is not there
+    *_ns       age at which rows are removed; *_bytes: size at which the oldest are
+    """
+
+    def __init__(
+        self, path: Path, *, slots_ns: int, metrics_ns: int, slots_bytes: int, metrics_bytes: int
+    ) -> None:
+        self._path = path
+        self._budgets = (
+            _Budget(slot=True, age_ns=slots_ns, bytes=slots_bytes),
+            _Budget(slot=False, age_ns=metrics_ns, bytes=metrics_bytes),
+        )
+        self._database: sqlite3.Connection | None = None
+        self._lock = threading.Lock()  # a cancelled write() still runs while close() is called
+        self._keys: dict[str, tuple[int, int]] = {}  # schema id -> keys of stream and schema
+
+    @staticmethod
+    def takes(schema: Schema) -> bool:
+        """Return whether the rows of a stream belong here."""
+        return schema.family.derived
+
+    async def connect(self) -> None:
+        await self.close()
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        with self._lock, _disk_trouble():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, timeout=5.0
+            )
+            self._database = database
+            database.executescript(_TABLES)
+            database.execute("PRAGMA synchronous = FULL")
+
+    async def write(self, items: Sequence[Item]) -> None:
+        """Store the rows in one transaction, on disk when it returns; a gap needs no row."""
+        await asyncio.to_thread(self._write, [i for i in items if not isinstance(i, Gap)])
+
+    def _write(self, blocks: Sequence[SampleBlock]) -> None:
+        with self._lock, _disk_trouble():
+            database = self._database
+            if database is None:
+                raise Disconnected("the history is not open")
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                for block in blocks:
+                    stream, schema = self._key(database, block.schema)
+                    slot = block.schema.family is Family.SLOT
+                    records = zip(block.time.tolist(), _payloads(block), strict=True)
+                    database.executemany(
+                        _STORE, [(stream, time, slot, schema, data) for time, data in records]
+                    )
+                self._forget(database, blocks)
+                database.execute("COMMIT")
+            except BaseException:
+                self._keys.clear()  # keys given in the transaction are gone with it
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+            database.execute(f"PRAGMA incremental_vacuum({VACUUM})").fetchall()
+
+    def _key(self, database: sqlite3.Connection, schema: Schema) -> tuple[int, int]:
+        keys = self._keys.get(schema.id)
+        if keys is None:
+            database.execute("INSERT OR IGNORE INTO stream (name) VALUES (?)", (schema.stream,))
+            database.execute(
+                "INSERT OR IGNORE INTO schema (id, canonical) VALUES (?, ?)",
+                (schema.id, schema.canonical),
+            )
+            row = database.execute(
+                "SELECT stream.key, schema.key FROM stream, schema WHERE name = ? AND id = ?",
+                (schema.stream, schema.id),
+            ).fetchone()
+            keys = self._keys[schema.id] = (int(row[0]), int(row[1]))
+        return keys
+
+    def _forget(self, database: sqlite3.Connection, blocks: Sequence[SampleBlock]) -> None:
+        """Remove the oldest rows of each class that is over its budget, a step at a time."""
+        for budget in self._budgets:
+            times = [
+                int(block.time[-1])
+                for block in blocks
+                if len(block) and (block.schema.family is Family.SLOT) == budget.slot
+            ]
+            if not times:
+                continue
+            step = 2 * sum(map(len, blocks)) + STEP
+            (used,) = database.execute(
+                "SELECT bytes FROM used WHERE slot = ?", (budget.slot,)
+            ).fetchone()
+            oldest = database.execute(
+                "SELECT stream, time, length(payload) FROM row"
+                " WHERE slot = ? ORDER BY time LIMIT ?",
+                (budget.slot, step),
+            )
+            removed = list[tuple[int, int]]()
+            for stream, time, size in oldest:
+                if time > max(times) - budget.age_ns and used <= budget.bytes:
+                    break
+                removed.append((stream, time))
+                used -= size + OVERHEAD
+            database.executemany("DELETE FROM row WHERE stream = ? AND time = ?", removed)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            database, self._database = self._database, None
+            self._keys.clear()
+            if database is not None:
+                database.close()
+
+
+class History:
+    """Reads the file that ``HistorySink`` writes; each call by itself, from any thread.
+
+    A file that is not there yet reads as empty. Errors: ``Disconnected`` for trouble with the disk,
+    ``Corrupt`` for bytes that are no rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def streams(self) -> list[Schema]:
+        """Return the schema of the newest row of each stream, by the stream's name."""
+        with self._reading() as database:
+            names = database.execute("SELECT key, name FROM stream ORDER BY name").fetchall()
+            schemas = [_newest(database, key) for key, _ in names]
+        return [schema for schema in schemas if schema is not None]
+
+    def rows(self, stream: str, start_ns: int, end_ns: int) -> SampleBlock | None:
+        """Return the rows with ``start < time <= end``, or None if there are none.
+
+        Rows are labelled by the end of their window, so the windows of [start, end) are those. The
+        columns are those of the stream's newest schema; a row written when a column was not there
+        has ``BAD_MISSING`` in it, and columns that are no longer there are left out.
+        """
+        return self._select(stream, "time > ? AND time <= ? ORDER BY time", (start_ns, end_ns))
+
+    def last(self, stream: str, n: int) -> SampleBlock | None:
+        """Return the newest n rows, oldest first, or None if there are none."""
+        return self._select(stream, "1 ORDER BY time DESC LIMIT ?", (n,))
+
+    def _select(self, stream: str, where: str, bounds: tuple[int, ...]) -> SampleBlock | None:
+        with self._reading() as database:
+            found = database.execute("SELECT key FROM stream WHERE name = ?", (stream,)).fetchone()
+            target = None if found is None else _newest(database, found[0])
+            if target is None:
+                return None
+            records = database.execute(
+                f"SELECT time, schema, payload FROM row WHERE stream = ? AND {where}",  # noqa: S608 - ours
+                (found[0], *bounds),
+            ).fetchall()
+            schemas = {key: _schema(database, key) for key in {record[1] for record in records}}
+        records.sort()
+        return _assemble(target, schemas, records) if records else None
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that sees one state of the file."""
+        if not self._path.exists():
+            with closing(sqlite3.connect(":memory:")) as empty:
+                empty.executescript(_TABLES)
+                yield empty
+            return
+        with _disk_trouble():
+            address = f"{self._path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(address, uri=True, timeout=5.0)) as database:
+                database.execute("BEGIN")
+                yield database
+
+
+def _newest(database: sqlite3.Connection, stream: int) -> Schema | None:
+    newest = database.execute(
+        "SELECT schema FROM row WHERE stream = ? ORDER BY time DESC LIMIT 1", (stream,)
+    ).fetchone()
+    return None if newest is None else _schema(database, newest[0])
+
+
+def _schema(database: sqlite3.Connection, key: int) -> Schema:
+    found = database.execute("SELECT canonical FROM schema WHERE key = ?", (key,)).fetchone()
+    return Schema.from_canonical(found[0])
+
+
+def _payloads(block: SampleBlock) -> Iterator[bytes]:
+    """Yield each row's values and qualities as compressed bytes.
+
+    The eight bytes of the values stand in planes: first bytes of all columns, then second bytes …,
+    which compresses to less than the plain order.
+    """
+    compressor = zstandard.ZstdCompressor(level=3)
+    k, n = block.value.shape
+    planes = np.ascontiguousarray(block.value.T).view(np.uint8).reshape(n, k, 8)
+    planes = np.ascontiguousarray(planes.transpose(0, 2, 1))
+    quality = np.ascontiguousarray(block.quality.T)
+    for i in range(n):
+        yield compressor.compress(planes[i].tobytes() + quality[i].tobytes())
+
+
+def _assemble(
+    target: Schema, schemas: dict[int, Schema], records: Sequence[tuple[int, int, bytes]]
+) -> SampleBlock:
+    """Return the records as rows of one schema, column by column of the same name."""
+    k, n = len(target.tags), len(records)
+    value = np.full((k, n), np.nan)
+    quality = np.full((k, n), Quality.BAD_MISSING, np.uint8)
+    decompressor = zstandard.ZstdDecompressor()
+    keys = np.array([record[1] for record in records])
+    for key, schema in schemas.items():
+        rows = np.flatnonzero(keys == key)
+        width = len(schema.tags)
+        try:
+            content = b"".join(decompressor.decompress(records[i][2]) for i in rows.tolist())
+            planes = np.frombuffer(content, np.uint8).reshape(len(rows), 9, width)
+        except (zstandard.ZstdError, ValueError) as e:
+            raise Corrupt(f"{target.stream}: stored rows cannot be read: {e}") from e
+        names = [tag.name for tag in target.tags if tag.name in schema.index]
+        here, there = target.columns(names), schema.columns(names)
+        numbers = np.ascontiguousarray(planes[:, :8].transpose(2, 0, 1)).view(np.float64)[:, :, 0]
+        value[np.ix_(here, rows)] = numbers[there]
+        quality[np.ix_(here, rows)] = planes[:, 8, there].T
+    return SampleBlock(
+        target, np.array([record[0] for record in records], np.int64), value, quality
+    )
+
+
+@contextmanager
+def _disk_trouble() -> Iterator[None]:
+    """Raise trouble with the file as ``Disconnected``: it is tried again."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as e:
+        raise Disconnected(f"the history cannot be read or written: {e}") from e
