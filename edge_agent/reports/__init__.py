@@ -1,0 +1,1 @@
+"""Documents made of stored rows, in decimal arithmetic."""

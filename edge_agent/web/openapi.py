@@ -1,0 +1,160 @@
+"""The OpenAPI document of the API, for whoever writes a client of it."""
+
+Json = dict[str, object]
+
+_NUMBER = {"type": ["number", "null"], "description": "full float64; null exactly where BAD"}
+_QUALITY = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 255,
+    "description": "0-63 good, 64-127 uncertain, 128-255 bad",
+}
+_MS = {"type": ["integer", "null"], "description": "milliseconds since the Unix epoch, UTC"}
+_NS = {"type": "string", "pattern": "^[0-9]+$", "description": "nanoseconds since the epoch, UTC"}
+_TEXT = {"type": "string"}
+_FLAG = {"type": "boolean"}
+_COUNT = {"type": "integer", "minimum": 0}
+
+
+def _object(**properties: object) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(items: object) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas() -> Json:
+    stream = _object(
+        stream=_TEXT, schema=_TEXT, period_s={"type": "number"}, time_ms=_MS, time_ns=_NS
+    )
+    value = _object(
+        stream=_TEXT,
+        tag=_TEXT,
+        unit=_TEXT,
+        kind={"enum": ["gauge", "counter", "state"]},
+        value=_NUMBER,
+        quality=_QUALITY,
+        quality_name=_TEXT,
+        time_ms=_MS,
+        text={"type": ["string", "null"], "description": "the word for a state's number"},
+    )
+    device = _object(
+        id=_TEXT,
+        link={"type": ["string", "null"]},
+        state=_TEXT,
+        silent=_FLAG,
+        streams=_list(stream),
+        rows=_list(value),
+    )
+    column = _object(name=_TEXT, unit=_TEXT, value=_NUMBER, quality=_QUALITY, quality_name=_TEXT)
+    window = _object(
+        name={"enum": ["1min", "15min", "1h", "shift", "1d", "1mo"]},
+        stream=_TEXT,
+        running={"type": "boolean", "description": "the window is still open and will change"},
+        from_ms=_MS,
+        end_ms=_MS,
+        time_ms=_MS,
+        time_ns=_NS,
+        columns=_list(column),
+    )
+    level = _object(name=_TEXT, value={"type": "number"})
+    targets = {"type": "object", "additionalProperties": _list(level)}
+    link = _object(
+        id=_TEXT, devices=_list(_TEXT), state=_TEXT, since_ms=_MS, error=_TEXT, silent=_list(_TEXT)
+    )
+    backlog = dict.fromkeys(("lag", "delivered", "refused", "dropped"), _COUNT)
+    sink = _object(id=_TEXT, kind=_TEXT, state=_TEXT, since_ms=_MS, error=_TEXT,
+                   last_refusal=_TEXT, **backlog, conserved=_FLAG)  # fmt: skip
+    names = ("appended", "read", "substituted", "derived", "dropped", "bytes")
+    log = _object(**dict.fromkeys(names, _COUNT), conserved=_FLAG)
+    site = _object(id=_TEXT, gateway=_TEXT, name=_TEXT, timezone=_TEXT, version=_TEXT)
+    rows = _object(
+        stream=_TEXT,
+        schema=_TEXT,
+        period_s={"type": "number"},
+        columns=_list(_object(name=_TEXT, unit=_TEXT, kind=_TEXT)),
+        rows=_COUNT,
+        time_ms=_list(_MS),
+        time_ns=_list(_NS),
+        value={"type": "object", "additionalProperties": _list(_NUMBER)},
+        quality={"type": "object", "additionalProperties": _list(_QUALITY)},
+    )
+    return {
+        "Error": _object(error=_TEXT),
+        "Rows": rows,
+        "Device": device,
+        "Kpi": _object(id=_TEXT, family=_TEXT, targets=targets, windows=_list(window)),
+        "State": _object(
+            site=site,
+            now_ms=_MS,
+            speed={"type": "number", "description": "plant seconds per real second"},
+            devices=_list(_ref("Device")),
+            kpis=_list(_ref("Kpi")),
+            ok=_FLAG,
+            faults={"type": "object", "additionalProperties": _TEXT},
+            links=_list(link),
+            sinks=_list(sink),
+            log=log,
+        ),
+    }
+
+
+def _answer(words: str, kind: str, schema: object) -> Json:
+    return {"description": words, "content": {kind: {"schema": schema}}}
+
+
+def _get(summary: str, answers: Json, parameters: list[Json] | None = None) -> Json:
+    operation: Json = {"summary": summary, "responses": answers}
+    if parameters:
+        operation["parameters"] = parameters
+    return {"get": operation}
+
+
+def _parameter(name: str, words: str, example: str, *, required: bool = False) -> Json:
+    return {
+        "name": name,
+        "in": "query",
+        "required": required,
+        "description": words,
+        "schema": _TEXT,
+        "example": example,
+    }
+
+
+def document(version: str) -> Json:
+    """Return the OpenAPI 3.1 document of the API."""
+    json, error = "application/json", _answer("what is wrong", "application/json", _ref("Error"))
+    time = "ISO 8601 (the site's zone, if none is named) or nanoseconds since the epoch"
+    asked = [
+        _parameter("stream", "stream id", "clinker/1min", required=True),
+        _parameter("from", f"{time}; default: one hour before `to`", "2026-10-05T08:00:00+08:00"),
+        _parameter("to", f"{time}; default: now", "2026-10-05T09:00:00+08:00"),
+    ]
+    state = _answer("everything the page shows", json, _ref("State"))
+    health = _answer("links, sinks, log", json, {"type": "object"})
+    ready = _answer("what is waited for", json, _object(ready=_FLAG, waiting=_list(_TEXT)))
+    live = "event `state`: a State; event `change`: what is new, at most every 500 ms"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "edge-agent", "version": version, "description": "Read-only."},
+        "paths": {
+            "/api/v1/state": _get("Everything the page shows, once", {"200": state}),
+            "/api/v1/live": _get(
+                "Server-sent events", {"200": _answer(live, "text/event-stream", _TEXT)}
+            ),
+            "/api/v1/rows": _get(
+                "Stored rows with from < time <= to",
+                {"200": _answer("rows by column", json, _ref("Rows")), "400": error, "404": error},
+                asked,
+            ),
+            "/metrics": _get("Counters", {"200": _answer("Prometheus text", "text/plain", _TEXT)}),
+            "/healthz": _get("Is all well", {"200": health, "503": health}),
+            "/readyz": _get("Has every link been tried", {"200": ready, "503": ready}),
+        },
+        "components": {"schemas": _schemas()},
+    }

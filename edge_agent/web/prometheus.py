@@ -1,0 +1,72 @@
+"""The agent's own counters as Prometheus text (exposition format 0.0.4)."""
+
+from collections.abc import Iterable, Mapping
+
+from edge_agent.health import Health, LogCounts, ReaderCounts, State
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Labelled = Iterable[tuple[Mapping[str, str], float]]
+
+
+def escaped(text: str) -> str:
+    """Return a label's value with the three characters escaped that the format reserves."""
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def exposition(health: Health, counts: LogCounts, version: str) -> str:
+    """Return all counters of the agent."""
+    nothing = ReaderCounts(0, 0, 0, 0, 0)
+    links, sinks = list(health.links.values()), list(health.sinks.values())
+    readers = [(sink, counts.readers.get(sink.name, nothing)) for sink in sinks]
+    families: list[tuple[str, str, str, Labelled]] = [
+        ("agent_info", "gauge", "Version of the agent.", [({"version": version}, 1)]),
+        ("agent_start_time_seconds", "gauge", "Start of the agent.", _one(health.started_ns / 1e9)),
+        ("agent_ok", "gauge", "1 if nothing needs a person.", _one(health.ok)),
+        ("rows_conserved", "gauge", "1 if every row is accounted for.", _one(counts.conserved)),
+        ("rows_appended_total", "counter", "Rows appended to the log.", _one(counts.appended)),
+        ("rows_derived_total", "counter", "Rows computed from others.", _one(counts.derived)),
+        ("rows_late_total", "counter", "Rows for windows closed already.",
+         _one(health.rows_late_total)),
+        ("log_bytes", "gauge", "Bytes of the log on disk.", _one(counts.bytes)),
+        ("rows_read_total", "counter", "Rows read, by link.",
+         [({"link": link.name}, link.rows_read) for link in links]),
+        ("rows_substituted_total", "counter", "Rows that answer for a silent device.",
+         [({"link": link.name}, link.rows_substituted) for link in links]),
+        ("ticks_missed_total", "counter", "Reads left out because the one before took too long.",
+         [({"link": link.name}, link.ticks_missed) for link in links]),
+        ("connects_total", "counter", "Connections made.",
+         [({"link": link.name}, link.connects) for link in links]),
+        ("scan_seconds", "gauge", "Duration of the last scan.",
+         [({"link": link.name}, link.scan_seconds) for link in links]),
+        ("link_up", "gauge", "1 if the link is up.",
+         [({"link": link.name}, link.state is State.UP) for link in links]),
+        ("devices_silent", "gauge", "Devices of the link that do not answer.",
+         [({"link": link.name}, len(link.silent)) for link in links]),
+        ("sink_up", "gauge", "1 if the sink is up.",
+         [({"sink": sink.name}, sink.state is State.UP) for sink in sinks]),
+        ("sink_lag_rows", "gauge", "Rows that a sink has still to be given.",
+         [({"sink": sink.name}, reader.pending) for sink, reader in readers]),
+        ("rows_delivered_total", "counter", "Rows that a sink has acknowledged.",
+         [({"sink": sink.name}, reader.delivered) for sink, reader in readers]),
+        ("rows_refused_total", "counter", "Rows that a sink has refused for ever.",
+         [({"sink": sink.name}, reader.refused) for sink, reader in readers]),
+        ("rows_dropped_total", "counter", "Rows deleted before the sink had them, by the budget.",
+         [({"sink": sink.name, "reason": "budget"}, reader.dropped) for sink, reader in readers]),
+        ("fault", "gauge", "1 for each thing that is wrong now.",
+         [({"name": name, "message": message}, 1) for name, message in health.faults.items()]),
+    ]  # fmt: skip
+    return "".join(_family(*family) for family in families)
+
+
+def _one(value: float) -> Labelled:
+    return [({}, value)]
+
+
+def _family(name: str, kind: str, meaning: str, samples: Labelled) -> str:
+    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+    for labels, value in samples:
+        inside = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
+        number = repr(float(value)) if value != int(value) else str(int(value))
+        lines.append(f"{name}{{{inside}}} {number}" if inside else f"{name} {number}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,33 @@
+"""What the page may read, handed over by the agent: the page knows neither config nor outbox."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edge_agent.clock import Clock
+from edge_agent.health import Health, LogCounts
+from edge_agent.live import Live
+from edge_agent.model import SampleBlock, Site
+
+Levels = Sequence[tuple[str, float]]  # ("标杆/benchmark", 100.0): Chinese and English name, bound
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything the page may read.
+
+    running  one-row blocks: the open window of each KPI stream as it stands, never stored
+    rows     stored rows of a stream with start_ns < t <= end_ns; None when there are none
+    states   ``"plc-packer.state"`` -> ``{1: "producing"}``, the words of a state's numbers
+    targets  ``"clinker.intensity"`` -> levels to show beside the figure, best first
+    """
+
+    site: Site
+    version: str
+    clock: Clock
+    live: Live
+    health: Health
+    counts: Callable[[], LogCounts]
+    running: Callable[[], list[SampleBlock]]
+    rows: Callable[[str, int, int], SampleBlock | None]
+    states: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    targets: Mapping[str, Levels] = field(default_factory=dict)

@@ -1,0 +1,291 @@
+"""The state of the plant as JSON-able data: what ``/api/v1/state`` and the live stream send.
+
+Numbers are the full float64; ``None`` stands exactly where the quality is BAD. Times are given
+twice, as whole milliseconds for a browser and as nanoseconds in text: 64-bit integers do not
+survive JSON there.
+"""
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from edge_agent.clock import SECOND
+from edge_agent.health import LinkHealth, LogCounts, ReaderCounts
+from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Tag
+from edge_agent.web.sources import Sources
+
+Json = dict[str, object]
+MS = 1_000_000
+_FIXED = {"1min": 60, "15min": 900, "1h": 3600}  # aligned to the epoch
+_ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo")
+_LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for after a restart
+
+
+def window_span(name: str, time: int, zone: ZoneInfo) -> tuple[int, int] | None:
+    """Return start and end of the window that a time belongs to, ns; a border ends its window.
+
+    returns  None for windows that follow no calendar known here (``shift``)
+    """
+    if name in _FIXED:
+        length = _FIXED[name] * SECOND
+        start = (time - 1) // length * length
+        return start, start + length
+    if name not in {"1d", "1mo"}:
+        return None
+    local = datetime.fromtimestamp((time - 1) // SECOND, zone)
+    first = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if name == "1d":
+        after = first + timedelta(days=1)  # wall arithmetic: a day of 23 or 25 h stays a day
+    else:
+        first = first.replace(day=1)
+        after = (first + timedelta(days=32)).replace(day=1)
+    return int(first.timestamp()) * SECOND, int(after.timestamp()) * SECOND
+
+
+def quality_name(quality: int) -> str:
+    """Return the name of a quality; of its class for a number that is not known."""
+    try:
+        return Quality(quality).name
+    except ValueError:
+        return Quality(quality & 0xC0 if quality < Quality.BAD else Quality.BAD).name
+
+
+def plain(value: float, quality: int) -> float | None:
+    """Return the number, or None where it is BAD."""
+    return None if quality >= Quality.BAD or value != value else value  # noqa: PLR0124 (NaN)
+
+
+def full_state(sources: Sources) -> Json:
+    """Return everything the page shows."""
+    return {
+        "site": {
+            "id": sources.site.id,
+            "gateway": sources.site.gateway,
+            "name": sources.site.name,
+            "timezone": str(sources.site.zone),
+            "version": sources.version,
+        },
+        "now_ms": sources.clock.wall_ns() // MS,
+        "speed": sources.clock.speed,
+        "devices": devices(sources),
+        "kpis": kpis(sources),
+        **health(sources),
+    }
+
+
+def devices(sources: Sources) -> list[Json]:
+    """Return every device with its link and the newest value of each of its tags."""
+    found: dict[str, list[Schema]] = {
+        device: [] for link in sources.health.links.values() for device in link.devices
+    }
+    for schema in sources.live.streams():
+        if schema.family is Family.SAMPLE:
+            found.setdefault(schema.owner, []).append(schema)
+    links = {device: link for link in sources.health.links.values() for device in link.devices}
+    return [_device(sources, name, links.get(name), streams) for name, streams in found.items()]
+
+
+def _device(sources: Sources, name: str, link: LinkHealth | None, streams: list[Schema]) -> Json:
+    newest = [(schema, sources.live.last(schema.stream)) for schema in streams]
+    known = [(schema, block) for schema, block in newest if block is not None]
+    return {
+        "id": name,
+        "link": None if link is None else link.name,
+        "state": "up" if link is None else link.state.value,
+        "silent": link is not None and name in link.silent,
+        "streams": [stream_of(schema, block) for schema, block in known],
+        "rows": [
+            _value(sources, schema, i, tag, block)
+            for schema, block in known
+            for i, tag in enumerate(schema.tags)
+        ],
+    }
+
+
+def stream_of(schema: Schema, block: SampleBlock) -> Json:
+    """Return the name, schema and time of a stream's newest row."""
+    time = int(block.time[-1])
+    return {
+        "stream": schema.stream,
+        "schema": schema.id,
+        "period_s": schema.period,
+        "time_ms": time // MS,
+        "time_ns": str(time),
+    }
+
+
+def _value(sources: Sources, schema: Schema, i: int, tag: Tag, block: SampleBlock) -> Json:
+    value, quality = float(block.value[i, -1]), int(block.quality[i, -1])
+    number = plain(value, quality)
+    text = None
+    if number is not None and tag.kind is Kind.STATE:
+        text = sources.states.get(f"{schema.owner}.{tag.name}", {}).get(round(number))
+    return {
+        "stream": schema.stream,
+        "tag": tag.name,
+        "unit": tag.unit.code,
+        "kind": tag.kind.value,
+        "value": number,
+        "quality": quality,
+        "quality_name": quality_name(quality),
+        "time_ms": int(block.time[-1]) // MS,
+        "text": text,
+    }
+
+
+def change(sources: Sources, stream: str) -> Json | None:
+    """Return the newest row of a stream in short: columns in the order of the schema.
+
+    returns  None for what is no device's stream
+    """
+    block = sources.live.last(stream)
+    if block is None or block.schema.family.derived:
+        return None
+    values, qualities = block.value[:, -1].tolist(), block.quality[:, -1].tolist()
+    states = {
+        tag.name: sources.states.get(f"{block.schema.owner}.{tag.name}", {}).get(round(value))
+        for tag, value, quality in zip(block.schema.tags, values, qualities, strict=True)
+        if tag.kind is Kind.STATE and plain(value, quality) is not None
+    }
+    return stream_of(block.schema, block) | {
+        "value": [plain(v, q) for v, q in zip(values, qualities, strict=True)],
+        "quality": qualities,
+        "quality_name": [quality_name(q) for q in qualities],
+        "text": states,
+    }
+
+
+def kpis(sources: Sources) -> list[Json]:
+    """Return every KPI: of each window the last closed row and the one that is still open."""
+    running = {block.schema.stream: block for block in sources.running()}
+    schemas = {block.schema.stream: block.schema for block in running.values()}
+    for schema in sources.live.streams():
+        if schema.family not in {Family.SAMPLE, Family.SLOT}:
+            schemas.setdefault(schema.stream, schema)
+    owners: dict[str, list[Schema]] = {}
+    for schema in sorted(schemas.values(), key=_by_window):
+        owners.setdefault(schema.owner, []).append(schema)
+    return [
+        {
+            "id": owner,
+            "family": streams[0].family.value,
+            "targets": _targets(sources, owner),
+            "windows": [
+                window
+                for schema in streams
+                for window in _windows(sources, schema, running.get(schema.stream))
+            ],
+        }
+        for owner, streams in owners.items()
+    ]
+
+
+def _by_window(schema: Schema) -> int:
+    return _ORDER.index(schema.name) if schema.name in _ORDER else len(_ORDER)
+
+
+def _targets(sources: Sources, owner: str) -> Json:
+    prefix = f"{owner}."
+    return {
+        column.removeprefix(prefix): [{"name": n, "value": v} for n, v in levels]
+        for column, levels in sources.targets.items()
+        if column.startswith(prefix)
+    }
+
+
+def _windows(sources: Sources, schema: Schema, running: SampleBlock | None) -> list[Json]:
+    closed = sources.live.last(schema.stream) or _last_stored(sources, schema)
+    found = [] if closed is None else [_window(sources, closed, running=False)]
+    if running is not None:
+        found.append(_window(sources, running, running=True))
+    return found
+
+
+def _last_stored(sources: Sources, schema: Schema) -> SampleBlock | None:
+    """Return the last closed window from the history: after a restart none is in memory yet."""
+    now = sources.clock.wall_ns()
+    back = min(_LOOK_BACK, max(1, round(schema.period)) * SECOND * 3)
+    stored = sources.rows(schema.stream, now - back, now)
+    return None if stored is None or not len(stored) else stored.rows(len(stored) - 1, len(stored))
+
+
+def _window(sources: Sources, block: SampleBlock, *, running: bool) -> Json:
+    schema, time = block.schema, int(block.time[-1])
+    span = window_span(schema.name, time, sources.site.zone)
+    start, end = span if span is not None else (None, None if running else time)
+    return {
+        "name": schema.name,
+        "stream": schema.stream,
+        "running": running,
+        "from_ms": None if start is None else start // MS,
+        "end_ms": None if end is None else end // MS,
+        "time_ms": time // MS,
+        "time_ns": str(time if end is None else end),
+        "columns": [
+            {
+                "name": tag.name,
+                "unit": tag.unit.code,
+                "value": plain(float(block.value[i, -1]), int(block.quality[i, -1])),
+                "quality": int(block.quality[i, -1]),
+                "quality_name": quality_name(int(block.quality[i, -1])),
+            }
+            for i, tag in enumerate(schema.tags)
+        ],
+    }
+
+
+def health(sources: Sources) -> Json:
+    """Return links, sinks with their backlog, the log's counts and what is wrong now."""
+    counts = sources.counts()
+    kept = sources.health
+    return {
+        "ok": kept.ok and counts.conserved,
+        "faults": dict(kept.faults),
+        "links": [
+            {
+                "id": link.name,
+                "devices": list(link.devices),
+                "state": link.state.value,
+                "since_ms": link.since_ns // MS,
+                "error": link.error,
+                "silent": sorted(link.silent),
+            }
+            for link in kept.links.values()
+        ],
+        "sinks": [
+            {
+                "id": sink.name,
+                "kind": sink.kind,
+                "state": sink.state.value,
+                "since_ms": sink.since_ns // MS,
+                "error": sink.error,
+                "last_refusal": sink.last_refusal,
+                **_backlog(counts.readers.get(sink.name)),
+            }
+            for sink in kept.sinks.values()
+        ],
+        "log": _log(counts),
+    }
+
+
+def _backlog(reader: ReaderCounts | None) -> Json:
+    if reader is None:
+        reader = ReaderCounts(0, 0, 0, 0, 0)
+    return {
+        "lag": reader.pending,
+        "delivered": reader.delivered,
+        "refused": reader.refused,
+        "dropped": reader.dropped,
+        "conserved": reader.conserved,
+    }
+
+
+def _log(counts: LogCounts) -> Json:
+    return {
+        "appended": counts.appended,
+        "read": counts.read,
+        "substituted": counts.substituted,
+        "derived": counts.derived,
+        "dropped": counts.dropped,
+        "bytes": counts.bytes,
+        "conserved": counts.conserved,
+    }

@@ -1,0 +1,97 @@
+// Every word the page shows, Chinese and English. Names that the plant gave stay as they are.
+const WORDS = {
+  plant_time: ["工厂时间", "plant time"], health: ["运行状态", "health"], completeness: ["数据完整率", "data completeness"],
+  kpis: ["关键指标", "Key figures"], delivery: ["数据送达", "Delivery"], live: ["实时数值", "Live values"],
+  ok: ["正常", "all well"], partly: ["部分中断", "partly down"], not_ok: ["需要处理", "needs attention"], usable: ["可用", "usable"],
+  closed: ["已完成", "closed"], running: ["进行中", "running"], window: ["时段", "window"], passed: ["已过", "passed"],
+  details: ["全部数据列", "all columns"], coverage: ["覆盖率", "coverage"], estimated: ["估算占比", "estimated"],
+  stale: ["过时", "stale"], none_yet: ["尚无完成的时段", "no window closed yet"], no_value: ["无有效数值", "no valid value"],
+  good: ["良好", "good"], uncertain: ["存疑", "uncertain"], bad: ["无效", "bad"],
+  reached: ["达到", "reached"], missed: ["未达到", "not reached"], below: ["低于", "below"], above: ["高于", "above"],
+  within: ["未超", "within"], exceeded: ["超过", "exceeded"],
+  tag: ["信号", "tag"], value: ["数值", "value"], unit: ["单位", "unit"], quality: ["质量", "quality"], age: ["时龄", "age"],
+  sink: ["去向", "sink"], state: ["状态", "state"], pending: ["待送行数", "pending rows"], delivered: ["已送达", "delivered"],
+  refused: ["被拒收", "refused"], dropped: ["已丢弃", "dropped"], error: ["说明", "remark"],
+  starting: ["启动中", "starting"], up: ["正常", "up"], down: ["中断", "down"], failed: ["故障", "failed"], stopped: ["已停止", "stopped"],
+  silent: ["无应答", "no answer"], never: ["尚无数据", "no data yet"], period: ["周期", "period"], pushed: ["推送", "pushed"],
+  lost: ["与网关的连接已断开，数值停止更新，正在重连…", "Connection to the gateway lost. Values have stopped; reconnecting…"],
+  conserved: ["日志守恒：每一行都有去向", "Log: every row is accounted for"], not_conserved: ["日志不守恒：有行数对不上", "Log: rows are not accounted for"],
+  rows: ["行", "rows"], read: ["读取", "read"], substituted: ["缺测补位", "answered for"], derived: ["计算", "computed"],
+  last: ["上一", "last"], speed: ["倍速", "speed"], losses: ["时间构成", "time"],
+  energy: ["能耗", "energy"], oee: ["设备综合效率", "OEE"], emissions: ["烟气排放", "stack gas"],
+  "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"],
+};
+// KPI columns and the names of the field's signals
+const COLUMNS = {
+  intensity: ["单位产品综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
+  coverage: ["覆盖率", "coverage"], estimated: ["估算占比", "estimated"], quality: ["质量", "quality"],
+  availability: ["可用率", "availability"], effectiveness: ["表现性", "effectiveness"], quality_ratio: ["合格率", "quality ratio"], oee: ["OEE", "OEE"],
+  produced: ["产出", "produced"], good: ["合格", "good"], apt_s: ["实际生产时间", "production time"], pbt_s: ["计划忙时", "planned busy time"],
+  aust_s: ["准备时间", "set-up time"], adet_s: ["故障延误", "delay"], adot_s: ["停机时间", "downtime"],
+  so2: ["二氧化硫", "SO₂"], nox: ["氮氧化物", "NOₓ"], no: ["一氧化氮", "NO"], no2: ["二氧化氮", "NO₂"], dust: ["颗粒物", "dust"], pm: ["颗粒物", "dust"],
+  co: ["一氧化碳", "CO"], nh3: ["氨", "NH₃"], hg: ["汞", "Hg"], hcl: ["氯化氢", "HCl"], hf: ["氟化物", "HF"], o2: ["含氧量", "O₂"], valid_min: ["有效分钟", "valid minutes"],
+  flow: ["烟气流量", "flue gas flow"], velocity: ["流速", "velocity"], humidity: ["湿度", "humidity"], moisture: ["湿度", "moisture"],
+  electricity: ["电力", "electricity"], "raw-coal": ["原煤", "raw coal"], coal: ["煤", "coal"], "natural-gas": ["天然气", "natural gas"], diesel: ["柴油", "diesel"],
+  heat: ["热力", "heat"], steam: ["蒸汽", "steam"], water: ["水", "water"], "fresh-water": ["新水", "fresh water"], "compressed-air": ["压缩空气", "compressed air"],
+  active_power: ["有功功率", "active power"], reactive_power: ["无功功率", "reactive power"], apparent_power: ["视在功率", "apparent power"],
+  power_factor: ["功率因数", "power factor"], frequency: ["频率", "frequency"], active_energy_import: ["正向有功电能", "energy imported"],
+  active_energy_export: ["反向有功电能", "energy exported"], reactive_energy_import: ["正向无功电能", "reactive energy imported"],
+  reactive_energy_export: ["反向无功电能", "reactive energy exported"], voltage: ["电压", "voltage"], current: ["电流", "current"],
+  temperature: ["温度", "temperature"], pressure: ["压力", "pressure"], mass: ["质量累计", "mass"], rate: ["流量", "rate"], state: ["状态", "state"],
+  bags: ["袋数", "bags"], reject: ["剔除", "rejected"], flag: ["仪表标志", "instrument flag"], volume: ["体积累计", "volume"],
+};
+const SUFFIXES = {
+  _corrected: ["折算", "corrected"], _mass_kg: ["排放量", "mass"], _mass: ["排放量", "mass"], _kgce: ["折标煤", "coal equivalent"],
+  _returned: ["回收", "returned"], _returned_kgce: ["回收折标煤", "returned, coal equivalent"], _dry: ["干基", "dry"],
+  _l1: ["A 相", "L1"], _l2: ["B 相", "L2"], _l3: ["C 相", "L3"], _n: ["中性线", "N"], _l12: ["AB", "L1–L2"], _l23: ["BC", "L2–L3"], _l31: ["CA", "L3–L1"],
+};
+const STATES = {
+  producing: ["生产", "producing"], idle: ["待机", "idle"], fault: ["故障", "fault"], setup: ["准备", "set-up"], planned_stop: ["计划停机", "planned stop"],
+  normal: ["正常", "normal"], maintenance: ["维护", "maintenance"], calibration: ["标定", "calibration"],
+};
+const QUALITIES = {
+  GOOD: ["良好", "good"], GOOD_ROLLOVER: ["良好 · 过零", "good · rollover"], UNCERTAIN: ["存疑", "uncertain"], UNCERTAIN_RANGE: ["存疑 · 超量程", "uncertain · out of range"],
+  UNCERTAIN_RESET: ["存疑 · 计数复位", "uncertain · counter reset"], UNCERTAIN_SUBSTITUTED: ["存疑 · 替代值", "uncertain · substituted"],
+  UNCERTAIN_CLOCK: ["存疑 · 时钟", "uncertain · clock"], UNCERTAIN_ESTIMATED: ["存疑 · 含估算", "uncertain · estimated"],
+  UNCERTAIN_FLAGGED: ["存疑 · 仪表标志", "uncertain · flagged by instrument"], UNCERTAIN_PRECISION: ["存疑 · 精度", "uncertain · rounded"], BAD: ["无效", "bad"],
+  BAD_NO_ANSWER: ["无效 · 无应答", "bad · no answer"], BAD_DEVICE: ["无效 · 设备拒绝", "bad · device refused"], BAD_NOT_AVAILABLE: ["无效 · 无数值", "bad · not available"],
+  BAD_ADDRESS: ["无效 · 地址错误", "bad · wrong address"], BAD_SHORT: ["无效 · 应答长度", "bad · wrong reply length"], BAD_MISSING: ["无效 · 缺失", "bad · missing"],
+};
+const UNITS = { "{bag}": ["袋", "bags"], "{piece}": ["件", "pieces"], Cel: ["°C", "°C"], "kW.h": ["kWh", "kWh"], "mg/m3": ["mg/m³", "mg/m³"], "m3/h": ["m³/h", "m³/h"], m3: ["m³", "m³"], "1": ["", ""] };
+
+export let lang = remembered();
+
+function remembered() {
+  try {
+    const kept = localStorage.getItem("lang");
+    if (kept === "zh" || kept === "en") return kept;
+  } catch (e) { console.info("the language cannot be remembered:", e.message); }
+  return (navigator.language || "zh").toLowerCase().startsWith("zh") ? "zh" : "en";
+}
+
+export function speak(next) {
+  lang = next;
+  try { localStorage.setItem("lang", next); } catch (e) { console.info("the language cannot be remembered:", e.message); }
+}
+
+const pick = (pair) => pair[lang === "zh" ? 0 : 1];
+export const word = (key) => (WORDS[key] ? pick(WORDS[key]) : key);
+export const qualityWord = (name) => (QUALITIES[name] ? pick(QUALITIES[name]) : name);
+export const stateWord = (name) => (STATES[name] ? pick(STATES[name]) : name);
+export const unitWord = (code) => (UNITS[code] ? pick(UNITS[code]) : code);
+
+// "标杆/benchmark": the Chinese and the English name of a level
+export function levelWord(name) {
+  const cut = name.indexOf("/");
+  return cut < 0 ? name : (lang === "zh" ? name.slice(0, cut) : name.slice(cut + 1)).trim();
+}
+
+export function columnWord(name) {
+  if (COLUMNS[name]) return pick(COLUMNS[name]);
+  const fits = Object.keys(SUFFIXES).filter((s) => name.endsWith(s)).sort((a, b) => b.length - a.length);
+  for (const suffix of fits) {
+    const stem = name.slice(0, -suffix.length);
+    if (COLUMNS[stem]) return lang === "zh" ? pick(COLUMNS[stem]) + pick(SUFFIXES[suffix]) : `${pick(COLUMNS[stem])}, ${pick(SUFFIXES[suffix])}`;
+  }
+  return name.replaceAll("_", " ");
+}
