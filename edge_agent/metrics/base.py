@@ -9,11 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from edge_agent.model import Kind, SampleBlock, Schema, Site
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.model import F64, U8, Kind, Quality, SampleBlock, Schema, Site
 
 State = Mapping[str, object]  # JSON-able
 Window = Literal["1min", "15min", "1h", "shift", "1d", "1mo"]
 MINUTE = 60_000_000_000
+SILENCE = (
+    3  # periods: the longest that a value holds, and the widest step of a counter that is no outage
+)
 
 
 class Metric(Protocol):
@@ -125,3 +131,16 @@ class MetricConfig:
     def build(self, name: str, plant: Plant) -> list[Metric]:
         """Return its operators, one per window, in the order in which blocks must reach them."""
         raise NotImplementedError
+
+
+def usable(value: F64, quality: U8) -> NDArray[np.bool_]:
+    """Return where a reading may be used: not bad, and not flagged by the instrument itself."""
+    good = (quality < Quality.BAD) & (quality != Quality.UNCERTAIN_FLAGGED)
+    good &= np.isfinite(value)
+    return good
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Return device and name of a tag written ``em-kiln.active_power``."""
+    device, _, name = tag.partition(".")
+    return device, name

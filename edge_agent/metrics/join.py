@@ -1,0 +1,309 @@
+"""Joining rows of several streams per base slot: what every KPI's ``1min`` operator does.
+
+A slot closes when every input has a row at or after its end. It closes without the missing ones when some input
+is ``lateness`` past what was the newest row when the end was first passed. That is counted from there, not from the
+slot's end, so that after a silence of the whole agent the first stream to come back does not close the slots of the
+gap before the others have told of them. Rows for a closed slot are counted in ``rows_late`` and otherwise ignored (of a
+raw stream they still are the values that hold from then on).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edge_agent.clock import SECOND
+from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
+from edge_agent.metrics.held import floats, nulls
+from edge_agent.metrics.rollup import Chained, Formula, RollUp, Sums, row_of, schema_of
+from edge_agent.metrics.slots import LONGEST_GAP, hold_of
+from edge_agent.metrics.windows import Calendar
+from edge_agent.errors import ConfigError
+from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema
+from edge_agent.units import Unit
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of some columns of one stream: those in the slots asked for, the last before, those after.
+
+    time (m,), value and quality (c, m)
+    """
+
+    schema: Schema
+    index: Mapping[str, int]
+    time: I64
+    value: F64
+    quality: U8
+
+    def at(self, ends: I64) -> tuple[I64, "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]"]:
+        """Return, for slot rows, where the row of each end stands, and whether there is one."""
+        if not len(self.time):
+            return np.zeros(len(ends), np.int64), np.zeros(len(ends), bool)
+        found = np.minimum(np.searchsorted(self.time, ends), len(self.time) - 1)
+        return found, self.time[found] == ends
+
+
+class SlotFormula(Formula, Protocol):
+    """A formula that makes its base slots from the rows of its inputs."""
+
+    def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
+        """Return the additive columns of the base slots with these ends; ``rows`` by stream id."""
+
+
+class Feed:
+    """The rows of one input that are still needed."""
+
+    def __init__(self, schema: Schema, columns: Sequence[str]) -> None:
+        self.schema = schema
+        self.is_slot = schema.family is Family.SLOT
+        self.names = tuple(dict.fromkeys(columns))
+        self._columns = schema.columns(self.names)
+        self._index = {name: i for i, name in enumerate(self.names)}
+        self._blocks: list[SampleBlock] = []
+        self._kept = self._rows(np.zeros(0, np.int64), np.zeros((len(self.names), 0)), None)
+        self.first = -1  # number of the first slot with a row
+        self.seen = -1  # time of the last row
+
+    def _rows(self, time: I64, value: F64, quality: U8 | None) -> Rows:
+        marks = np.zeros(value.shape, np.uint8) if quality is None else quality
+        return Rows(self.schema, self._index, time, value, marks)
+
+    def add(self, block: SampleBlock) -> None:
+        """Append a block."""
+        self._blocks.append(block)
+        if self.first < 0:
+            self.first = (int(block.time[0]) - self.is_slot) // MINUTE
+        self.seen = int(block.time[-1])
+
+    def rows(self) -> Rows:
+        """Return all rows kept."""
+        if self._blocks:
+            blocks, self._blocks = self._blocks, []
+            kept, columns = self._kept, self._columns
+            self._kept = self._rows(
+                np.concatenate([kept.time, *(b.time for b in blocks)]),
+                np.hstack([kept.value, *(b.value[columns] for b in blocks)]),
+                np.hstack([kept.quality, *(b.quality[columns] for b in blocks)]),
+            )
+        return self._kept
+
+    def slots(self) -> I64:
+        """Return the numbers of the slots that have rows."""
+        return np.unique((self.rows().time - self.is_slot) // MINUTE)
+
+    def forget(self, end: int) -> None:
+        """Drop the rows of slots up to an end, but not the last raw row before it: its value holds on."""
+        rows = self.rows()
+        cut = int(np.searchsorted(rows.time, end, "right" if self.is_slot else "left"))
+        cut = cut if self.is_slot else max(0, cut - 1)
+        if cut:
+            self._kept = self._rows(
+                rows.time[cut:].copy(), rows.value[:, cut:].copy(), rows.quality[:, cut:].copy()
+            )
+
+    def save(self) -> State:
+        """Return the state, JSON-able."""
+        rows = self.rows()
+        return {
+            "first": self.first,
+            "seen": self.seen,
+            "time": rows.time.tolist(),
+            "value": [nulls(row) for row in rows.value],
+            "quality": rows.quality.tolist(),
+        }
+
+    def load(self, state: State) -> None:
+        """Take over what ``save`` returned."""
+        self.first, self.seen = int(str(state["first"])), int(str(state["seen"]))
+        shape = (len(self.names), -1) if state["time"] else (len(self.names), 0)
+        self._blocks = []
+        self._kept = self._rows(
+            np.array(state["time"], np.int64),
+            floats(state, "value").reshape(shape),
+            np.array(state["quality"], np.uint8).reshape(shape),
+        )
+
+
+def patience_of(schema: Schema, raw: Schema) -> int:
+    """Return how far behind the newest input a stream may be, in ns.
+
+    A raw stream: two periods. Slot rows: what their slots may wait for a counter that is silent and then asks a
+    question (twice the hold), and the row that ends it.
+    """
+    if schema.family is Family.SLOT:
+        return 2 * hold_of(raw) + round(2e9 * raw.period) + MINUTE
+    return round(2e9 * raw.period)
+
+
+def lateness_of(feeds: Iterable[tuple[Schema, Schema]]) -> int:
+    """Return how far a KPI waits for its inputs, in ns; pairs of the stream wanted and its raw stream."""
+    return max(max(patience_of(*pair) for pair in feeds) + 5 * SECOND, 65 * SECOND)
+
+
+class Minutes:
+    """The ``1min`` operator of a KPI."""
+
+    def __init__(
+        self, name: str, formula: SlotFormula, feeds: Sequence[Feed], lateness: int
+    ) -> None:
+        self._formula = formula
+        self._feeds = {feed.schema.stream: feed for feed in feeds}
+        self._output = schema_of(name, "1min", formula)
+        self._lateness = lateness
+        self._next = -1  # number of the first open slot
+        self._due: list[
+            tuple[int, int]
+        ] = []  # slots before -> newest row when their ends were passed
+        self.rows_late = 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self._feeds)
+
+    @property
+    def output(self) -> Schema:
+        return self._output
+
+    def running(self) -> SampleBlock | None:
+        return None
+
+    def update(self, block: SampleBlock, /) -> SampleBlock | None:
+        feed = self._feeds[block.schema.stream]
+        if self._next >= 0:
+            border = self._next * MINUTE + feed.is_slot
+            if int(block.time[0]) < border:
+                self.rows_late += int(np.searchsorted(block.time, border))
+        feed.add(block)
+        newest = max(f.seen for f in self._feeds.values())
+        passed = newest // MINUTE
+        if not self._due or passed > self._due[-1][0]:
+            self._due.append((passed, newest))
+        until = min(f.seen for f in self._feeds.values()) // MINUTE
+        while self._due and newest >= self._due[0][1] + self._lateness:
+            until = max(until, self._due.pop(0)[0])
+        while self._due and self._due[0][0] <= until:
+            del self._due[0]
+        first = self._next if self._next >= 0 else self._start()
+        if until <= first:
+            return None
+        return self._close(first, until)
+
+    def _start(self) -> int:
+        return min(f.first for f in self._feeds.values() if f.first >= 0)
+
+    def _close(self, first: int, until: int) -> SampleBlock | None:
+        slots = np.arange(first, until)
+        if len(slots) > LONGEST_GAP:  # the plant stood still for long: only what there are rows of
+            told = np.unique(np.concatenate([feed.slots() for feed in self._feeds.values()]))
+            slots = told[(told >= first) & (told < until)]
+        ends = (slots + 1) * MINUTE
+        rows = {stream: feed.rows() for stream, feed in self._feeds.items()}
+        sums = self._formula.base(ends, rows)
+        self._next = until
+        for feed in self._feeds.values():
+            feed.forget(until * MINUTE)
+        return row_of(self._formula, self._output, ends, sums) if len(ends) else None
+
+    def save(self) -> State:
+        return {
+            "next": self._next,
+            "due": self._due,
+            "late": self.rows_late,
+            "feeds": {stream: feed.save() for stream, feed in self._feeds.items()},
+        }
+
+    def load(self, state: State, /) -> None:
+        self._next, self.rows_late = int(str(state["next"])), int(str(state["late"]))
+        due, feeds = state["due"], state["feeds"]
+        assert isinstance(due, list)
+        assert isinstance(feeds, Mapping)
+        self._due = [(int(slot), int(newest)) for slot, newest in due]
+        for stream, feed in self._feeds.items():
+            feed.load(feeds[stream])
+
+
+@dataclass
+class Inputs:
+    """Collects which columns of which streams a KPI reads, while it is built."""
+
+    plant: Plant
+
+    def __post_init__(self) -> None:
+        self._columns: dict[str, tuple[Schema, Schema, list[str]]] = {}
+
+    def increment(self, tag: str) -> "Counter":
+        """Ask for the slot rows of a counter."""
+        schema, (_, name) = self.plant.slot(tag), split_tag(tag)
+        columns = tuple(f"{name}.{suffix}" for suffix in ("increment", "coverage", "estimated"))
+        self._ask(schema, self.plant.raw(tag), columns)
+        unit = schema.tags[schema.index[columns[0]]].unit
+        return Counter(schema.stream, columns, unit)
+
+    def raw(self, tag: str) -> "Reading":
+        """Ask for the raw rows of a tag."""
+        schema, (_, name) = self.plant.raw(tag), split_tag(tag)
+        self._ask(schema, schema, (name,))
+        return Reading(schema.stream, name, schema.tags[schema.index[name]].unit, schema.period)
+
+    def _ask(self, schema: Schema, raw: Schema, columns: tuple[str, ...]) -> None:
+        self._columns.setdefault(schema.stream, (schema, raw, []))[2].extend(columns)
+
+    def metrics(self, name: str, formula: SlotFormula, windows: Sequence[Window]) -> list[Metric]:
+        """Return the KPI's operators, one per window; the first gets blocks before the others."""
+        if "shift" in windows and not self.plant.shifts:
+            raise ConfigError([f"metrics.{name}.windows: shift needs shifts.calendar"])
+        calendar = Calendar(self.plant.site.zone, self.plant.shifts)
+        longer = [window for window in windows if window != "1min"]
+        rollups = [RollUp(name, formula, window, calendar) for window in longer]
+        if "1min" in windows:
+            return [self._minutes(name, formula), *rollups]
+        return [Chained(self._minutes(name, formula), rollup) for rollup in rollups]
+
+    def _minutes(self, name: str, formula: SlotFormula) -> "Minutes":
+        asked = self._columns.values()
+        feeds = [Feed(schema, columns) for schema, _, columns in asked]
+        return Minutes(name, formula, feeds, lateness_of((schema, raw) for schema, raw, _ in asked))
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Where the increments of a counter stand: stream, columns ``increment coverage estimated``, unit."""
+
+    stream: str
+    columns: tuple[str, str, str]
+    unit: Unit
+
+    def read(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[F64, U8, I64, I64]:
+        """Return increment, its quality, covered and estimated ns of the slots with these ends."""
+        given = rows[self.stream]
+        found, there = given.at(ends)
+        if not there.any():
+            missing = np.full(len(ends), Quality.BAD_MISSING, np.uint8)
+            none = np.zeros(len(ends), np.int64)
+            return np.zeros(len(ends)), missing, none, none
+        increment, covered, estimated = (given.index[column] for column in self.columns)
+        quality = np.where(there, given.quality[increment, found], Quality.BAD_MISSING).astype(
+            np.uint8
+        )
+        value = np.where(quality < Quality.BAD, given.value[increment, found], 0.0)
+        shares = given.value[[covered, estimated]][:, found]
+        spans = np.where(there, np.rint(shares * MINUTE), 0.0).astype(np.int64)
+        return value, quality, spans[0], spans[1]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where the raw rows of a tag stand."""
+
+    stream: str
+    name: str
+    unit: Unit
+    period: float
+
+    def read(self, rows: Mapping[str, Rows]) -> tuple[I64, F64, U8]:
+        """Return time, value and quality of the rows."""
+        given = rows[self.stream]
+        column = given.index[self.name]
+        return given.time, given.value[column], given.quality[column]
