@@ -146,6 +146,11 @@ class DeviceConfig:
         """Return what is wrong beyond the types: (path below the device, message)."""
         return []
 
+    @property
+    def spacing(self) -> float | None:
+        """Seconds between rows where the device itself sets the pace; None where it is asked."""
+        return None
+
     def ratio_of(self, tag: TagConfig) -> Fraction:
         """Return the exact factor from raw to tag units: scale and transformer ratios, once."""
         ratio = Fraction(repr(tag.scale))
@@ -184,8 +189,11 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
     """
     members: dict[str, list[str]] = {}
     periods: dict[str, float | None] = {}
+    pace = config.spacing
     for name, tag in config.tags.items():
-        if tag.mode == "subscribe":
+        if pace is not None:
+            stream, period = "raw", None
+        elif tag.mode == "subscribe":
             stream, period = "raw.sub", None
         elif tag.poll is not None:
             stream, period = f"raw.{tag.poll:g}s", float(tag.poll)
@@ -202,7 +210,7 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
     for stream, names in members.items():
         tags = tuple(config.model_tag(name, config.tags[name]) for name in names)
         period = periods[stream]
-        spacing = KEEP_ALIVE if period is None else period
+        spacing = period or pace or KEEP_ALIVE
         schema = Schema(f"{device}/{stream}", Family.SAMPLE, tags, spacing)
         groups[Group(schema, period)] = tuple(names)
     return groups
