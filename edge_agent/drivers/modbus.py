@@ -1,0 +1,259 @@
+"""Modbus over TCP, over a serial line and over a serial line behind a TCP converter.
+
+The requests of a stream's plan are asked one after the other and their answers lie side by side in
+one row. What a device refuses, or answers with another length than asked for, spoils the columns of
+that request only; a unit that is silent is ``NoAnswer``; a link that is gone is ``Disconnected``.
+
+Source: MODBUS Application Protocol V1.1b3; MODBUS over Serial Line V1.02.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from edge_agent.clock import Clock
+from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, apply_flag, groups_of
+from edge_agent.drivers.modbus_address import Address
+from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register, fits, section_of
+from edge_agent.drivers.modbus_wire import Line, Wire
+from edge_agent.errors import ConfigError, NoAnswer
+from edge_agent.model import Quality, SampleBlock, Schema
+from edge_agent.units import Duration
+
+Path = tuple[str | int, ...]
+NO_PAUSE = Duration(0.0)
+PORT = 502
+_SERIAL_OPTIONS = {"baud": "9600", "parity": "N", "stopbits": "1", "bytesize": "8"}
+_ALLOWED = {
+    "baud": {str(b) for b in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)},
+    "parity": {"N", "E", "O"},
+    "stopbits": {"1", "2"},
+    "bytesize": {"7", "8"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModbusDevice(DeviceConfig):
+    """One Modbus unit: ``modbus+tcp://host:502?unit=1``, ``modbus+rtu:///dev/ttyS0?baud=9600``.
+
+    pause          between an answer and the next request
+    max_registers  registers that one request may ask for
+    max_gap        registers nobody asked for that may be read along between two that are wanted
+    sections       first and last address of blocks that no request may cross
+    """
+
+    schemes: ClassVar[tuple[str, ...]] = ("modbus+tcp", "modbus+rtu", "modbus+rtu-over-tcp")
+
+    pause: Duration = NO_PAUSE
+    max_registers: Annotated[int, Ge(1), Le(125)] = 125
+    max_gap: Annotated[int, Ge(0), Le(124)] = 0
+    sections: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def serial(self) -> bool:
+        """True for a serial line of this box."""
+        return self.url.scheme == "modbus+rtu"
+
+    @property
+    def unit(self) -> int:
+        """The number of the unit on its link."""
+        return int(self.option("unit", "1"))
+
+    @property
+    def link(self) -> tuple[str, int] | str:
+        """Host and port, or the path of the serial line."""
+        return self.url.path if self.serial else (self.url.hostname or "", self.url.port or PORT)
+
+    @property
+    def line(self) -> Line:
+        """What all devices of a link must agree on."""
+        options = {name: self.option(name, usual) for name, usual in _SERIAL_OPTIONS.items()}
+        return Line(
+            self.url.scheme,
+            self.url.path if self.serial else self.url.hostname or "",
+            0 if self.serial else self.url.port or PORT,
+            int(options["baud"]),
+            options["parity"],
+            int(options["stopbits"]),
+            int(options["bytesize"]),
+            float(self.timeout),
+            float(self.pause),
+        )
+
+    def register(self, tag: TagConfig) -> Register:
+        """Return a tag as the plan needs it; ``ValueError`` if its address is none."""
+        address = Address.parse(tag.at)
+        one_bit = address.table.is_bits or address.bit is not None
+        low, high = tag.range or (-np.inf, np.inf)
+        return Register(
+            address,
+            tag.type or ("bool" if one_bit else "u16"),
+            tag.order,
+            self.ratio_of(tag),
+            tag.offset,
+            tag.invalid,
+            low,
+            high,
+        )
+
+    def plans(self, name: str) -> dict[Group, ReadPlan]:
+        """Return the streams of the device and how each is read; ``name`` is the device's id."""
+        return {
+            group: ReadPlan.build(
+                [self.register(self.tags[tag]) for tag in tags],
+                max_registers=self.max_registers,
+                max_gap=self.max_gap,
+                sections=self.sections,
+            )
+            for group, tags in groups_of(name, self).items()
+        }
+
+    def faults(self) -> list[tuple[Path, str]]:
+        faults: list[tuple[Path, str]] = [(("connect",), text) for text in self._link_faults()]
+        for i, (first, last) in enumerate(self.sections):
+            if not 0 <= first <= last <= 0xFFFF:
+                right = "a section is [first, last], 0 <= first <= last <= 65535"
+                faults.append((("sections", i), f"{right}, not {[first, last]}"))
+        for name, tag in self.tags.items():
+            faults += [(("tags", name, key), text) for key, text in self._tag_faults(tag)]
+        return faults
+
+    def _link_faults(self) -> list[str]:
+        faults = []
+        example = (
+            "modbus+rtu:///dev/ttyUSB0" if self.serial else f"{self.url.scheme}://192.168.1.5:502"
+        )
+        try:
+            missing = not self.url.path.strip("/") if self.serial else not self.url.hostname
+            if missing or (self.serial and self.url.netloc) or self.url.port == 0:
+                faults.append(f"no device to connect to (write {example})")
+        except ValueError:
+            faults.append(f"a port is a number from 1 to 65535 (write {example})")
+        if not self.serial and self.url.path.strip("/"):
+            faults.append(f'"{self.url.path}" after host and port means nothing (write {example})')
+        known = {"unit"} | (set(_SERIAL_OPTIONS) if self.serial else set())
+        for option, text in parse_qsl(self.url.query, keep_blank_values=True):
+            if option not in known:
+                faults.append(f'unknown option "{option}" (known: {", ".join(sorted(known))})')
+            elif option == "unit":
+                faults += self._unit_faults(text)
+            elif text not in _ALLOWED[option]:
+                right = " ".join(sorted(_ALLOWED[option], key=lambda t: (len(t), t)))
+                faults.append(f"{option}={text} is not possible (one of {right})")
+        return faults
+
+    def _unit_faults(self, text: str) -> list[str]:
+        low, high = (0, 255) if self.url.scheme == "modbus+tcp" else (1, 247)
+        if text.isascii() and text.isdigit() and low <= int(text) <= high:
+            return []
+        return [f"unit={text}: a unit is a number from {low} to {high} here"]
+
+    def _tag_faults(self, tag: TagConfig) -> list[tuple[str, str]]:
+        faults = []
+        if tag.mode == "subscribe":
+            faults.append(("mode", "Modbus knows no subscriptions (leave mode out, or write poll)"))
+        try:
+            register = self.register(tag)
+        except ValueError as e:
+            return [*faults, ("at", str(e))]
+        address, kind = register.address, register.type
+        if kind != "bool" and (address.table.is_bits or address.bit is not None):
+            faults.append(("type", f"{address} is one bit: its type is bool, not {kind}"))
+        elif register.last > 0xFFFF:
+            faults.append(("at", f"{address} with {WORDS[kind]} registers goes past address 65535"))
+        elif register.last - register.first >= self.max_registers:
+            text = f"{kind} needs {WORDS[kind]} registers, max_registers is {self.max_registers}"
+            faults.append(("type", text))
+        if self.sections and not address.table.is_bits and section_of(register, self.sections) < 0:
+            text = f"{address} to {register.last} lies in none of the sections, or crosses a border"
+            faults.append(("at", text))
+        faults += [
+            ("invalid", f"{number} is no number that {kind} can hold")
+            for number in tag.invalid
+            if not fits(kind, number)
+        ]
+        if tag.range is not None and not tag.range[0] < tag.range[1]:
+            faults.append(("range", f"a range is [low, high], not {list(tag.range)}"))
+        return faults
+
+    @classmethod
+    def build(cls, devices: Mapping[str, DeviceConfig], clock: Clock) -> "ModbusDriver":
+        return ModbusDriver({n: d for n, d in devices.items() if isinstance(d, cls)}, clock)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One stream of one unit."""
+
+    device: str
+    config: ModbusDevice
+    schema: Schema
+    plan: ReadPlan
+
+
+class ModbusDriver:
+    """One socket or serial line and all units behind it."""
+
+    def __init__(self, devices: Mapping[str, ModbusDevice], clock: Clock) -> None:
+        """Plan every stream; ``ConfigError`` if the devices do not agree on what the line is."""
+        self._clock = clock
+        first, *others = devices
+        lines = {name: device.line for name, device in devices.items()}
+        differing = [name for name in others if lines[name] != lines[first]]
+        if differing:
+            raise ConfigError(
+                [
+                    f"devices.{name}: {lines[name].difference(lines[first])} "
+                    f"(it shares its link with {first}: both must say the same)"
+                    for name in differing
+                ]
+            )
+        self._wire = Wire(lines[first])
+        self._lock = asyncio.Lock()
+        self._streams: dict[str, _Stream] = {}
+        groups: list[Group] = []
+        for name, device in devices.items():
+            for group, plan in device.plans(name).items():
+                groups.append(group)
+                self._streams[group.schema.stream] = _Stream(name, device, group.schema, plan)
+        self._groups = tuple(groups)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return self._groups
+
+    async def connect(self) -> None:
+        await self._wire.open()
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    async def read(self, group: Group) -> SampleBlock:
+        async with self._lock:  # one request in flight per link
+            return await self._scan(self._streams[group.schema.stream])
+
+    async def _scan(self, stream: _Stream) -> SampleBlock:
+        plan = stream.plan
+        words = np.zeros((1, plan.words), np.uint16)
+        outcome = np.zeros((1, len(plan.requests)), np.uint8)
+        began = 0
+        for i, request in enumerate(plan.requests):
+            await self._wire.settle()
+            began = began or self._clock.wall_ns()
+            try:
+                answer = await self._wire.ask(stream.config.unit, request)
+            except TimeoutError as e:
+                raise NoAnswer(stream.device, str(e)) from e
+            if isinstance(answer, Quality):
+                outcome[0, i] = answer
+            else:
+                words[0, request.offset : request.offset + request.count] = answer
+        time = (began + self._clock.wall_ns()) // 2
+        value, quality = plan.decode(words, outcome)
+        apply_flag(stream.config, stream.schema, value, quality)
+        return SampleBlock(stream.schema, np.array([time], np.int64), value, quality)

@@ -1,0 +1,259 @@
+"""The socket or serial line under the Modbus driver: one request, one answer, and no stale one.
+
+A late answer must never be taken for the answer to the next request. Over TCP every answer
+carries the transaction id of its request, and another's is dropped. RTU has no such id, on a wire
+as well as behind a converter (a new socket would not help there: the converter hands on whatever
+the line says). So after a time-out the line is left alone for one more time-out, and until it has
+been quiet for a moment; what arrives meanwhile is thrown away. A unit slower than twice its time-
+out cannot be told from a quick one: raise ``timeout`` for it.
+
+pymodbus does the framing. Its own retries, reconnects and counting of failures are off (the
+supervisor's), its log as well (it writes a line per failed request). What it does not check is
+checked here: length, unit and function of an answer, and that its transaction id is not 0.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from edge_agent.drivers.modbus_plan import Request
+from edge_agent.errors import Disconnected, EdgeError
+from edge_agent.model import Quality
+
+if TYPE_CHECKING:
+    from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
+    from pymodbus.pdu import ModbusPDU
+
+CONNECT = 0.8  # seconds a connect may take
+QUIET = 0.05  # seconds without a byte after which a line is taken to be quiet
+DRAIN = 4  # time-outs within which a line must have become quiet
+UNACKNOWLEDGED = (
+    3.0  # seconds after which bytes the peer's box does not acknowledge end a connection
+)
+GATEWAY_NO_RESPONSE = 0x0B  # exception by which a gateway says that the unit behind it is silent
+FOREVER = 1 << 30
+
+
+class Garbled(EdgeError):
+    """The answer to the request in flight could not be decoded."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What all devices of one link share; times in seconds."""
+
+    scheme: str
+    host: str
+    port: int
+    baud: int
+    parity: str
+    stopbits: int
+    bytesize: int
+    timeout: float
+    pause: float
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.host if self.is_serial else f"{self.host}:{self.port}"
+
+    @property
+    def is_serial(self) -> bool:
+        """True for a serial line of this box."""
+        return self.scheme == "modbus+rtu"
+
+    @property
+    def is_rtu(self) -> bool:
+        """True where answers carry no transaction id."""
+        return self.scheme != "modbus+tcp"
+
+    @property
+    def gap(self) -> float:
+        """Seconds between an answer and the next request: the pause, on a wire at least t3.5.
+
+        source  MODBUS over Serial Line V1.02, 2.5.1.1: 3.5 characters of 11 bits, fixed at 1.75 ms
+                above 19200 baud
+        """
+        silence = max(0.00175, 3.5 * 11 / self.baud) if self.is_serial else 0.0
+        return max(self.pause, silence)
+
+    def difference(self, other: "Line") -> str:
+        """Return in words what differs from another line."""
+        return ", ".join(
+            f"{f.name} is {getattr(self, f.name)} here and {getattr(other, f.name)} there"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        )
+
+
+class Wire:
+    """One link, opened and closed any number of times."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._client: AsyncModbusTcpClient | AsyncModbusSerialClient | None = None
+        self._asking = False
+        self._free_at = 0.0  # no request before; times are the event loop's, durations only
+        self._stale_until = 0.0  # answers to an earlier request may come until then
+        self._heard_at = 0.0
+
+    async def open(self) -> None:
+        """Open the link. Raises ``Disconnected``."""
+        await self.close()
+        self._client = client = self._make()
+        try:
+            async with asyncio.timeout(CONNECT):
+                is_open = await client.connect()
+        except TimeoutError as e:
+            raise Disconnected(f"{self._line.name} does not answer") from e
+        if not is_open:
+            raise Disconnected(f"{self._line.name} cannot be opened")
+        client.ctx.comm_params.timeout_connect = self._line.timeout
+        self._watch(client.ctx.transport)
+
+    async def close(self) -> None:
+        """Close the link; any number of times."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+            await asyncio.sleep(0)  # the transport says goodbye in the loop's next round
+
+    async def settle(self) -> None:
+        """Return when the next request may be sent."""
+        now = asyncio.get_running_loop().time
+        limit = now() + DRAIN * self._line.timeout
+        while self._stale_until:
+            quiet_at = max(self._stale_until, self._heard_at + QUIET)
+            if quiet_at > limit:
+                raise Disconnected(f"{self._line.name} is never quiet")
+            if quiet_at <= now():
+                self._stale_until = 0.0
+            await asyncio.sleep(quiet_at - now())
+        if self._free_at > now():
+            await asyncio.sleep(self._free_at - now())
+
+    async def ask(self, unit: int, request: Request) -> Sequence[int] | Quality:
+        """Return the words (or bits) of the answer, or why there are none.
+
+        errors  ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
+        """
+        from pymodbus.exceptions import ConnectionException, ModbusIOException
+
+        client, now = self._client, asyncio.get_running_loop().time
+        if client is None or not client.connected:
+            raise Disconnected(f"{self._line.name} is not connected")
+        read = {
+            1: client.read_coils,
+            2: client.read_discrete_inputs,
+            3: client.read_holding_registers,
+            4: client.read_input_registers,
+        }[request.table.function]
+        answered, self._asking = False, True
+        try:
+            reply = await read(request.address, count=request.count, device_id=unit)
+            answered = True
+        except Garbled:
+            return Quality.BAD_SHORT
+        except (ConnectionException, ModbusIOException) as e:
+            if isinstance(e, ConnectionException) or not client.connected:
+                raise Disconnected(f"{self._line.name} closed the connection") from e
+            raise TimeoutError("no answer") from e
+        finally:
+            self._asking = False
+            self._free_at = now() + self._line.gap
+            if self._line.is_rtu and not answered:
+                self._stale_until = now() + self._line.timeout
+        return self._checked(reply, unit, request)
+
+    def _checked(self, reply: "ModbusPDU", unit: int, request: Request) -> Sequence[int] | Quality:
+        """Return what the answer holds if it is the answer to the request."""
+        client = self._client
+        if client is not None and reply.transaction_id != client.ctx.request_transaction_id:
+            raise TimeoutError("the answer has another transaction id than the request")
+        if reply.dev_id != unit:
+            raise TimeoutError(f"unit {reply.dev_id} answered in place of unit {unit}")
+        if reply.isError():
+            if reply.exception_code == GATEWAY_NO_RESPONSE:
+                raise TimeoutError("the gateway has no answer from it")
+            return Quality.BAD_DEVICE
+        if reply.function_code != request.table.function:
+            return Quality.BAD_SHORT
+        if request.table.is_bits:
+            whole_bytes = -(-request.count // 8) * 8
+            if len(reply.bits) != whole_bytes:
+                return Quality.BAD_SHORT
+            return reply.bits[: request.count]
+        return reply.registers if len(reply.registers) == request.count else Quality.BAD_SHORT
+
+    def _make(self) -> "AsyncModbusTcpClient | AsyncModbusSerialClient":
+        """Return a client; inside the running loop, which its constructor asks for."""
+        from pymodbus import FramerType
+        from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
+
+        logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
+        line = self._line
+        client: AsyncModbusTcpClient | AsyncModbusSerialClient
+        if line.is_serial:
+            client = AsyncModbusSerialClient(
+                line.host,
+                baudrate=line.baud,
+                parity=line.parity,
+                stopbits=line.stopbits,
+                bytesize=line.bytesize,
+                timeout=CONNECT,
+                retries=0,
+                reconnect_delay=0,
+                trace_packet=self._hear,
+            )
+        else:
+            client = AsyncModbusTcpClient(
+                line.host,
+                port=line.port,
+                framer=FramerType.RTU if line.is_rtu else FramerType.SOCKET,
+                timeout=CONNECT,
+                retries=0,
+                reconnect_delay=0,
+                trace_packet=self._hear,
+            )
+        client.set_max_no_responses(FOREVER)
+        self._tolerate(client)
+        return client
+
+    def _hear(self, sending: bool, packet: bytes) -> bytes:
+        if not sending:
+            self._heard_at = asyncio.get_running_loop().time()
+        return packet
+
+    def _tolerate(self, client: "AsyncModbusTcpClient | AsyncModbusSerialClient") -> None:
+        """Let an answer that cannot be decoded spoil its request, not the connection.
+
+        pymodbus raises in the transport's callback, which closes the socket with a traceback.
+        """
+        from pymodbus.exceptions import ModbusException
+
+        ctx, strict = client.ctx, client.ctx.framer.handleFrame
+
+        def handle(data: bytes, unit: int, transaction: int) -> "tuple[int, ModbusPDU | None]":
+            try:
+                return strict(data, unit, transaction)
+            except ModbusException as e:
+                if self._asking and not ctx.response_future.done():
+                    ctx.response_future.set_exception(Garbled(str(e)))
+                return len(data), None
+
+        # there is no hook for it
+        ctx.framer.handleFrame = handle  # type: ignore[method-assign, assignment]
+
+    def _watch(self, transport: asyncio.BaseTransport) -> None:
+        """Have the kernel end a connection whose peer is gone without a word.
+
+        A silent unit and a box without power look alike to us, but the box of a silent unit still
+        acknowledges what it is sent.
+        """
+        sock = transport.get_extra_info("socket")
+        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            bound = max(UNACKNOWLEDGED, 2 * self._line.timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(bound * 1000))
