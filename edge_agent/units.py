@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Self
 
 Dimension = tuple[tuple[str, int], ...]
@@ -104,9 +105,7 @@ class Unit:
 def _parse(code: str) -> Unit:
     factor, powers = 1.0, dict[str, int]()
     sign = 1
-    expression = "".join(
-        _SPELLINGS.get(part, part) for part in re.split(r"([./])", code.strip())
-    )
+    expression = "".join(_SPELLINGS.get(part, part) for part in re.split(r"([./])", code.strip()))
     for part in re.split(r"([./])", expression):
         if part in {".", "/"}:
             sign = 1 if part == "." else -1
@@ -137,7 +136,9 @@ def _atom(text: str, whole: str) -> tuple[float, Mapping[str, int], int]:
     raise ValueError(f'unknown unit "{whole}"')
 
 
-def _plain_schema(parse: Callable[[object], object], json: Mapping[str, object]) -> dict[str, object]:
+def _plain_schema(
+    parse: Callable[[object], object], json: Mapping[str, object]
+) -> dict[str, object]:
     """Return what the configuration's reader needs to read a type of ours, as plain data.
 
     The two value types below are read from text by the configuration, the only package that imports
@@ -195,6 +196,12 @@ class Size(int):
         return _plain_schema(cls.parse, {"type": "string", "examples": ["64MiB", "2GiB"]})
 
 
+class Indirect(str):
+    """A text that the configuration took from the environment; what stands in the file is its name."""
+
+    __slots__ = ()
+
+
 class Secret:
     """A text that is never shown: its ``repr`` and ``str`` are stars."""
 
@@ -218,8 +225,21 @@ class Secret:
 
     @classmethod
     def parse(cls, text: object) -> "Secret":
-        """Return the secret; the reader of the configuration has put in its text already."""
-        return text if isinstance(text, Secret) else cls(str(text))
+        """Return the secret that ``${NAME}`` or ``file:/path`` names; ``ValueError`` for any other text.
+
+        The text is in no message, because somebody may have written the secret itself.
+        """
+        if isinstance(text, Secret):
+            return text
+        if isinstance(text, str) and text.startswith("file:/"):
+            try:
+                return cls(Path(text.removeprefix("file:")).read_text("utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "is not text"
+                raise ValueError(f"the file of the secret cannot be read: {why}") from error
+        if isinstance(text, Indirect):
+            return cls(str(text))
+        raise ValueError("a secret does not stand in the file itself: write ${NAME} or file:/path")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> dict[str, object]:

@@ -1,0 +1,308 @@
+"""The second pass: what is wrong between entries that are right each by itself.
+
+Names, units, references, links, shifts, streams. An entry that failed the first pass is left out and
+whoever refers to it is not blamed for that.
+"""
+
+import re
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from itertools import combinations
+from urllib.parse import parse_qs, urlsplit
+
+from edge_agent.config.tree import Key, MapNode, Node, Steps, walk
+from edge_agent.config.words import nearest
+from edge_agent.drivers.base import DeviceConfig, TagConfig
+from edge_agent.errors import Fault
+from edge_agent.metrics.base import MetricConfig, Plant, QualityLimits, Reference
+from edge_agent.model import Kind
+from edge_agent.sinks.base import SinkConfig
+from edge_agent.units import Duration, Unit
+
+Report = Callable[[Steps, str], None]
+
+SHORTEST = Duration.parse("10ms")  # a poll period below is a mistake
+RESERVED = {"history", "metrics"}  # readers of the log that are no sinks
+ID = re.compile(r"[a-z0-9-]+")
+_TAG_NAME = re.compile(r"[a-z0-9_]+")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A tree with the entries that came out of it right."""
+
+    root: MapNode
+    file: str
+    faults: list[Fault]
+
+    def report(self, steps: Steps, message: str) -> None:
+        """Add a mistake at the place of some steps from the root, or as near to it as the tree goes."""
+        self.faults.append(walk(self.root, steps)[0].mark.fault(message))
+
+    def report_here(self, steps: Steps, message: str) -> None:
+        """The same, but in the plant's own file: not in a template."""
+        for length in range(len(steps), 0, -1):
+            node, found = walk(self.root, steps[:length])
+            if len(found) == length and node.mark.file == self.file:
+                self.faults.append(node.mark.fault(message))
+                return
+        self.report(steps[:2], message)
+
+
+# ---- names -----------------------------------------------------------------------------------
+
+
+def names(checked: Checked) -> None:
+    """Ids are ``[a-z0-9-]+``, devices and metrics share one namespace, some sink names are taken."""
+    seen: dict[str, Steps] = {}
+    for section in ("devices", "metrics", "sinks"):
+        for key, node in _entries(checked.root, section).items():
+            if not ID.fullmatch(str(key)):
+                node_mark = node.mark
+                checked.faults.append(
+                    node_mark.fault(f'"{key}" is not a name: write a-z, 0-9 and -')
+                )
+            if section == "sinks":
+                if key in RESERVED:
+                    checked.report((section, key), f'the name "{key}" is taken by the agent itself')
+            elif str(key) in seen:
+                other = walk(checked.root, seen[str(key)])[0].mark
+                message = f'"{key}" names a device already (line {other.line}): one name, one thing'
+                checked.report((section, key), message)
+            else:
+                seen[str(key)] = (section, key)
+
+
+def _entries(root: MapNode, section: str) -> Mapping[Key, Node]:
+    node = root.items.get(section)
+    return node.items if isinstance(node, MapNode) else {}
+
+
+# ---- site, shifts, quality -------------------------------------------------------------------
+
+
+def shifts(calendar: Mapping[str, str], report: Report) -> None:
+    """Each shift is ``08:00-16:00`` and no two overlap."""
+    spans: dict[str, tuple[int, int]] = {}
+    for name, text in calendar.items():
+        try:
+            start, end = (_minute(part) for part in text.split("-"))
+        except ValueError:
+            report(("shifts", "calendar", name), f'"{text}" is not a shift (write "08:00-16:00")')
+            continue
+        if start == end:
+            report(("shifts", "calendar", name), f'"{text}" has no length')
+            continue
+        spans[name] = (start, end if end > start else end + 1440)
+    for (first, a), (second, b) in combinations(spans.items(), 2):
+        if any(a[0] < b[1] + day and b[0] + day < a[1] for day in (-1440, 0, 1440)):
+            report(("shifts", "calendar", second), f'overlaps with shift "{first}"')
+
+
+def _minute(text: str) -> int:
+    time = datetime.strptime(text.strip(), "%H:%M")  # noqa: DTZ007  a time of day has no zone
+    return time.hour * 60 + time.minute
+
+
+def quality(limits: QualityLimits, report: Report) -> None:
+    """Shares of good time are fractions, and a window is UNCERTAIN before it is BAD."""
+    if not 0 <= limits.bad_below <= limits.uncertain_below <= 1:
+        report(("quality",), "must be 0 <= bad_below <= uncertain_below <= 1 (fractions)")
+
+
+def listen(address: str, report: Report) -> None:
+    """The dashboard's address is ``host:port``."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        report(("web", "listen"), f'"{address}" is not an address (write "127.0.0.1:8080")')
+
+
+# ---- devices ---------------------------------------------------------------------------------
+
+
+def device(name: str, config: DeviceConfig, report: Report) -> bool:
+    """One device: its address, tags, units, flag. Returns whether its link can be asked for."""
+    here: Steps = ("devices", name)
+    if not config.tags:
+        report(here, "has no tags: name a template or write tags")
+    for tag, written in config.tags.items():
+        _tag(
+            tag,
+            written,
+            lambda steps, message, tag=tag: report((*here, "tags", tag, *steps), message),
+        )
+        if written.mode == "poll" and config.period_of(written) < SHORTEST:
+            report((*here, "poll"), "a poll period must be at least 10ms")
+    if config.flag is not None and config.flag.tag not in config.tags:
+        hint = nearest(config.flag.tag, config.tags)
+        report((*here, "flag", "tag"), f'unknown tag "{config.flag.tag}"{hint}')
+    try:
+        split = urlsplit(config.connect)
+        port, _ = split.port, split.hostname
+        if port == 0:
+            raise ValueError("port 0 is none")
+        for steps, message in config.faults():
+            report((*here, *steps), message)
+        hash(config.link)
+    except ValueError as error:
+        report((*here, "connect"), f'"{_no_password(config.connect)}" is not an address: {error}')
+        return False
+    return True
+
+
+def _tag(name: str, tag: TagConfig, report: Report) -> None:
+    if not _TAG_NAME.fullmatch(name):
+        report((), f'"{name}" is not the name of a tag: write a-z, 0-9 and _')
+    try:
+        Unit.parse(tag.unit)
+    except ValueError as error:
+        report(
+            ("unit",), f"{error} (write a UCUM code such as kW, kW.h, mg/m3, Cel, or kWh, °C, t/h)"
+        )
+    if tag.range is not None and not tag.range[0] < tag.range[1]:
+        report(("range",), "must be [lowest, highest]")
+    if tag.modulus is not None and tag.kind != "counter":
+        report(("modulus",), 'only a counter has a modulus (write "kind: counter" beside it)')
+    if tag.scale == 0:
+        report(("scale",), "must not be 0")
+
+
+def _no_password(address: str) -> str:
+    return re.sub(r"(?<=//)[^/@]*@", "***@", address)
+
+
+def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
+    """What belongs to a line is equal for all devices of it, and no unit stands on it twice."""
+    first_of: dict[Hashable, str] = {}
+    units: dict[Hashable, str] = {}
+    for name, config in devices.items():
+        link = (type(config), config.link)
+        first = first_of.setdefault(link, name)
+        if any(scheme.startswith("modbus") for scheme in config.schemes):
+            unit = config.option("unit", "1")
+            other = units.setdefault((*link, unit), name)
+            if other != name:
+                message = f'unit {unit} of this link is "{other}" already'
+                checked.report(("devices", name, "connect"), message)
+        if first != name:
+            for key, mine, its in _differences(config, devices[first]):
+                message = f'"{key}" is {mine} here but {its} for "{first}" on the same link: write the same'
+                checked.report_here(("devices", name, key), message)
+
+
+def _differences(one: DeviceConfig, other: DeviceConfig) -> list[tuple[str, str, str]]:
+    """Return what two devices of one link do not agree on: (key, of the one, of the other)."""
+    found = []
+    if one.url.scheme != other.url.scheme:
+        found.append(("connect", one.url.scheme, other.url.scheme))
+    for key in ("timeout", "pause", "security"):
+        a, b = getattr(one, key, None), getattr(other, key, None)
+        if a != b:
+            shown = [f"{v:g}s" if isinstance(v, float) else "another" for v in (a, b)]
+            found.append((key, *shown))
+    options = [parse_qs(device.url.query) for device in (one, other)]
+    for key in sorted(set(options[0]) | set(options[1]) - {"unit", "address"}):
+        values = [option.get(key, ["not given"])[0] for option in options]
+        if key not in {"unit", "address"} and values[0] != values[1]:
+            found.append((key, values[0], values[1]))
+    return found
+
+
+# ---- metrics ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Every tag that stands in the tree; those of devices that are right with what they are."""
+
+    devices: Mapping[str, DeviceConfig]
+    written: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, root: MapNode, devices: Mapping[str, DeviceConfig]) -> "Tags":
+        """Return the tags of a tree."""
+        written = {}
+        for name, node in _entries(root, "devices").items():
+            tags = node.items.get("tags") if isinstance(node, MapNode) else None
+            written[str(name)] = tuple(map(str, tags.items)) if isinstance(tags, MapNode) else ()
+        return cls(devices, written)
+
+    def fault(self, reference: Reference) -> str | None:
+        """Return what is wrong with a reference."""
+        device, dot, name = reference.tag.partition(".")
+        if not dot:
+            every = [f"{d}.{t}" for d, tags in self.written.items() for t in tags]
+            return f'"{reference.tag}" is not a tag: write device.tag{_only_near(reference.tag, every)}'
+        if device not in self.written:
+            return f'unknown device in "{reference.tag}"{nearest(device, self.written)}'
+        if device not in self.devices:
+            return None  # it has mistakes of its own
+        if name not in self.written[device]:
+            near = nearest(reference.tag, [f"{device}.{t}" for t in self.written[device]])
+            return f'unknown tag "{reference.tag}"{near}'
+        return _wrong(reference, self.devices[device].tags[name])
+
+
+def _only_near(text: str, known: list[str]) -> str:
+    near = nearest(text, known)
+    return near if "did you mean" in near else ""
+
+
+def _wrong(reference: Reference, tag: TagConfig) -> str | None:
+    """Return in what a tag is not what a KPI needs."""
+    if reference.kind is not None and Kind(tag.kind) is not reference.kind:
+        return f'"{reference.tag}" is a {tag.kind}, must be a {reference.kind.value}'
+    if reference.unit is None:
+        return None
+    try:
+        written = Unit.parse(tag.unit)
+    except ValueError:
+        return None  # told at the tag
+    if written.dimension != Unit.parse(reference.unit).dimension:
+        shown = tag.unit if tag.unit != "1" else "no unit"
+        return f'"{reference.tag}" has {shown}, must be convertible to {reference.unit}'
+    return None
+
+
+def metric(name: str, config: MetricConfig, tags: Tags, plant: Plant, report: Report) -> None:
+    """One KPI: references, windows, its own checks; then that it can be built."""
+    here: Steps = ("metrics", name)
+    found: list[tuple[Steps, str]] = [
+        (reference.path, message)
+        for reference in config.references()
+        if (message := tags.fault(reference)) is not None
+    ]
+    if "shift" in config.windows and not plant.shifts:
+        found.append(
+            (("windows",), "a window is a shift, but there are no shifts: write shifts.calendar")
+        )
+    if len(set(config.windows)) < len(config.windows):
+        found.append((("windows",), "a window stands twice"))
+    found += config.faults()
+    sound = all(
+        reference.tag.partition(".")[0] in tags.devices for reference in config.references()
+    )
+    if not found and sound:
+        try:
+            config.build(name, plant)
+        except (KeyError, ValueError) as error:
+            found.append(((), str(error.args[0] if error.args else error)))
+    for steps, message in found:
+        report((*here, *steps), message)
+
+
+# ---- sinks -----------------------------------------------------------------------------------
+
+
+def sink(name: str, config: SinkConfig, owners: list[str], report: Report) -> None:
+    """One sink: its own checks, and that its patterns match some stream."""
+    here: Steps = ("sinks", name)
+    for i, pattern in enumerate(config.streams):
+        owner = pattern.partition("/")[0]
+        if not any(fnmatchcase(known, owner) for known in owners):
+            hint = nearest(owner, owners)
+            report((*here, "streams", i), f'"{pattern}" matches no device and no metric{hint}')
+    for steps, message in config.faults():
+        report((*here, *steps), message)

@@ -1,0 +1,192 @@
+"""The frozen tree that a configuration file becomes, and the plant that KPIs are built for."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import date
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+from edge_agent.config.tables import STANDARD, Tables, levels_of
+from edge_agent.drivers.base import DeviceConfig, groups_of
+from edge_agent.metrics.base import Coefficient, MetricConfig, QualityLimits
+from edge_agent.model import Schema, Site
+from edge_agent.sinks.base import SinkConfig
+from edge_agent.units import Duration, Secret, Size
+
+Levels = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """The plant that the agent stands in, as a person writes it.
+
+    gateway  one per agent of a site
+    """
+
+    id: str
+    gateway: str = "main"
+    name: str = ""
+    timezone: str = "Asia/Shanghai"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long rows are kept on this box and how much of its disk they may take."""
+
+    raw: Duration = Duration.parse("7d")
+    raw_bytes: Size = Size.parse("2GiB")
+    slots: Duration = Duration.parse("90d")
+    slots_bytes: Size = Size.parse("1GiB")
+    metrics: Duration = Duration.parse("5y")
+    metrics_bytes: Size = Size.parse("2GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """Where the dashboard listens: ``host:port``; port 0 is a free one."""
+
+    listen: str = "127.0.0.1:8080"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifts:
+    """The shifts of a day: name -> ``08:00-16:00``, local time."""
+
+    calendar: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SitePlant:
+    """What a KPI may ask while it is built: the ``Plant`` of ``metrics/base.py``."""
+
+    site: Site
+    shifts: Mapping[str, str]
+    quality: QualityLimits
+    devices: Mapping[str, DeviceConfig]
+    tables: Tables
+    on: date | None = None
+
+    def raw(self, tag: str) -> Schema:
+        """Return the raw stream that holds a tag; ``KeyError`` for an unknown one."""
+        device, _, name = tag.partition(".")
+        config = self.devices[device]
+        held = [schema for schema in self._streams[device] if name in schema.index]
+        if not held:
+            raise KeyError(f"unknown tag {tag}")
+        # the flag is read with every stream that it judges; its own is that of its poll class
+        written = config.tags[name]
+        own = [s for s in held if s.period == config.period_of(written) and s.name != "raw.sub"]
+        return (held if written.mode == "subscribe" or not own else own)[0]
+
+    @cached_property
+    def _streams(self) -> dict[str, list[Schema]]:
+        return {name: [g.schema for g in groups_of(name, d)] for name, d in self.devices.items()}
+
+    def slot(self, tag: str) -> Schema:
+        """Return the slot stream of the same tag."""
+        from edge_agent.metrics.slots import slot_schema
+
+        return slot_schema(self.raw(tag))
+
+    def coefficient(self, carrier: str, basis: str) -> Coefficient:
+        """Return the coefficient in force; ``KeyError`` that says why there is none."""
+        return self.tables.coefficient(carrier, basis, self.on, STANDARD)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Config:
+    """A whole configuration, checked; everything that the agent is built from.
+
+    path     the file it was read from
+    data     folder of the log and the history, absolute
+    devices  with the tags of their templates
+    commit   how long a row may wait for its commit; None: as long as the shortest poll period
+    """
+
+    path: Path
+    site: Site
+    data: Path
+    retention: Retention
+    devices: Mapping[str, DeviceConfig]
+    shifts: Mapping[str, str]
+    quality: QualityLimits
+    metrics: Mapping[str, MetricConfig]
+    sinks: Mapping[str, SinkConfig]
+    web: Web
+    commit: Duration | None
+    tables: Tables
+
+    def plant(self, on: date | None = None) -> SitePlant:
+        """Return the plant for building KPIs, with the coefficients of a day; None: the current edition's."""
+        return SitePlant(self.site, self.shifts, self.quality, self.devices, self.tables, on)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the hash of everything that figures depend on; no secret is in it."""
+        said = [
+            self.site,
+            self.devices,
+            self.shifts,
+            self.quality,
+            self.metrics,
+            self.tables.digest,
+        ]
+        text = json.dumps([_canonical(part) for part in said], ensure_ascii=False)
+        return blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def targets(self) -> dict[str, Levels]:
+        """Return the levels to show beside a figure, best first: ``clinker.intensity`` -> levels.
+
+        The names are Chinese and English, parted by a stroke; a level that no person has compared with
+        the official text says so.
+        """
+        found: dict[str, Levels] = {}
+        for name, metric in self.metrics.items():
+            product, limits = (getattr(metric, key, None) for key in ("product", "limits"))
+            if isinstance(product, str) and product:
+                found |= {f"{name}.intensity": shown} if (shown := self._intensity(product)) else {}
+            if isinstance(limits, str) and limits:
+                found |= self._emissions(name, limits)
+        return found
+
+    def _intensity(self, product: str) -> Levels:
+        for row in self.tables.limit_levels(product, "comprehensive-energy"):
+            if row.unit == "kgce/t":
+                mark = _mark(approved=row.approved)
+                return [
+                    (f"{i}级{mark[0]}/level {i}{mark[1]}", float(level))
+                    for i, level in enumerate(levels_of(row), 1)
+                ]
+        return []
+
+    def _emissions(self, name: str, limits: str) -> dict[str, Levels]:
+        found: dict[str, Levels] = {}
+        for row in self.tables.emission_limits(limits):
+            if row.limit is not None and row.unit == "mg/m3":
+                mark = _mark(approved=row.approved)
+                shown = (f"限值{mark[0]}/limit{mark[1]}", float(row.limit))
+                found.setdefault(f"{name}.{row.pollutant}_corrected", [shown])
+        return found
+
+
+def _mark(*, approved: bool) -> tuple[str, str]:
+    return ("", "") if approved else ("（未核准）", " (unapproved)")
+
+
+def _canonical(value: object) -> object:
+    """Return what JSON can hold; secrets, and passwords in addresses, are stars."""
+    if isinstance(value, Secret):
+        return "***"
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {f.name: _canonical(getattr(value, f.name)) for f in fields(value)}
+        return {"": type(value).__name__} | held
+    if isinstance(value, Mapping):
+        return [[str(key), _canonical(item)] for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(?<=//)[^/@]*@", "***@", value)
+    return value if isinstance(value, int | float | None) else str(value)
