@@ -15,8 +15,8 @@ The body holds k * n float64 row by row of the (k, n) array; then the n - 1 diff
 as int64, or the one they all are, or nothing for a single row; then k * n uint8 qualities unless
 left out. A compressed body is one zstd frame (RFC 8878, level 1) of the same parts, where the bytes
 of the values and of the time steps are shuffled first: all lowest bytes, then all second bytes, and
-so on, because the upper bytes of neighbouring samples are alike. A body is compressed only when that
-makes it smaller by an eighth; a plain one is read without a copy.
+so on, because the upper bytes of neighbouring samples are alike. A body is compressed only when
+that makes it smaller by an eighth; a plain one is read without a copy.
 
 A value whose quality is BAD is written as the one NaN of NumPy, whatever bits it had.
 """
@@ -80,17 +80,23 @@ def encode(block: SampleBlock) -> bytes:
     return record + _TAIL.pack(zlib.crc32(record))
 
 
+def intact(payload: bytes) -> bool:
+    """Return whether the record is the one that was written, as far as its checksum can tell."""
+    end = len(payload) - _TAIL.size
+    if end < _HEAD.size:
+        return False
+    return bool(zlib.crc32(memoryview(payload)[:end]) == _TAIL.unpack_from(payload, end)[0])
+
+
 def decode(payload: bytes, schema: Schema) -> SampleBlock:
     """Return the block of a record, its arrays views of the payload where it is plain.
 
     errors  ``Corrupt`` when the record is not what ``encode`` wrote or has not the schema's columns
     """
-    if len(payload) < _HEAD.size + _TAIL.size:
-        raise Corrupt(f"{schema.stream}: a record of {len(payload)} bytes is cut short")
+    if not intact(payload):
+        raise Corrupt(f"{schema.stream}: a record of {len(payload)} bytes fails its checksum")
     end = len(payload) - _TAIL.size
     view = memoryview(payload)
-    if zlib.crc32(view[:end]) != _TAIL.unpack_from(payload, end)[0]:
-        raise Corrupt(f"{schema.stream}: a record fails its checksum")
     version, flags, k, n, first = _HEAD.unpack_from(payload)
     if version != VERSION:
         raise Corrupt(f"{schema.stream}: a record has format {version}, known is {VERSION}")

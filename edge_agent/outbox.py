@@ -1,0 +1,383 @@
+"""The log on disk: the only queue of the system, one writer, many readers.
+
+Everything that was read or computed is appended here, and everything that is delivered is read
+from here, so a broker that is away, a kill and a power loss cost nothing that was committed.
+
+**One file.** A SQLite database in WAL mode holds rows, cursors, counts, schemas, gap markers and
+the metrics' checkpoint, so that one transaction moves them all: after a kill they agree with one
+another. Raw and derived rows stand in two tables (``raw``, ``derived``) that share the sequence
+numbers; each has a budget of its own and is accounted by itself, so neither can starve the other.
+A record is one block, columnar and compressed, with a checksum (``codec.py``); its schema is
+stored once, by content hash.
+
+**Two threads.** ``append``, ``acknowledge``, ``checkpoint`` and ``take`` are called by the event
+loop. The first three touch no disk: they put what they are given on the next batch. The committer,
+the only other thread, writes the batch with a connection of its own (``outbox_store.py``): BEGIN
+IMMEDIATE; rows, counts, cursors, a due checkpoint, retention; COMMIT with synchronous FULL. It
+starts when the oldest thing that waits is ``commit`` seconds old, or at 1 MB. What one ``append``
+brought is never parted over two commits. What power loss can take is one batch, and no reader has
+seen it.
+
+**Readers** are declared when the log is opened, each with the streams that it takes. One that is
+new begins at the oldest stored row, one that is declared no more is deleted. ``take`` returns
+committed rows behind the cursor and hands the same out again until they are acknowledged; the
+cursor and the counts are written with the next batch. So what a sink can get twice is what it had
+not acknowledged.
+
+**Retention.** Raw rows stay as history after delivery until they are of age; derived rows leave
+when every reader has them. Over its budget a class loses its oldest rows, delivered or not: they
+are counted as dropped for each reader that waited for them, and a ``Gap`` is handed to it in their
+place, one for rows of a stream that follow one another. Rows that a reader was handed and has not
+acknowledged are left alone, or they would be counted twice; ``take`` hands out no more than an
+eighth of a budget, shared by all readers. Age does not touch what came after the last checkpoint:
+the metrics need it at the next start. The files together stay within ``raw_bytes + derived_bytes``
+and 8 MiB: half of that is room in the file, bounded by ``max_page_count``; half is the WAL,
+bounded by ``wal_autocheckpoint`` and ``journal_size_limit``.
+
+**The counts** are committed with the rows. Appended rows = read + substituted + derived. For each
+reader, appended rows that it takes = delivered + refused + pending + dropped, where pending is
+counted from the stored rows: by each commit for those it brings, passes and drops, and by
+``counts`` once more from the table while no more than ``RECOUNT`` numbers wait. Gap markers are
+not rows.
+
+**Disk trouble** (full, read-only, failing) is shown by ``fault``. The batch stays in memory and is
+tried again each second; nothing is acknowledged that was not written. Beyond 64 MB the oldest raw
+rows are dropped from memory, counted and marked like those over the budget; derived ones only when
+no raw ones are left. A file that is no database or is damaged is set aside as
+``<name>.corrupt-<n>`` and a new one begun; if the damage shows itself later, this happens at the
+next start. Sequence numbers are consecutive (but for rows dropped from memory) and never used
+again, also when no row is left.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import orjson
+
+from edge_agent import codec
+from edge_agent.health import LogCounts, ReaderCounts
+from edge_agent.model import Family, SampleBlock, Schema
+from edge_agent.outbox_committer import RETRY, Committer
+from edge_agent.outbox_schema import (
+    Ack,
+    Budget,
+    Entry,
+    Ledger,
+    Marker,
+    Position,
+    Push,
+    ReaderSpec,
+    Record,
+    connect,
+    on,
+    table_of,
+    transaction,
+)
+from edge_agent.outbox_store import open_store
+
+__all__ = ["Budget", "Marker", "Outbox", "Reader", "ReaderSpec", "Record"]
+
+log = logging.getLogger(__name__)
+
+RECOUNT = 10_000  # sequence numbers behind a cursor that ``counts`` counts again
+PAGE = 256  # records that ``records`` reads at a time
+
+_ROWS = "SELECT sequence, schema, first_ns, last_ns, rows, payload FROM log WHERE sequence > ?1"
+_TAKE = """SELECT sequence, schema, first_ns, last_ns, rows, payload FROM raw
+  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
+UNION ALL SELECT sequence, schema, first_ns, last_ns, rows, payload FROM derived
+  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
+ORDER BY 1 LIMIT ?3"""
+_COUNT = """SELECT coalesce(sum(rows), 0) FROM log
+  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)"""
+_GAPS = """SELECT schema, first_ns, last_ns, rows, reason, sequence FROM gap
+  WHERE reader = ?2 AND sequence > ?1 ORDER BY sequence LIMIT ?3"""
+
+
+class Outbox:
+    """The log; see above. All is called by the thread of one event loop.
+
+    set_aside  damaged files that were renamed to begin anew
+    """
+
+    def __init__(
+        self, path: Path, readers: Iterable[ReaderSpec], *, budget: Budget, commit: float = 1.0
+    ) -> None:
+        specs = list(readers)
+        self.path = path
+        self._store, self.set_aside = open_store(path, specs, budget)
+        for aside in self.set_aside:
+            log.error("the log %s was damaged: set aside as %s, a new one begun", path, aside.name)
+        self.db = connect(path, query_only=True)
+        self._last = dict[str, int](self.db.execute("SELECT name, last_ns FROM stream"))
+        self._numbers = {known.number: known.schema for known in self._store.known.values()}
+        self._sequence = self.ledger.totals["sequence"]
+        self._closed = False
+        self._committer = Committer(self._store, commit, self._woken)
+        share = min(budget.raw_bytes, budget.derived_bytes) // (8 * max(1, len(specs)))
+        self._readers = {s.name: Reader(self, self._committer, s.name, share) for s in specs}
+
+    # -- the writer's side ------------------------------------------------------------------------
+
+    def append(self, blocks: Sequence[SampleBlock], counts: Mapping[str, int]) -> int:
+        """Put the blocks of one push on the next commit; return the number of the last.
+
+        counts  rows by where they come from: ``read``, ``substituted``, ``derived``
+        """
+        self.check()
+        entries = [self._entry(block) for block in blocks if len(block)]
+        if entries:
+            rows = sum(entry.rows for entry in entries)
+            self._committer.put(Push(self._sequence, rows, dict(counts), entries))
+        return self._sequence
+
+    def _entry(self, block: SampleBlock) -> Entry:
+        schema = block.schema
+        known = self._store.known.get(schema.id)
+        if known is None:
+            known = self._store.learn(schema)
+            self._numbers[known.number] = schema
+            self._committer.learn(known)
+        self._sequence += 1
+        first, last = int(block.time[0]), int(block.time[-1])
+        self._last[schema.stream] = max(last, self._last.get(schema.stream, last))
+        return Entry(self._sequence, known, first, last, len(block), codec.encode(block))
+
+    def checkpoint(self, states: Mapping[str, object]) -> None:
+        """Put a checkpoint of what was appended so far into the next commit.
+
+        states  JSON-able, by name; NaN and infinities come back as None
+        """
+        written = {name: orjson.dumps(state) for name, state in states.items()}
+        self._committer.checkpoint(self._sequence, written)
+
+    def restore(self) -> tuple[int, dict[str, object]]:
+        """Return the sequence and the states of the last committed checkpoint, or (0, {})."""
+        rows = self.db.execute("SELECT name, sequence, json FROM state").fetchall()
+        states = {name: orjson.loads(json) for name, _, json in rows}
+        return (rows[0][1] if rows else 0), states
+
+    def last_ns(self, stream: str) -> int | None:
+        """Return the time of the last row ever appended to a stream, or None."""
+        return self._last.get(stream)
+
+    @property
+    def newest_ns(self) -> int:
+        """The newest committed time of any raw row, or 0; the clock must not begin before it."""
+        return self.ledger.totals["newest_ns"]
+
+    # -- the readers' side ------------------------------------------------------------------------
+
+    def reader(self, name: str) -> "Reader":
+        """Return a declared reader."""
+        return self._readers[name]
+
+    def records(self, after: int, family: Family | None = Family.SAMPLE) -> Iterator[Record]:
+        """Iterate over the committed records behind a number, in their order.
+
+        family  only records of this family; None: all that are still stored
+        """
+        tables = ("raw", "derived") if family is None else (table_of(family),)
+        sql = " UNION ALL ".join(on(table, _ROWS) for table in tables) + " ORDER BY 1 LIMIT ?2"
+        with closing(connect(self.path, query_only=True)) as db:
+            while rows := db.execute(sql, (after, PAGE)).fetchall():
+                for row in rows:
+                    if family is None or self._numbers[row[1]].family is family:
+                        yield self.record(row)
+                after = rows[-1][0]
+
+    def block(self, record: Record) -> SampleBlock:
+        """Return the block of a record; ``Corrupt`` if its bytes are not what was written."""
+        return codec.decode(record.payload, self.schema(record.schema))
+
+    def schema(self, id: str) -> Schema:  # noqa: A002 -- a schema's id is called so everywhere
+        """Return a schema by its id; ``KeyError`` for one that never stood in the log."""
+        return self._store.known[id].schema
+
+    def record(self, row: tuple[int, int, int, int, int, bytes]) -> Record:
+        """Return a row of the file as a record."""
+        sequence, number, first_ns, last_ns, rows, payload = row
+        return Record(sequence, self._numbers[number].id, first_ns, last_ns, rows, payload)
+
+    def marker(self, row: tuple[int, int, int, int, str, int]) -> Marker:
+        """Return a row of the file as a gap marker."""
+        number, first_ns, last_ns, rows, reason, sequence = row
+        return Marker(self._numbers[number], first_ns, last_ns, rows, reason, sequence)
+
+    def counts(self) -> LogCounts:
+        """Return the committed counts, all of one moment."""
+        with transaction(self.db, "DEFERRED"):
+            totals: dict[str, int] = dict(self.db.execute("SELECT name, value FROM total"))
+            stored = {name: Position(*p) for name, *p in self.db.execute("SELECT * FROM reader")}
+            for name, position in stored.items():
+                if totals["committed"] - position.cursor <= RECOUNT:
+                    position.pending = self._count(name, position.cursor)
+        readers = {
+            name: ReaderCounts(p.appended, p.delivered, p.refused, p.pending, p.dropped)
+            for name, p in stored.items()
+        }
+        names = ("appended", "read", "substituted", "derived", "dropped")
+        size = totals["raw_bytes"] + totals["derived_bytes"]
+        return LogCounts(**{n: totals[n] for n in names}, bytes=size, readers=readers)
+
+    def _count(self, name: str, cursor: int) -> int:
+        """Return the stored rows that a reader takes and has not passed."""
+        counts = (self.db.execute(on(t, _COUNT), (cursor, name)) for t in ("raw", "derived"))
+        return int(sum(count.fetchone()[0] for count in counts))
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the disk now, or nothing."""
+        return self._committer.fault or next(
+            (r.fault for r in self._readers.values() if r.fault), ""
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        """The totals and cursors as last committed."""
+        return self._store.ledger
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to commit."""
+        self._committer.start()
+
+    async def flush(self) -> None:
+        """Return when everything appended, acknowledged or checkpointed so far is committed."""
+        self.check()
+        await self._committer.flush()
+
+    async def close(self) -> None:
+        """Commit what waits, end the committer and let the file go; any number of times."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._committer.stop()
+        self.db.close()
+        try:
+            await asyncio.to_thread(self._store.close)
+        except sqlite3.Error as e:
+            log.error("the log %s could not be closed in order: %s", self.path, e)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has ended the committer, if it was a bug."""
+        if self._committer.bug is not None:
+            raise RuntimeError("the log is stopped by a bug") from self._committer.bug
+
+    def _woken(self) -> None:
+        for reader in self._readers.values():
+            reader.wake()
+
+
+class Reader:
+    """One cursor over the rows that it takes; used by one task.
+
+    share  bytes of payload that are handed out at most at a time, but for a single record
+    """
+
+    def __init__(self, outbox: Outbox, committer: Committer, name: str, share: int) -> None:
+        self._outbox = outbox
+        self._committer = committer
+        self._name = name
+        self._share = share
+        self._cursor = outbox.ledger.readers[name].cursor
+        self._handed: list[Record | Marker] = []
+        self._skipped = dict[int, int]()  # rows of damaged records, by sequence
+        self._acknowledged = 0  # rows, since the log was opened
+        self._event = asyncio.Event()
+        self.fault = ""
+
+    def wake(self) -> None:
+        """Look again for rows: something was committed."""
+        self._event.set()
+
+    @property
+    def lag(self) -> int:
+        """Committed rows that are not acknowledged."""
+        committed = self._outbox.ledger.readers[self._name]
+        return committed.pending - (self._acknowledged - committed.acknowledged)
+
+    async def take(self, limit: int) -> list[Record | Marker]:
+        """Return the next committed items, at least one and the same until they are acknowledged.
+
+        A record that fails its checksum comes as a gap and counts as dropped.
+        """
+        while True:
+            self._event.clear()
+            self._outbox.check()
+            try:
+                self._handed = self._look(limit)
+                self.fault = ""
+            except sqlite3.DatabaseError as e:
+                self._handed, self.fault = [], self._committer.explain(e)
+                asyncio.get_running_loop().call_later(RETRY, self.wake)
+            if self._handed:
+                return list(self._handed)
+            await self._event.wait()
+
+    def _look(self, limit: int) -> list[Record | Marker]:
+        outbox, generation = self._outbox, self._committer.generation
+        committed = outbox.ledger.totals["committed"]
+        asked = (self._cursor, self._name, limit)
+        items = self._records(asked)
+        last = items[-1].sequence if items else committed
+        markers = [outbox.marker(row) for row in outbox.db.execute(_GAPS, asked).fetchall()]
+        items += [marker for marker in markers if marker.sequence <= last or len(items) < limit]
+        items = sorted(items, key=lambda item: item.sequence)[:limit]
+        end = items[-1].sequence if items else committed
+        if not self._committer.hand_out(self._name, end, generation):
+            return []  # rows are leaving just now: look again after the commit
+        if not items and committed > self._cursor:  # only rows of others so far
+            self._cursor = committed
+            self._committer.acknowledge(self._name, Ack(committed))
+        return items
+
+    def _records(self, asked: tuple[int, str, int]) -> list[Record | Marker]:
+        """Return the next records, the damaged ones as markers, as far as the share goes."""
+        outbox = self._outbox
+        items: list[Record | Marker] = []
+        size = 0
+        with closing(outbox.db.execute(_TAKE, asked)) as rows:
+            for row in rows:
+                record = outbox.record(row)
+                size += len(record.payload)
+                if items and size > self._share:
+                    break
+                if codec.intact(record.payload):
+                    items.append(record)
+                else:
+                    items.append(self.skip(record))
+        return items
+
+    def skip(self, record: Record) -> Marker:
+        """Count a record that does not decode as dropped; return the gap that stands for it.
+
+        The count is written when the record is acknowledged.
+        """
+        self._skipped[record.sequence] = record.rows
+        schema = self._outbox.schema(record.schema)
+        times = (record.first_ns, record.last_ns)
+        return Marker(schema, *times, record.rows, "corrupt", record.sequence)
+
+    def acknowledge(self, sequence: int, *, delivered: int, refused: int = 0) -> None:
+        """Move the cursor behind a record; written with the next commit.
+
+        delivered, refused  rows of sample blocks; gap markers and skipped records are not counted.
+        Markers handed out behind the last record, and those of a batch without any, go with it.
+        """
+        left = [item for item in self._handed if item.sequence > sequence]
+        if left and not any(isinstance(item, Record) for item in left):
+            sequence, left = left[-1].sequence, []
+        markers = len(self._handed) - len(left)
+        self._handed = left
+        dropped = [number for number in self._skipped if number <= sequence]
+        ack = Ack(sequence, delivered, refused, sum(map(self._skipped.pop, dropped)), markers)
+        self._cursor = max(self._cursor, sequence)
+        self._acknowledged += ack.rows
+        self._committer.acknowledge(self._name, ack)

@@ -1,0 +1,248 @@
+"""The thread that writes the log of ``outbox.py``, and what waits for it in memory."""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import islice
+
+from edge_agent.outbox_schema import Ack, Batch, Known, Lost, Push, damage_flag
+from edge_agent.outbox_store import Store
+
+log = logging.getLogger(__name__)
+
+BATCH = 1 << 20  # bytes: a commit is due, whatever its age, and takes hardly more
+MEMORY = 64 << 20  # bytes that wait for the disk; beyond, the oldest raw rows are dropped
+RETRY = 1.0  # seconds between two attempts on a disk that fails
+
+
+class Committer:
+    """What waits for the next commits, and the thread that makes them.
+
+    period  seconds that the oldest thing may wait; woken: called in the loop after each commit
+    """
+
+    def __init__(self, store: Store, period: float, woken: Callable[[], None]) -> None:
+        self._store = store
+        self._period = period
+        self._woken = woken
+        self._changed = threading.Condition()  # guards all below
+        self._queue = deque[Push]()
+        self._bytes = 0
+        self._tickets = 0
+        self._next = Batch()  # what the next commit writes beside the pushes
+        self._busy = 0  # pushes at the head of the queue that are being written
+        self._due: float | None = None  # monotonic time of the next commit
+        self._not_before = 0.0
+        self._stopping = False
+        self._shedding = False  # rows that readers wait for are being dropped
+        self._taken = dict.fromkeys(store.specs, 0)
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self.generation = 0
+        self.fault = ""
+        self.bug: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- called by the event loop -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Commit what waits, trying once, and end the thread."""
+        if self._thread is None:
+            self.start()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def put(self, push: Push) -> None:
+        """Put a push on the next batch."""
+        with self._changed:
+            self._tickets += 1
+            push.ticket = self._tickets
+            self._queue.append(push)
+            self._bytes += push.size
+            if self._bytes > MEMORY:
+                self._shed()
+            self._set_due(0.0 if self._bytes >= BATCH else self._period)
+
+    def learn(self, known: Known) -> None:
+        """Put a new schema on the next batch."""
+        with self._changed:
+            self._next.schemas.append(known)
+
+    def acknowledge(self, name: str, ack: Ack) -> None:
+        """Put a reader's step on the next batch; one over rows of others only can wait for it."""
+        with self._changed:
+            self._next.acks.setdefault(name, Ack()).add(ack)
+            if ack.rows or ack.markers:
+                self._set_due(self._period)
+
+    def checkpoint(self, sequence: int, states: dict[str, bytes]) -> None:
+        """Put a checkpoint on the batch that holds its sequence."""
+        with self._changed:
+            self._next.checkpoint = (sequence, states)
+            self._set_due(self._period)
+
+    async def flush(self) -> None:
+        """Return when everything put so far is committed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._changed:
+            self._waiting.append((self._tickets, done))
+            self._set_due(0.0)
+        await done
+
+    def hand_out(self, name: str, sequence: int, generation: int) -> bool:
+        """Note how far a reader is handed rows; False if they may be gone since they were read."""
+        with self._changed:
+            if self._shedding or generation != self.generation:
+                return False
+            self._taken[name] = max(self._taken[name], sequence)
+            return True
+
+    def _set_due(self, seconds: float) -> None:
+        due = time.monotonic() + seconds
+        if self._due is None or due < self._due:
+            self._due = due
+            self._changed.notify()
+
+    def _shed(self) -> None:
+        """Drop the oldest rows in memory, raw ones first, down to seven eighths of the bound."""
+        for derived in (False, True):
+            for push in islice(self._queue, self._busy, None):
+                if self._bytes <= MEMORY // 8 * 7:
+                    break
+                self._bytes -= push.size
+                for entry in push.entries:
+                    if entry.known.schema.family.derived == derived:
+                        self._next.lose(Lost.of(entry))
+                push.keep(not derived)
+                self._bytes += push.size
+        kept = deque[Push]()
+        for i, push in enumerate(self._queue):
+            if i < self._busy or push.entries:
+                kept.append(push)
+            else:
+                self._next.count(push)
+        self._queue = kept
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._commit()
+        except BaseException as e:  # a bug: whoever calls next is told
+            self.bug = e
+            self._tell([])
+            raise
+
+    def _wait(self) -> bool:
+        """Return when a commit is due; False when it is time to end."""
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                due = None if self._due is None else max(self._due, self._not_before)
+                if due is not None and due <= now:
+                    return True
+                self._changed.wait(None if due is None else due - now)
+            return self._due is not None and not self.fault
+
+    def _commit(self) -> None:
+        batch, waiting = self._begin()
+        try:
+            self._store.commit(batch, self._held)
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.DatabaseError as e:
+            self._failed(batch, e)
+        else:
+            self._succeeded(batch, waiting)
+
+    def _begin(self) -> tuple[Batch, list[tuple[int, asyncio.Future[None]]]]:
+        """Return what is to be written now, and who wants to hear of it."""
+        with self._changed:
+            batch, self._next = self._next, Batch()
+            size = 0
+            for push in self._queue:
+                if size >= BATCH:
+                    break
+                batch.pushes.append(push)
+                size += push.size
+            self._busy = len(batch.pushes)
+            rest = len(self._queue) > self._busy
+            self._due = time.monotonic() if rest else None
+            if rest and batch.checkpoint and batch.checkpoint[0] > batch.pushes[-1].last:
+                self._next.checkpoint, batch.checkpoint = batch.checkpoint, None
+            return batch, list(self._waiting)
+
+    def _held(self) -> Mapping[str, int]:
+        """Keep rows from being handed out until the commit is over; return how far they were."""
+        with self._changed:
+            self._shedding = True
+            return dict(self._taken)
+
+    def _end(self, written: int) -> None:
+        for _ in range(written):
+            self._bytes -= self._queue.popleft().size
+        self._busy = 0
+        self._shedding = False
+        self.generation += 1
+
+    def _succeeded(self, batch: Batch, waiting: list[tuple[int, asyncio.Future[None]]]) -> None:
+        with self._changed:
+            self._end(len(batch.pushes))
+            left = self._queue[0].ticket if self._queue else self._tickets + 1
+            done = [entry for entry in waiting if entry[0] < left]
+            self._waiting = [entry for entry in self._waiting if entry not in done]
+            self._not_before = 0.0
+            fault, self.fault = self.fault, ""
+        if fault:
+            log.info("the log %s is written again", self._store.path)
+        self._tell([future for _, future in done])
+
+    def _failed(self, batch: Batch, error: sqlite3.DatabaseError) -> None:
+        with self._changed:
+            batch.extend(self._next)
+            self._next = batch
+            self._end(0)
+            self._not_before = time.monotonic() + RETRY
+            self._due = self._not_before
+            fault, self.fault = self.fault, self.explain(error)
+        if fault != self.fault:
+            log.error("%s", self.fault)
+        self._tell([])
+
+    def explain(self, error: sqlite3.DatabaseError) -> str:
+        """Return what is wrong in plain words; mark a damaged file for the next start."""
+        path = self._store.path
+        if isinstance(error, sqlite3.OperationalError):
+            advice = "rows wait in memory; free some space, or mend the disk or its permissions"
+            return f"the log {path} cannot be written: {error} ({advice})"
+        damage_flag(path).touch()
+        return f"the log {path} is damaged: {error} (it is set aside at the next start)"
+
+    def _tell(self, done: list[asyncio.Future[None]]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._told, done)
+
+    def _told(self, done: list[asyncio.Future[None]]) -> None:
+        if self.bug is not None:
+            failed, self._waiting = self._waiting, []
+            for _, future in failed:
+                if not future.done():
+                    future.set_exception(RuntimeError(f"the log is stopped by a bug: {self.bug!r}"))
+        for future in done:
+            if not future.done():
+                future.set_result(None)
+        self._woken()

@@ -1,0 +1,323 @@
+"""The SQL under ``outbox.py``: opening the file, and what one group commit changes in it.
+
+Only the committer calls ``Store.commit``, on the one connection that writes. Nothing here knows of
+asyncio or threads; the design is in the docstring of ``outbox.py``.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from copy import deepcopy
+from pathlib import Path
+
+from edge_agent.errors import ConfigError
+from edge_agent.model import Schema
+from edge_agent.outbox_retention import Shedding
+from edge_agent.outbox_schema import (
+    FORMAT,
+    PAGE,
+    SLACK,
+    TABLES,
+    TOTALS,
+    Ack,
+    Batch,
+    Budget,
+    Entry,
+    Known,
+    Ledger,
+    Position,
+    ReaderSpec,
+    connect,
+    damage_flag,
+    on,
+    set_aside,
+    stored_size,
+    table_of,
+    transaction,
+)
+
+AGED = 512  # most rows that leave for their age in one commit
+VICTIMS = 4096  # most rows that leave for want of room in one commit, unless more have come
+
+
+def open_store(
+    path: Path, readers: Sequence[ReaderSpec], budget: Budget
+) -> tuple["Store", list[Path]]:
+    """Return the store, and the damaged files that were set aside to open it.
+
+    errors  ``ConfigError`` when the file cannot be used for a reason that a person must mend
+    """
+    aside: list[Path] = []
+    flag = damage_flag(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if flag.exists():
+            aside.append(set_aside(path))
+            flag.unlink()
+        try:
+            return Store(path, readers, budget), aside
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            aside.append(set_aside(path))
+            return Store(path, readers, budget), aside
+    except (OSError, sqlite3.OperationalError) as e:
+        advice = "the folder must be writable and have space"
+        raise ConfigError([f"{path}: the log cannot be opened: {e} ({advice})"]) from e
+
+
+class Store:
+    """The file with the one connection that writes."""
+
+    def __init__(self, path: Path, readers: Sequence[ReaderSpec], budget: Budget) -> None:
+        self.path = path
+        self.budget = budget
+        self.specs = {spec.name: spec for spec in readers}
+        self.known: dict[str, Known] = {}
+        self._db = connect(path)
+        try:
+            self._prepare()
+            with transaction(self._db):
+                self._declare()
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Bring everything into the main file and let it go."""
+        with closing(self._db):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def learn(self, schema: Schema) -> Known:
+        """Return the schema with the number that it will have, and the readers that take it."""
+        takers = tuple(name for name, spec in self.specs.items() if spec.takes(schema))
+        known = self.known[schema.id] = Known(len(self.known) + 1, schema, takers)
+        return known
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        db = self._db
+        db.execute(
+            "PRAGMA auto_vacuum = INCREMENTAL"
+        )  # means something only before the first table
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 256")
+        db.execute(f"PRAGMA journal_size_limit = {SLACK}")
+        limit = self.budget.raw_bytes + self.budget.derived_bytes + SLACK
+        db.execute(f"PRAGMA max_page_count = {limit // PAGE}")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            with transaction(db):
+                for statement in TABLES.split(";")[:-1]:
+                    db.execute(statement)
+                db.executemany("INSERT INTO total VALUES (?, 0)", [(name,) for name in TOTALS])
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+        elif version != FORMAT:
+            raise sqlite3.DatabaseError(f"format {version} of the log is not known")
+
+    def _declare(self) -> None:
+        """Read what is there and make the readers those that were declared."""
+        db = self._db
+        totals: dict[str, int] = dict(db.execute("SELECT name, value FROM total"))
+        stored = {name: Position(*rest) for name, *rest in db.execute("SELECT * FROM reader")}
+        for table in ("raw", "derived"):  # damage shows itself here, not at the first commit
+            for sql in (
+                "SELECT * FROM log ORDER BY sequence LIMIT 1",
+                "SELECT * FROM log ORDER BY sequence DESC LIMIT 1",
+            ):
+                db.execute(on(table, sql)).fetchall()
+        for _, canonical in db.execute("SELECT number, canonical FROM schema ORDER BY number"):
+            self.learn(Schema.from_canonical(canonical))
+        before: set[tuple[str, int]] = set(db.execute("SELECT reader, schema FROM takes"))
+        now = {(name, known.number) for known in self.known.values() for name in known.takers}
+        self.ledger = Ledger(totals, {name: stored.get(name, Position()) for name in self.specs})
+        for name, number in sorted(before ^ now):
+            if name in self.specs:
+                self._change(name, number, 1 if (name, number) in now else -1)
+        if stored.keys() != self.specs.keys() or before != now:
+            self._store_declared(now)
+            if before - now or stored.keys() - self.specs.keys():
+                self._forget_delivered(0, totals["sequence"], self.ledger)
+        self._write_ledger(self.ledger)
+
+    def _change(self, name: str, number: int, sign: int) -> None:
+        """Count the stored rows of a schema that a reader takes from now on, or takes no more."""
+        position = self.ledger.readers[name]
+        rows = 0
+        for table in ("raw", "derived"):
+            sql = "SELECT coalesce(sum(rows), 0) FROM log WHERE schema = ? AND sequence > ?"
+            rows += self._db.execute(on(table, sql), (number, position.cursor)).fetchone()[0]
+        position.appended += sign * rows
+        position.pending += sign * rows
+
+    def _store_declared(self, takes: Iterable[tuple[str, int]]) -> None:
+        db = self._db
+        db.execute("DELETE FROM takes")
+        db.executemany("INSERT INTO takes VALUES (?, ?)", sorted(takes))
+        db.execute("DELETE FROM reader")
+        db.execute(
+            "DELETE FROM gap WHERE (reader, schema) NOT IN (SELECT reader, schema FROM takes)"
+        )
+        self._write_ledger(self.ledger)
+
+    # -- committing -------------------------------------------------------------------------------
+
+    def commit(self, batch: Batch, held: Callable[[], Mapping[str, int]]) -> None:
+        """Write a batch in one transaction.
+
+        held    called before rows are dropped that somebody waits for: how far each reader has been
+                handed rows; those are left alone
+        errors  ``sqlite3.OperationalError``: nothing is written, and may be tried again
+        """
+        after = deepcopy(self.ledger)
+        with transaction(self._db):
+            self._write_schemas(batch.schemas)
+            self._write_entries(batch, after)
+            for name, ack in batch.acks.items():
+                self._write_ack(name, ack, after)
+            if batch.checkpoint is not None:
+                sequence, states = batch.checkpoint
+                self._db.execute("DELETE FROM state")
+                rows = [(name, sequence, json) for name, json in states.items()]
+                self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
+            self._retain(batch, after, held)
+            self._write_ledger(after)
+        self.ledger = after
+
+    def _write_schemas(self, schemas: Iterable[Known]) -> None:
+        for known in schemas:
+            row = (known.number, known.schema.id, known.schema.canonical)
+            self._db.execute("INSERT INTO schema VALUES (?, ?, ?)", row)
+            takes = [(name, known.number) for name in known.takers]
+            self._db.executemany("INSERT INTO takes VALUES (?, ?)", takes)
+
+    def _write_entries(self, batch: Batch, after: Ledger) -> None:
+        rows = defaultdict[str, list[tuple[object, ...]]](list)
+        last = dict[str, int]()
+        for entry in batch.entries:
+            known, table = entry.known, table_of(entry.known.schema.family)
+            stream = known.schema.stream
+            last[stream] = max(entry.last_ns, last.get(stream, entry.last_ns))
+            for name in known.takers:
+                after.readers[name].appended += entry.rows
+                after.readers[name].pending += entry.rows
+            if table == "raw":
+                after.totals["newest_ns"] = max(after.totals["newest_ns"], entry.last_ns)
+            elif not known.takers:
+                continue  # every reader has it already: there is none
+            after.totals[f"{table}_bytes"] += stored_size(len(entry.payload))
+            rows[table].append(_row(entry))
+        for table, inserts in rows.items():
+            self._db.executemany(on(table, "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"), inserts)
+        for lost in batch.lost.values():
+            last.setdefault(lost.known.schema.stream, lost.last_ns)
+        self._db.executemany(
+            "INSERT INTO stream VALUES (?, ?) ON CONFLICT (name)"
+            " DO UPDATE SET last_ns = max(last_ns, excluded.last_ns)",
+            list(last.items()),
+        )
+        for push in batch.pushes:
+            _add(after.totals, push.counts)
+            after.totals["appended"] += push.rows
+            after.totals["committed"] = push.last
+        _add(after.totals, batch.lost_counts)
+        numbers = [after.totals["sequence"], after.totals["committed"]]
+        after.totals["sequence"] = max(numbers + [lost.last for lost in batch.lost.values()])
+
+    def _write_ack(self, name: str, ack: Ack, after: Ledger) -> None:
+        position = after.readers[name]
+        start, position.cursor = position.cursor, max(position.cursor, ack.sequence)
+        span = (start, position.cursor)
+        tables = {table_of(k.schema.family) for k in self.known.values() if name in k.takers}
+        for table in tables:
+            sql = (
+                "SELECT coalesce(sum(rows), 0) FROM log WHERE sequence > ? AND sequence <= ?"
+                " AND schema IN (SELECT schema FROM takes WHERE reader = ?)"
+            )
+            position.pending -= self._db.execute(on(table, sql), (*span, name)).fetchone()[0]
+        position.acknowledged += ack.rows
+        position.delivered += ack.delivered
+        position.refused += ack.refused
+        position.dropped += ack.dropped
+        after.totals["dropped"] += ack.dropped
+        self._db.execute("UPDATE reader SET cursor = ? WHERE name = ?", (position.cursor, name))
+        self._db.execute("DELETE FROM gap WHERE reader = ? AND sequence <= ?", (name, span[1]))
+        if "derived" in tables:
+            self._forget_delivered(*span, after)
+
+    def _forget_delivered(self, start: int, stop: int, after: Ledger) -> None:
+        """Delete the derived rows in (start, stop] that no reader waits for any more."""
+        sql = """SELECT sequence, length(payload) FROM derived WHERE sequence > ? AND sequence <= ?
+          AND NOT EXISTS (SELECT 1 FROM takes JOIN reader ON reader.name = takes.reader
+            WHERE takes.schema = derived.schema AND reader.cursor < derived.sequence)"""
+        self._delete("derived", self._db.execute(sql, (start, stop)).fetchall(), after)
+
+    def _delete(self, table: str, rows: Sequence[tuple[int, int]], after: Ledger) -> None:
+        """Delete rows given by number and length of payload."""
+        numbers = [(sequence,) for sequence, _ in rows]
+        self._db.executemany(on(table, "DELETE FROM log WHERE sequence = ?"), numbers)
+        after.totals[f"{table}_bytes"] -= sum(stored_size(length) for _, length in rows)
+
+    def _write_ledger(self, ledger: Ledger) -> None:
+        totals = list(ledger.totals.items())
+        self._db.executemany("UPDATE total SET value = ?2 WHERE name = ?1", totals)
+        rows = [
+            (name, p.cursor, p.appended, p.delivered, p.refused, p.dropped, p.pending)
+            for name, p in ledger.readers.items()
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO reader VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    # -- retention --------------------------------------------------------------------------------
+
+    def _retain(self, batch: Batch, after: Ledger, held: Callable[[], Mapping[str, int]]) -> None:
+        """Let rows go: delivered raw rows of age, then the oldest of a class over its budget."""
+        budget, totals = self.budget, after.totals
+        shedding = Shedding(self._db, self.known, after, held)
+        shedding.lose(batch.lost.values())
+        self._delete("raw", self._aged(after), after)
+        limit = max(VICTIMS, 2 * sum(len(push.entries) for push in batch.pushes))
+        excess = totals["derived_bytes"] - budget.derived_bytes
+        self._delete("derived", shedding.shed("derived", excess, limit), after)
+        pages, free = self._pages()
+        used = PAGE * (pages - free) - budget.raw_bytes - budget.derived_bytes - SLACK // 2
+        excess = max(totals["raw_bytes"] - budget.raw_bytes, used)
+        self._delete("raw", shedding.shed("raw", excess, limit), after)
+        shedding.finish()
+        if free > max(64, pages // 4):
+            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()
+
+    def _pages(self) -> tuple[int, int]:
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        return pages, free
+
+    def _aged(self, after: Ledger) -> list[tuple[int, int]]:
+        """Return the oldest raw rows as long as they are of age, delivered, and not needed again.
+
+        What came after the last checkpoint is fed to the metrics once more when the agent starts.
+        """
+        horizon = after.totals["newest_ns"] - self.budget.raw_age_ns
+        (checkpoint,) = self._db.execute("SELECT max(sequence) FROM state").fetchone()
+        sql = "SELECT sequence, schema, last_ns, length(payload) FROM raw ORDER BY sequence LIMIT ?"
+        takers = {known.number: known.takers for known in self.known.values()}
+        aged = []
+        for sequence, number, last_ns, length in self._db.execute(sql, (AGED,)):
+            waiting = any(after.readers[name].cursor < sequence for name in takers[number])
+            needed = checkpoint is not None and sequence > checkpoint
+            if last_ns >= horizon or waiting or needed:
+                break
+            aged.append((sequence, length))
+        return aged
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    times = (entry.first_ns, entry.last_ns)
+    return (entry.sequence, entry.known.number, *times, entry.rows, entry.payload)
+
+
+def _add(totals: dict[str, int], counts: Mapping[str, int]) -> None:
+    for name, rows in counts.items():
+        totals[name] += rows
