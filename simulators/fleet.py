@@ -1,0 +1,88 @@
+"""All simulated devices of a configuration on free loopback ports."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.clock import Clock
+from simulators.faults import Script
+from simulators.modbus_server import ModbusServer, ScanLog, Unit
+from simulators.opcua_server import OpcUaServer
+from simulators.plant import CementPlant
+from simulators.sources import Source, anything
+from simulators.tables import DeviceTable, read_devices
+
+
+@dataclass
+class Fleet:
+    """What is running.
+
+    connect  device -> where it is reached now
+    skipped  devices whose protocol is not simulated
+    """
+
+    plant: CementPlant
+    connect: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    modbus: list[ModbusServer] = field(default_factory=list)
+    opcua: list[OpcUaServer] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def play(
+    config: Path,
+    clock: Clock,
+    *,
+    seed: int = 1,
+    log: Path | None = None,
+    script: Script | None = None,
+    sources: Mapping[str, Source] | None = None,
+) -> AsyncIterator[Fleet]:
+    """Play every device of a configuration; devices on one address share one port here too.
+
+    A device of the cement plant shows the plant, any other one plausible numbers. Serial devices are
+    reached as RTU over TCP.
+
+    sources  device -> what it shows instead
+    """
+    fleet = Fleet(CementPlant(seed, clock))
+    scans = ScanLog(log)
+    async with AsyncExitStack() as stack:
+        stack.callback(scans.close)
+        links: dict[tuple[str, str], list[tuple[DeviceTable, Source]]] = {}
+        for table in read_devices(config):
+            url = table.url
+            source = (sources or {}).get(table.id) or _source(fleet.plant, table)
+            links.setdefault((url.scheme, url.netloc + url.path), []).append((table, source))
+        for (scheme, _), devices in links.items():
+            if scheme.startswith("modbus+"):
+                begin = fleet.plant.start
+                units = [
+                    Unit(t, s, clock, log=scans, script=script, start=begin) for t, s in devices
+                ]
+                server = ModbusServer(units, "mbap" if scheme == "modbus+tcp" else "rtu")
+                stack.push_async_callback(server.close)
+                port = await server.start()
+                fleet.modbus.append(server)
+                played = "modbus+tcp" if scheme == "modbus+tcp" else "modbus+rtu-over-tcp"
+                for table, _s in devices:
+                    fleet.connect[table.id] = f"{played}://127.0.0.1:{port}?unit={table.unit}"
+            elif scheme == "opc.tcp":
+                opcua = OpcUaServer(devices, clock, scans)
+                stack.push_async_callback(opcua.close)
+                port = await opcua.start()
+                fleet.opcua.append(opcua)
+                fleet.connect |= {t.id: f"opc.tcp://127.0.0.1:{port}" for t, _s in devices}
+            else:
+                fleet.skipped += [table.id for table, _s in devices]
+        yield fleet
+
+
+def _source(plant: CementPlant, table: DeviceTable) -> Source:
+    """Return what a device shows: the plant's if it has every tag, else plausible numbers."""
+    known = plant.source(table.id)
+    if known is not None and all(known.knows(tag.name) for tag in table.tags):
+        return known
+    tags = {tag.name: (tag.kind, tag.unit) for tag in table.tags}
+    return anything(f"{plant.seed}/{table.id}", plant.start, tags)
