@@ -1,10 +1,10 @@
 """Units with their dimension and factor, resolved once when the configuration is read.
 
 A unit is written as a UCUM code (``kW.h``, ``mg/m3``, ``Cel``) or in one of the field's spellings
-(``kWh``, ``°C``, ``t/h``, ``kgce``). It is shown as it was written; conversion is by factor. Things that
-must never be mixed have a dimension of their own: coal equivalent is not mass, a normal cubic metre
-(0 °C) is not a cubic metre at 20 °C, reactive and apparent power are not active power, and a bag is
-not a piece.
+(``kWh``, ``°C``, ``t/h``, ``kgce``). It is shown as it was written; conversion is by factor. Things
+that must never be mixed have a dimension of their own: coal equivalent is not mass, a normal cubic
+metre (0 °C) is not a cubic metre at 20 °C, reactive and apparent power are not active power, and a
+bag is not a piece.
 
 Source: UCUM, https://ucum.org/ucum (case-sensitive codes); GB/T 2589-2020 for kgce.
 """
@@ -12,9 +12,9 @@ Source: UCUM, https://ucum.org/ucum (case-sensitive codes); GB/T 2589-2020 for k
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 Dimension = tuple[tuple[str, int], ...]
 
@@ -101,7 +101,7 @@ class Unit:
         return 1.0 if self.code == other.code else self.factor / other.factor
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(code: str) -> Unit:
     factor, powers = 1.0, dict[str, int]()
     sign = 1
@@ -154,7 +154,14 @@ def _plain_schema(
 class Duration(float):
     """A length of time in seconds, read from ``500ms 1s 15min 1h 7d 5y``."""
 
-    _UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
+    _UNITS: ClassVar = {
+        "ms": 1e-3,
+        "s": 1.0,
+        "min": 60.0,
+        "h": 3600.0,
+        "d": 86400.0,
+        "y": 365 * 86400.0,
+    }
 
     @property
     def ns(self) -> int:
@@ -179,7 +186,7 @@ class Duration(float):
 class Size(int):
     """A number of bytes, read from ``64MiB 2GiB``."""
 
-    _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    _UNITS: ClassVar = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -197,7 +204,7 @@ class Size(int):
 
 
 class Indirect(str):
-    """A text that the configuration took from the environment; what stands in the file is its name."""
+    """A text that the configuration took from the environment; the file has only its name."""
 
     __slots__ = ()
 
@@ -225,7 +232,7 @@ class Secret:
 
     @classmethod
     def parse(cls, text: object) -> "Secret":
-        """Return the secret that ``${NAME}`` or ``file:/path`` names; ``ValueError`` for any other text.
+        """Return the secret that ``${NAME}`` or ``file:/path`` names, else ``ValueError``.
 
         The text is in no message, because somebody may have written the secret itself.
         """

@@ -1,4 +1,4 @@
-"""YAML into a frozen typed tree: ``load`` returns a ``Config`` or raises with every mistake at once."""
+"""YAML into a frozen typed tree: ``load`` returns a ``Config``, or raises with every mistake."""
 
 from edge_agent.config.config import Config, Retention, Shifts, SiteConfig, SitePlant, Web
 from edge_agent.config.entries import Registry

@@ -1,11 +1,11 @@
 """The second pass: what is wrong between entries that are right each by itself.
 
-Names, units, references, links, shifts, streams. An entry that failed the first pass is left out and
-whoever refers to it is not blamed for that.
+Names, units, references, links, shifts, streams. An entry that failed the first pass is left out,
+and whoever refers to it is not blamed for that.
 """
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -38,11 +38,11 @@ class Checked:
     faults: list[Fault]
 
     def report(self, steps: Steps, message: str) -> None:
-        """Add a mistake at the place of some steps from the root, or as near to it as the tree goes."""
+        """Add a mistake at some steps from the root, or as near to it as the tree goes."""
         self.faults.append(walk(self.root, steps)[0].mark.fault(message))
 
     def report_here(self, steps: Steps, message: str) -> None:
-        """The same, but in the plant's own file: not in a template."""
+        """Add a mistake at some steps, but in the plant's own file: not in a template."""
         for length in range(len(steps), 0, -1):
             node, found = walk(self.root, steps[:length])
             if len(found) == length and node.mark.file == self.file:
@@ -55,7 +55,7 @@ class Checked:
 
 
 def names(checked: Checked) -> None:
-    """Ids are ``[a-z0-9-]+``, devices and metrics share one namespace, some sink names are taken."""
+    """Check ids: ``[a-z0-9-]+``, one namespace of devices and metrics, some sink names taken."""
     seen: dict[str, Steps] = {}
     for section in ("devices", "metrics", "sinks"):
         for key, node in _entries(checked.root, section).items():
@@ -84,7 +84,7 @@ def _entries(root: MapNode, section: str) -> Mapping[Key, Node]:
 
 
 def shifts(calendar: Mapping[str, str], report: Report) -> None:
-    """Each shift is ``08:00-16:00`` and no two overlap."""
+    """Check that each shift is ``08:00-16:00`` and no two overlap."""
     spans: dict[str, tuple[int, int]] = {}
     for name, text in calendar.items():
         try:
@@ -107,13 +107,13 @@ def _minute(text: str) -> int:
 
 
 def quality(limits: QualityLimits, report: Report) -> None:
-    """Shares of good time are fractions, and a window is UNCERTAIN before it is BAD."""
+    """Check that shares are fractions, and that a window is UNCERTAIN before it is BAD."""
     if not 0 <= limits.bad_below <= limits.uncertain_below <= 1:
         report(("quality",), "must be 0 <= bad_below <= uncertain_below <= 1 (fractions)")
 
 
 def listen(address: str, report: Report) -> None:
-    """The dashboard's address is ``host:port``."""
+    """Check that the dashboard's address is ``host:port``."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         report(("web", "listen"), f'"{address}" is not an address (write "127.0.0.1:8080")')
@@ -123,26 +123,20 @@ def listen(address: str, report: Report) -> None:
 
 
 def device(name: str, config: DeviceConfig, report: Report) -> bool:
-    """One device: its address, tags, units, flag. Returns whether its link can be asked for."""
+    """Check one device; return whether its address is one, so that it can be asked for its link."""
     here: Steps = ("devices", name)
     if not config.tags:
         report(here, "has no tags: name a template or write tags")
     for tag, written in config.tags.items():
-        _tag(
-            tag,
-            written,
-            lambda steps, message, tag=tag: report((*here, "tags", tag, *steps), message),
-        )
+        for steps, message in _tag_faults(tag, written):
+            report((*here, "tags", tag, *steps), message)
         if written.mode == "poll" and config.period_of(written) < SHORTEST:
             report((*here, "poll"), "a poll period must be at least 10ms")
     if config.flag is not None and config.flag.tag not in config.tags:
         hint = nearest(config.flag.tag, config.tags)
         report((*here, "flag", "tag"), f'unknown tag "{config.flag.tag}"{hint}')
     try:
-        split = urlsplit(config.connect)
-        port, _ = split.port, split.hostname
-        if port == 0:
-            raise ValueError("port 0 is none")
+        _ = urlsplit(config.connect).port  # parsed only when it is asked for
         for steps, message in config.faults():
             report((*here, *steps), message)
         hash(config.link)
@@ -152,21 +146,19 @@ def device(name: str, config: DeviceConfig, report: Report) -> bool:
     return True
 
 
-def _tag(name: str, tag: TagConfig, report: Report) -> None:
+def _tag_faults(name: str, tag: TagConfig) -> Iterator[tuple[Steps, str]]:
     if not _TAG_NAME.fullmatch(name):
-        report((), f'"{name}" is not the name of a tag: write a-z, 0-9 and _')
+        yield (), f'"{name}" is not the name of a tag: write a-z, 0-9 and _'
     try:
         Unit.parse(tag.unit)
     except ValueError as error:
-        report(
-            ("unit",), f"{error} (write a UCUM code such as kW, kW.h, mg/m3, Cel, or kWh, °C, t/h)"
-        )
+        yield ("unit",), f"{error} (write a UCUM code: kW, kW.h, mg/m3, Cel; or kWh, °C, t/h, kgce)"
     if tag.range is not None and not tag.range[0] < tag.range[1]:
-        report(("range",), "must be [lowest, highest]")
+        yield ("range",), "must be [lowest, highest]"
     if tag.modulus is not None and tag.kind != "counter":
-        report(("modulus",), 'only a counter has a modulus (write "kind: counter" beside it)')
+        yield ("modulus",), 'only a counter has a modulus (write "kind: counter" beside it)'
     if tag.scale == 0:
-        report(("scale",), "must not be 0")
+        yield ("scale",), "must not be 0"
 
 
 def _no_password(address: str) -> str:
@@ -174,7 +166,7 @@ def _no_password(address: str) -> str:
 
 
 def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
-    """What belongs to a line is equal for all devices of it, and no unit stands on it twice."""
+    """Check that what belongs to a line is equal for its devices, and no unit is there twice."""
     first_of: dict[Hashable, str] = {}
     units: dict[Hashable, str] = {}
     for name, config in devices.items():
@@ -188,7 +180,9 @@ def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
                 checked.report(("devices", name, "connect"), message)
         if first != name:
             for key, mine, its in _differences(config, devices[first]):
-                message = f'"{key}" is {mine} here but {its} for "{first}" on the same link: write the same'
+                message = (
+                    f'"{key}" is {mine}, but {its} for "{first}" on the same link: write the same'
+                )
                 checked.report_here(("devices", name, key), message)
 
 
@@ -200,8 +194,8 @@ def _differences(one: DeviceConfig, other: DeviceConfig) -> list[tuple[str, str,
     for key in ("timeout", "pause", "security"):
         a, b = getattr(one, key, None), getattr(other, key, None)
         if a != b:
-            shown = [f"{v:g}s" if isinstance(v, float) else "another" for v in (a, b)]
-            found.append((key, *shown))
+            mine, its = (f"{v:g}s" if isinstance(v, float) else "another" for v in (a, b))
+            found.append((key, mine, its))
     options = [parse_qs(device.url.query) for device in (one, other)]
     for key in sorted(set(options[0]) | set(options[1]) - {"unit", "address"}):
         values = [option.get(key, ["not given"])[0] for option in options]
@@ -234,7 +228,8 @@ class Tags:
         device, dot, name = reference.tag.partition(".")
         if not dot:
             every = [f"{d}.{t}" for d, tags in self.written.items() for t in tags]
-            return f'"{reference.tag}" is not a tag: write device.tag{_only_near(reference.tag, every)}'
+            near = _only_near(reference.tag, every)
+            return f'"{reference.tag}" is not a tag: write device.tag{near}'
         if device not in self.written:
             return f'unknown device in "{reference.tag}"{nearest(device, self.written)}'
         if device not in self.devices:
@@ -267,7 +262,7 @@ def _wrong(reference: Reference, tag: TagConfig) -> str | None:
 
 
 def metric(name: str, config: MetricConfig, tags: Tags, plant: Plant, report: Report) -> None:
-    """One KPI: references, windows, its own checks; then that it can be built."""
+    """Check one KPI: references, windows, its own checks; then that it can be built."""
     here: Steps = ("metrics", name)
     found: list[tuple[Steps, str]] = [
         (reference.path, message)
@@ -297,7 +292,7 @@ def metric(name: str, config: MetricConfig, tags: Tags, plant: Plant, report: Re
 
 
 def sink(name: str, config: SinkConfig, owners: list[str], report: Report) -> None:
-    """One sink: its own checks, and that its patterns match some stream."""
+    """Check one sink: its own checks, and that its patterns match some stream."""
     here: Steps = ("sinks", name)
     for i, pattern in enumerate(config.streams):
         owner = pattern.partition("/")[0]

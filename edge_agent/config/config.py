@@ -16,6 +16,10 @@ from edge_agent.model import Schema, Site
 from edge_agent.sinks.base import SinkConfig
 from edge_agent.units import Duration, Secret, Size
 
+DAY = 86400.0
+YEAR = 365 * DAY
+GIB = 1 << 30
+
 Levels = Sequence[tuple[str, float]]
 
 
@@ -36,12 +40,12 @@ class SiteConfig:
 class Retention:
     """How long rows are kept on this box and how much of its disk they may take."""
 
-    raw: Duration = Duration.parse("7d")
-    raw_bytes: Size = Size.parse("2GiB")
-    slots: Duration = Duration.parse("90d")
-    slots_bytes: Size = Size.parse("1GiB")
-    metrics: Duration = Duration.parse("5y")
-    metrics_bytes: Size = Size.parse("2GiB")
+    raw: Duration = Duration(7 * DAY)
+    raw_bytes: Size = Size(2 * GIB)
+    slots: Duration = Duration(90 * DAY)
+    slots_bytes: Size = Size(1 * GIB)
+    metrics: Duration = Duration(5 * YEAR)
+    metrics_bytes: Size = Size(2 * GIB)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +124,15 @@ class Config:
     tables: Tables
 
     def plant(self, on: date | None = None) -> SitePlant:
-        """Return the plant for building KPIs, with the coefficients of a day; None: the current edition's."""
+        """Return the plant that KPIs are built for.
+
+        on  the day whose coefficients count; None: those of the edition that has no end yet
+        """
         return SitePlant(self.site, self.shifts, self.quality, self.devices, self.tables, on)
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of the hash of everything that figures depend on; no secret is in it."""
+        """16 hexadecimal digits of the hash of all that figures depend on; no secret is in it."""
         said = [
             self.site,
             self.devices,
@@ -140,8 +147,8 @@ class Config:
     def targets(self) -> dict[str, Levels]:
         """Return the levels to show beside a figure, best first: ``clinker.intensity`` -> levels.
 
-        The names are Chinese and English, parted by a stroke; a level that no person has compared with
-        the official text says so.
+        The names are Chinese and English, parted by a stroke; a level that no person has compared
+        with the official text says so.
         """
         found: dict[str, Levels] = {}
         for name, metric in self.metrics.items():

@@ -1,10 +1,9 @@
 """One entry of the tree into one frozen object: the reader that pydantic stands behind.
 
-The root of each validation is a model that forbids unknown keys: a plain dataclass would ignore them.
-Each device, KPI and sink is an entry of its own, so a wrong one hides nothing of the others.
+The root of each validation is a model that forbids unknown keys: a plain dataclass would ignore
+them. Each device, KPI and sink is an entry of its own, so a wrong one hides nothing of the others.
 """
 
-from functools import lru_cache
 from importlib import import_module
 from typing import NamedTuple, TypeVar, cast
 
@@ -20,6 +19,7 @@ from edge_agent.sinks.base import SinkConfig
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", alias_generator=written)
+_MODELS: dict[type[object], type[BaseModel]] = {}  # building one takes a millisecond
 
 
 class Registry(NamedTuple):
@@ -43,16 +43,16 @@ class Registry(NamedTuple):
         return {scheme: kind for kind in self.devices for scheme in kind.schemes}
 
 
-@lru_cache(maxsize=None)
-def wrapper(kind: type[object]) -> type[BaseModel]:
-    """Return a model with one field ``entry`` of a class, that forbids unknown keys at every depth."""
-    model = create_model("Entry", __config__=STRICT, entry=(kind, ...))
-    return cast("type[BaseModel]", model)
+def _wrapper(kind: type[object]) -> type[BaseModel]:
+    """Return a model with one field ``entry`` that forbids unknown keys at every depth."""
+    if kind not in _MODELS:
+        _MODELS[kind] = create_model("Entry", __config__=STRICT, entry=(kind, ...))
+    return _MODELS[kind]
 
 
 def make(kind: type[T], node: Node, faults: list[Fault]) -> T | None:
-    """Return the entry as an object of its class; None when it is wrong, which goes to ``faults``."""
-    model = wrapper(kind)
+    """Return the entry as an object of its class; None, and ``faults``, when it is wrong."""
+    model = _wrapper(cast("type[object]", kind))
     try:
         made = model.model_validate({"entry": plain(node)})
     except ValidationError as error:

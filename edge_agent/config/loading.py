@@ -34,8 +34,9 @@ from edge_agent.units import Duration
 T = TypeVar("T")
 
 SECTIONS = (
-    "site", "data", "retention", "devices", "shifts", "quality", "metrics", "sinks", "web", "commit",
-)  # fmt: skip
+    *("site", "data", "retention", "devices", "shifts", "quality"),
+    *("metrics", "sinks", "web", "commit"),
+)
 OVERLAY = Mark("overlay", 0, 0)
 
 

@@ -1,8 +1,10 @@
 """The JSON schema of a configuration, for editors: ``edge-agent check --schema``."""
 
+from functools import reduce
+from operator import or_
 from typing import cast
 
-from pydantic import BaseModel, create_model
+from pydantic import create_model
 
 from edge_agent.config.config import Retention, Shifts, SiteConfig, Web
 from edge_agent.config.entries import STRICT, Registry
@@ -15,8 +17,8 @@ Json = dict[str, object]
 def json_schema(registry: Registry | None = None) -> Json:
     """Return the JSON schema (2020-12) of a plant's file.
 
-    A device's class follows from the scheme of ``connect``; a KPI's and a sink's from ``type``. A tag's
-    ``at`` is not required here, because a template may give it.
+    A device's class follows from the scheme of ``connect``; a KPI's and a sink's from ``type``.
+    A tag's ``at`` is not required here, because a template may give it.
     """
     known = registry or Registry.installed()
     root = create_model(
@@ -33,29 +35,29 @@ def json_schema(registry: Registry | None = None) -> Json:
         web=(Web, Web()),
         commit=(Duration | None, None),
     )
-    schema = cast("type[BaseModel]", root).model_json_schema()
+    schema = root.model_json_schema()
     definitions = cast("dict[str, Json]", schema.get("$defs", {}))
     for kind in known.devices:
         key = cast("Json", definitions[kind.__name__]["properties"])["connect"]
         cast("Json", key)["pattern"] = f"^({'|'.join(map(_escaped, kind.schemes))})://|\\$\\{{"
-    for plugin in (*known.metrics, *known.sinks):
-        definition = definitions[plugin.__name__]
+    types = {kind.__name__: kind.kind for kind in known.metrics}
+    types |= {kind.__name__: kind.kind for kind in known.sinks}
+    for name, written in types.items():
+        definition = definitions[name]
         properties = cast("Json", definition["properties"])
-        definition["properties"] = {"type": {"const": plugin.kind}} | properties
+        definition["properties"] = {"type": {"const": written}} | properties
         definition["required"] = ["type", *cast("list[str]", definition.get("required", []))]
     definitions.get("TagConfig", {}).pop("required", None)
     _drop_defaults(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _named(kinds: tuple[type[object], ...]) -> object:
+def _named(kinds: tuple[type[object], ...]) -> type[object]:
     """Return the type of a mapping from names to one of some classes."""
     if not kinds:
         return dict[str, object]
-    union: object = kinds[0]
-    for kind in kinds[1:]:
-        union = union | kind  # type: ignore[operator]  # a union of classes, made as it is written
-    return dict[str, union]  # type: ignore[valid-type]  # built from the registry
+    union = reduce(or_, kinds)
+    return dict[str, union]  # type: ignore[valid-type]  # a union made at run time
 
 
 def _escaped(scheme: str) -> str:
@@ -63,7 +65,7 @@ def _escaped(scheme: str) -> str:
 
 
 def _drop_defaults(schema: object) -> None:
-    """Take out defaults that are not as a person writes them: seconds of a duration, bytes of a size."""
+    """Take out defaults that a person writes otherwise: durations, sizes."""
     if isinstance(schema, dict):
         if schema.get("type") == "string" and not isinstance(schema.get("default", ""), str):
             del schema["default"]

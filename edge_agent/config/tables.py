@@ -1,8 +1,8 @@
 """The dated tables that figures rest on: coefficients, benchmark levels, corrections, limits.
 
-One fact per row, with its source, its dates and whether a person has approved it (``status``). A table
-beside the plant's file (``benchmarks/limit_levels.csv``) is read in place of the one that comes along.
-Numbers stay the decimal digits that were printed. An empty value is missing, never zero.
+One fact per row, with its source, its dates and whether a person has approved it (``status``). A
+table beside the plant's file (``benchmarks/limit_levels.csv``) is read in place of the packaged
+one. Numbers stay the decimal digits that were printed. An empty value is missing, never zero.
 """
 
 import csv
@@ -26,7 +26,7 @@ T = TypeVar("T", bound="Row")
 
 
 def data_dir() -> Path:
-    """Return the folder of meters, tables and examples: in the installed package, or beside its source."""
+    """Return the folder of meters, tables and examples: in the installed package, or beside it."""
     spec = find_spec("edge_agent")
     if spec is None or spec.origin is None:
         raise ConfigError(["the package edge_agent is not installed as a folder"])
@@ -234,15 +234,18 @@ class Tables:
     @cached_property
     def digest(self) -> str:
         """A hash of the coefficients, the only rows that figures in the log depend on."""
-        rows = [(r.code, r.standard, r.basis, r.unit, str(r.kgce_per_unit), r.valid_from, r.valid_to)
-                for r in self._coal]  # fmt: skip
+        rows = [
+            (r.code, r.standard, r.basis, r.unit, str(r.kgce_per_unit), r.valid_from, r.valid_to)
+            for r in self._coal
+        ]
         return blake2b(repr(rows).encode(), digest_size=8).hexdigest()
 
     def coefficient(
         self, code: str, basis: str, on: date | None = None, standard: str = STANDARD
     ) -> Coefficient:
-        """Return the coefficient of a carrier in force on a day; None: of the edition that has no end yet.
+        """Return the coefficient of a carrier.
 
+        on      the day it is in force; None: that of the edition that has no end yet
         errors  ``KeyError`` that says why there is none
         """
         name = f'"{code}" ({basis}, {standard})'

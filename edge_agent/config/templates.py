@@ -132,8 +132,10 @@ def _without_ratio(tags: MapNode) -> MapNode:
     held: dict[Key, Node] = {}
     for name, tag in tags.items.items():
         if isinstance(tag, MapNode):
-            ratio = {"ratio": Node(tag.mark, "1", "1")} if "ratio" in tag.items else {}
-            held[name] = MapNode(tag.mark, items={**tag.items, **ratio})
+            items = dict(tag.items)
+            if "ratio" in items:
+                items["ratio"] = Node(items["ratio"].mark, "1", "1")
+            held[name] = MapNode(tag.mark, items=items)
         else:
             held[name] = tag
     return MapNode(tags.mark, items=held)

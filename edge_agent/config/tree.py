@@ -1,9 +1,9 @@
 """YAML as a tree of nodes that know where they stand, by the core schema of YAML 1.2.
 
-``true`` and ``false``, ``null`` and numbers are what they look like; everything else is text (``no``,
-``on``, ``16:00``). A key that stands twice is a mistake. Trees of several files are laid over each other
-(a template under a device, the demo's ports over the plant's file) and every node keeps its own place, so
-a mistake is reported where it was written.
+``true`` and ``false``, ``null`` and numbers are what they look like; everything else is text
+(``no``, ``on``, ``16:00``). A key that stands twice is a mistake. Trees of several files are laid
+over each other (a template under a device, the demo's ports over the plant's file) and every node
+keeps its own place, so a mistake is reported where it was written.
 
 Source: YAML 1.2.2, chapter 10.3 (core schema), https://yaml.org/spec/1.2.2.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
+from yaml._yaml import CParser
 from yaml.composer import Composer
 from yaml.constructor import BaseConstructor
-from yaml.cyaml import CParser
 from yaml.resolver import BaseResolver
 
 from edge_agent.errors import ConfigError, Fault
@@ -91,7 +91,7 @@ def dotted(steps: Steps) -> str:
     return written.removeprefix(".")
 
 
-class _Loader(CParser, Composer, BaseConstructor, BaseResolver):  # type: ignore[misc]  # as CSafeLoader
+class _Loader(CParser, Composer, BaseConstructor, BaseResolver):
     def __init__(self, stream: str) -> None:
         CParser.__init__(self, stream)
         Composer.__init__(self)
@@ -241,7 +241,7 @@ def is_null(node: Node) -> bool:
 
 
 def lay_over(below: Node, above: Node) -> Node:
-    """Return one tree laid over another: mappings key by key, anything else as a whole; null takes a key out."""
+    """Return one tree over another: mappings key by key, the rest whole; null takes a key out."""
     if not (isinstance(below, MapNode) and isinstance(above, MapNode)):
         return above
     mark = above.mark if above.mark.line else below.mark
@@ -279,13 +279,13 @@ def plain(node: Node) -> object:
 
 
 def walk(node: Node, path: Sequence[Key]) -> tuple[Node, Steps]:
-    """Return the deepest node on a path and the steps that led there; steps not in the tree are skipped."""
+    """Return the deepest node on a path and the steps to it; those not in the tree are skipped."""
     steps: list[Key] = []
     for step in path:
         if isinstance(node, MapNode) and step in node.items:
             node = node.items[step]
-        elif isinstance(node, ListNode) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
+        elif isinstance(node, ListNode) and step in range(len(node.items)):
+            node = node.items[int(step)]
         else:
             continue
         steps.append(step)

@@ -1,7 +1,7 @@
 """What is wrong with an entry, in plain words, at the place where it stands.
 
-pydantic finds the mistakes; this module finds their places and words. Its paths contain the names of
-union branches, which are not in the tree and are skipped.
+pydantic finds the mistakes; this module finds their places and words. Its paths contain the names
+of union branches, which are not in the tree and are skipped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _SYNONYMS = {
     "host": "connect", "ip": "connect", "endpoint": "connect", "uri": "connect", "url": "connect",
     "server": "url", "broker": "url", "connect": "url",
     "datatype": "type", "data_type": "type", "format": "type",
-    "byteorder": "order", "byte_order": "order", "word_order": "order", "endian": "order", "swap": "order",
+    "byteorder": "order", "byte_order": "order", "word_order": "order", "endian": "order",
     "factor": "scale", "multiplier": "scale", "gain": "scale", "bias": "offset",
     "units": "unit", "min": "range", "max": "range", "limits": "range",
     "rollover": "modulus", "wrap": "modulus", "hysteresis": "deadband",
@@ -33,7 +33,7 @@ _SYNONYMS = {
     "registers": "tags", "points": "tags", "signals": "tags", "variables": "tags",
     "username": "user", "login": "user", "pass": "password", "pwd": "password",
     "window": "windows", "interval_windows": "windows", "folder": "data", "storage": "data",
-    "tz": "timezone", "zone": "timezone", "port": "listen", "drivers": "devices", "meters": "devices",
+    "tz": "timezone", "zone": "timezone", "port": "listen", "drivers": "devices",
     "kpis": "metrics", "outputs": "sinks", "topics": "streams",
 }  # fmt: skip
 
@@ -81,7 +81,9 @@ def keys_at(kind: object, path: Sequence[object], tree: Node) -> list[str]:
     """
     kinds = _branches(kind)
     for i, part in enumerate(path):
-        named = [k for k in kinds if is_dataclass(k) and getattr(k, "__name__", "") == part]
+        named: list[object] = [
+            k for k in kinds if is_dataclass(k) and getattr(k, "__name__", "") == part
+        ]
         if named:
             kinds = named
             continue
