@@ -5,6 +5,7 @@
 one page that shows it all.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from ipaddress import ip_address
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.clock import SECOND
+from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import State
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.web import prometheus
@@ -168,7 +170,10 @@ async def _rows(request: Request) -> Response:
     start = end - 3600 * SECOND if start is None else start
     if start >= end:
         raise HTTPException(400, "from is not before to (rows with from < time <= to are returned)")
-    block = sources.rows(stream, start, end)
+    try:
+        block = await asyncio.to_thread(sources.rows, stream, start, end)
+    except (Disconnected, Corrupt) as e:
+        raise HTTPException(503, str(e)) from e
     if block is None:
         last = sources.live.last(stream)
         if last is None:

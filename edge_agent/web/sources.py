@@ -19,6 +19,8 @@ class Sources:
     rows     stored rows of a stream with start_ns < t <= end_ns; None when there are none
     states   ``"plc-packer.state"`` -> ``{1: "producing"}``, the words of a state's numbers
     targets  ``"clinker.intensity"`` -> levels to show beside the figure, best first
+
+    closed_before  by stream, the last window closed before the start: the history is asked once
     """
 
     site: Site
@@ -31,3 +33,6 @@ class Sources:
     rows: Callable[[str, int, int], SampleBlock | None]
     states: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     targets: Mapping[str, Levels] = field(default_factory=dict)
+    closed_before: dict[str, SampleBlock | None] = field(
+        default_factory=dict, init=False, repr=False
+    )

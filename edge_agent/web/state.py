@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from edge_agent.clock import SECOND
+from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import LinkHealth, LogCounts, ReaderCounts
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.web.sources import Sources
@@ -193,19 +194,25 @@ def _targets(sources: Sources, owner: str) -> Json:
 
 
 def _windows(sources: Sources, schema: Schema, running: SampleBlock | None) -> list[Json]:
-    closed = sources.live.last(schema.stream) or _last_stored(sources, schema)
+    closed = sources.live.last(schema.stream) or _closed_before(sources, schema)
     found = [] if closed is None else [_window(sources, closed, running=False)]
     if running is not None:
         found.append(_window(sources, running, running=True))
     return found
 
 
-def _last_stored(sources: Sources, schema: Schema) -> SampleBlock | None:
+def _closed_before(sources: Sources, schema: Schema) -> SampleBlock | None:
     """Return the last closed window from the history: after a restart none is in memory yet."""
-    now = sources.clock.wall_ns()
-    back = min(_LOOK_BACK, max(1, round(schema.period)) * SECOND * 3)
-    stored = sources.rows(schema.stream, now - back, now)
-    return None if stored is None or not len(stored) else stored.rows(len(stored) - 1, len(stored))
+    if schema.stream not in sources.closed_before:
+        now = sources.clock.wall_ns()
+        back = min(_LOOK_BACK, max(1, round(schema.period)) * SECOND * 3)
+        try:
+            stored = sources.rows(schema.stream, now - back, now)
+        except (Disconnected, Corrupt):
+            return None  # the history sink reports it; here nothing is shown, and it is tried again
+        last = None if stored is None else stored.rows(len(stored) - 1, len(stored))
+        sources.closed_before[schema.stream] = last
+    return sources.closed_before[schema.stream]
 
 
 def _window(sources: Sources, block: SampleBlock, *, running: bool) -> Json:

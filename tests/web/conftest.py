@@ -5,7 +5,6 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
-import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 

@@ -1,4 +1,4 @@
-"""A small plant in memory: real Live, Health and counts, filled by hand, as the agent would fill them."""
+"""A small plant in memory: real Live, Health and counts, filled by hand as the agent does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ def block(
     return SampleBlock(schema, np.array([time], np.int64), value, quality)
 
 
+GASES = ("so2", "nox", "dust")
 KILN = Schema(
     "em-kiln/raw",
     Family.SAMPLE,
@@ -52,9 +53,13 @@ KILN = Schema(
 CEMS = Schema(
     "cems-kiln/raw",
     Family.SAMPLE,
-    (tag("so2", "mg/m3"), tag("nox", "mg/m3"), tag("dust", "mg/m3"), tag("o2", "%"), tag("flag", kind=Kind.STATE)),
+    (
+        *(tag(gas, "mg/m3") for gas in GASES),
+        tag("o2", "%"),
+        tag("flag", kind=Kind.STATE),
+    ),
     5.0,
-)  # fmt: skip
+)
 PACKER = Schema(
     "plc-packer/raw.sub",
     Family.SAMPLE,
@@ -72,7 +77,7 @@ OEE = (
     tag("quality_ratio"), tag("oee"), tag("coverage"), tag("estimated"),
 )  # fmt: skip
 STACK = (
-    *(tag(f"{gas}{suffix}", "mg/m3") for gas in ("so2", "nox", "dust") for suffix in ("", "_corrected")),
+    *(tag(f"{gas}{suffix}", "mg/m3") for gas in GASES for suffix in ("", "_corrected")),
     tag("o2", "%"), tag("valid_min", "min"), tag("coverage"), tag("estimated"),
 )  # fmt: skip
 WINDOWS = {"1min": 60, "15min": 900, "1h": 3600}
@@ -178,8 +183,9 @@ def small_plant() -> Plant:
         length = seconds * SECOND
         end = now // length * length
         part = (now - end) / length or 0.5
+        made = seconds / 18
         for schema, closed, running in (
-            (CLINKER[window], energy_row(seconds / 18, 101.2345678901234), energy_row(part * seconds / 18, 104.2)),
+            (CLINKER[window], energy_row(made, 101.2345678901234), energy_row(part * made, 104.2)),
             (PACKING[window], _oee(seconds, 0.86), _oee(seconds * part, 0.81)),
             (KILN_STACK[window], _stack(1.0, seconds), _stack(1.1, seconds * part)),
         ):  # fmt: skip

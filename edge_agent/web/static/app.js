@@ -93,7 +93,7 @@ function windowName(window) {
   if (window.from_ms !== null) {
     const share = Math.min(1, Math.max(0, (plantNow() - window.from_ms) / (window.end_ms - window.from_ms)));
     const bar = el("progress", { max: 1, value: share.toFixed(3), "aria-label": word("passed") });
-    head.append(bar, el("span", { class: "when passed" }, `${word("passed")} ${Math.floor(share * 100)} % · ${span(window)}`));
+    head.append(bar, el("span", { class: "when passed", title: word("passed") }, `${Math.floor(share * 100)} % · ${span(window)}`));
   }
   head.append(coverage(window));
   return head;

@@ -25,7 +25,7 @@ const WORDS = {
 const COLUMNS = {
   intensity: ["单位产品综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
   coverage: ["覆盖率", "coverage"], estimated: ["估算占比", "estimated"], quality: ["质量", "quality"],
-  availability: ["可用率", "availability"], effectiveness: ["表现性", "effectiveness"], quality_ratio: ["合格率", "quality ratio"], oee: ["OEE", "OEE"],
+  availability: ["可用率", "avail\u00adability"], effectiveness: ["表现性", "effec\u00adtiveness"], quality_ratio: ["合格率", "quality ratio"], oee: ["OEE", "OEE"],
   produced: ["产出", "produced"], good: ["合格", "good"], apt_s: ["实际生产时间", "production time"], pbt_s: ["计划忙时", "planned busy time"],
   aust_s: ["准备时间", "set-up time"], adet_s: ["故障延误", "delay"], adot_s: ["停机时间", "downtime"],
   so2: ["二氧化硫", "SO₂"], nox: ["氮氧化物", "NOₓ"], no: ["一氧化氮", "NO"], no2: ["二氧化氮", "NO₂"], dust: ["颗粒物", "dust"], pm: ["颗粒物", "dust"],
