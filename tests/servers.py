@@ -230,7 +230,8 @@ class Mosquitto(Server):
             "persistence true",
             f"persistence_location {self.folder}/",
             "autosave_interval 1",
-            "max_queued_messages 0",
+            # not 0, which means without limit: 2.0.11 then ends a connection after each refusal
+            "max_queued_messages 1000000",
             "log_type all",
             self._settings,
         ]
@@ -303,7 +304,7 @@ class Subscriber:
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=identity, protocol=paho.MQTTv5
         )
-        client.reconnect_delay_set(min_delay=1, max_delay=1)
+        client.reconnect_delay_set(min_delay=0.1, max_delay=0.2)  # type: ignore[arg-type] # works
         if user is not None:
             client.username_pw_set(user, password)
         client.on_connect = lambda c, *_: c.subscribe([(topic, 1) for topic in topics])
@@ -333,6 +334,10 @@ class Subscriber:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    def connected(self) -> bool:
+        """Return whether it hears the broker now."""
+        return bool(self._client.is_connected())
 
     def on(self, topic: str) -> list[Message]:
         """Return the messages of one topic so far, in order."""

@@ -3,21 +3,15 @@
 Topics and payloads are those of the contract: ``edge/<site>/<owner>/<name>`` holds the columns of a
 block, ``edge/<site>/<owner>/$meta`` (retained) what the columns are, and
 ``edge/<site>/$state/<gateway>`` (retained, and the will) whether this gateway is on line.
-
-Proof of delivery is the reason code of each PUBACK. ``aiomqtt.Client.publish`` drops it, so that a
-message which the broker refuses looks delivered, and does not tell the packet's id. So messages go
-through the paho client that aiomqtt drives, whose ``on_publish`` has both. paho keeps what is not
-acknowledged and would send it again on a later connection, beside the outbox which does the same;
-therefore every ``connect`` makes a new client and a lost one is thrown away with what it holds.
 """
 
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from hashlib import blake2b
+from typing import ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -26,23 +20,13 @@ import orjson
 from edge_agent.errors import Disconnected, Rejected
 from edge_agent.model import Gap, Quality, Schema, Site
 from edge_agent.sinks.base import Item, SinkConfig
+from edge_agent.sinks.mqtt_connection import IN_FLIGHT, Connection
 from edge_agent.units import Duration, Secret
-
-if TYPE_CHECKING:
-    import aiomqtt
-    from paho.mqtt.client import Client as PahoClient
-    from paho.mqtt.client import ConnectFlags
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 64  # more than a few hundred make paho slower, fewer wait for the round trip
-LARGEST = 268_435_455  # bytes of a packet, MQTT 5.0, 2.1.4
 OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
-FAREWELL = 2.0  # seconds that saying good-bye may take; after that the will says it
 SLICE = 256 * 1024  # bytes queued before other tasks have their turn
-TEMPORARY = {0x97}  # quota exceeded: the broker takes the same message later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,128 +160,6 @@ def birth(schemas: Sequence[Schema]) -> bytes:
     return orjson.dumps({"streams": streams})
 
 
-class _Connection:
-    """One connection to the broker and the messages that it has not acknowledged yet."""
-
-    def __init__(self, client: "aiomqtt.Client", timeout: float) -> None:
-        self._client = client
-        # aiomqtt offers neither the reason codes nor the CONNACK's limits (see the module's text)
-        self._paho = client._client  # noqa: SLF001
-        self._timeout = timeout
-        self._waiting: set[int] = set()
-        self._refused: dict[int, str] = {}
-        self._settled = asyncio.get_running_loop().create_future()
-        self._broken = False
-        self._exhausted = ""
-        self._greet = cast("Callable[..., None]", self._paho.on_connect)
-        self._paho.on_connect = self._on_connect
-        self._paho.on_publish = self._on_publish
-        self._paho.connect_timeout = timeout
-        self.largest = LARGEST
-
-    def _on_connect(
-        self,
-        paho: "PahoClient",
-        userdata: object,
-        flags: "ConnectFlags",
-        code: "ReasonCode",
-        properties: "Properties | None",
-    ) -> None:
-        """Keep to what the broker says it can take; paho does not."""
-        self.largest = getattr(properties, "MaximumPacketSize", LARGEST)
-        paho.max_inflight_messages_set(
-            min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
-        )
-        self._greet(paho, userdata, flags, code, properties)
-
-    def _on_publish(
-        self,
-        _paho: "PahoClient",
-        _userdata: object,
-        mid: int,
-        code: "ReasonCode",
-        _properties: "Properties | None",
-    ) -> None:
-        if code.is_failure:
-            reason = f"the broker answered: {code} ({code.value})"
-            if code.value in TEMPORARY:
-                self._exhausted = reason
-            self._refused[mid] = reason
-        self._waiting.discard(mid)
-        if not self._waiting and not self._settled.done():
-            self._settled.set_result(None)
-
-    async def open(self) -> None:
-        """Return when the broker has greeted; ``Disconnected`` says why it has not."""
-        import aiomqtt
-
-        try:
-            await self._client.__aenter__()
-        except aiomqtt.MqttError as e:
-            self._abandon()
-            raise Disconnected(f"the broker cannot be reached: {e}") from e
-        except BaseException:
-            self._abandon()
-            raise
-
-    def publish(self, topic: str, message: bytes, *, retain: bool = False) -> int:
-        """Queue a message behind those before it and return its packet id."""
-        info = self._paho.publish(topic, message, qos=1, retain=retain)
-        if info.rc:
-            self._broken = True
-            raise Disconnected(f"the connection to the broker is lost: {self._loss()}")
-        self._waiting.add(info.mid)
-        return info.mid
-
-    async def settle(self) -> dict[int, str]:
-        """Return the packet ids refused, with reasons, when everything queued is answered for.
-
-        errors  ``Disconnected`` when the link is lost, when nothing is acknowledged for the
-                time-out or when the broker can take no more for now
-        """
-        lost = self._client._disconnected  # noqa: SLF001 - aiomqtt shows it to readers only
-        while self._waiting:
-            before = len(self._waiting)
-            self._settled = asyncio.get_running_loop().create_future()
-            await asyncio.wait(
-                {self._settled, lost}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-            if self._waiting and lost.done():
-                self._broken = True
-                raise Disconnected(f"the connection to the broker is lost: {self._loss()}")
-            if len(self._waiting) == before:
-                self._broken = True
-                raise Disconnected(f"the broker acknowledged nothing for {self._timeout:g} s")
-        if self._exhausted:
-            raise Disconnected(self._exhausted)
-        refused, self._refused = self._refused, {}
-        return refused
-
-    def _loss(self) -> str:
-        lost = self._client._disconnected  # noqa: SLF001 - as above
-        return str(lost.exception()) if lost.done() else "the broker has closed it"
-
-    async def close(self, topic: str, message: bytes) -> None:
-        """Publish a last message if the link still works, and end it; within ``FAREWELL``."""
-        import aiomqtt
-
-        try:
-            # what cannot be said in time the will says
-            with suppress(Disconnected, TimeoutError, aiomqtt.MqttError):
-                async with asyncio.timeout(0 if self._broken else FAREWELL):
-                    self.publish(topic, message, retain=True)
-                    await self.settle()
-                    await self._client.__aexit__(None, None, None)
-        finally:
-            self._loss()  # asyncio reports a loss that nobody has asked for
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Close the socket, also one that a thread is still opening."""
-        self._paho.on_socket_open = lambda paho, _userdata, _socket: paho._sock_close()  # noqa: SLF001
-        self._paho._sock_close()  # noqa: SLF001 - disconnect() would wait for a loop to do it
-
-
 class MqttSink:
     """The sink of ``MqttConfig``."""
 
@@ -306,9 +168,10 @@ class MqttSink:
         self._prefix = f"edge/{site.id}/"
         self._identity = f"{site.id}-{site.gateway}"
         self._state = f"{self._prefix}$state/{site.gateway}"
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._schemas: dict[str, dict[str, Schema]] = {}  # owner -> stream's name -> newest
         self._born: set[str] = set()  # ids of the schemas told on this connection
+        self._refused: dict[bytes, str] = {}  # digests of what was refused before the link broke
 
     async def connect(self) -> None:
         import aiomqtt
@@ -328,12 +191,13 @@ class MqttSink:
             keepalive=round(config.keepalive),
             timeout=config.timeout,
             tls_context=context,
+            max_inflight_messages=IN_FLIGHT,
         )
-        connection = _Connection(client, config.timeout)
+        connection = Connection(client, config.timeout)
         await connection.open()
         self._connection = connection
         self._born.clear()
-        connection.publish(self._state, b"online", retain=True)
+        await connection.publish(self._state, b"online", retain=True)
         for reason in (await connection.settle()).values():
             log.warning("%s: %s", self._state, reason)
 
@@ -341,41 +205,80 @@ class MqttSink:
         connection = self._connection
         if connection is None:
             raise Disconnected("there is no connection to the broker")
-        refused: dict[int, str] = {}
-        sent: dict[int, int] = {}  # packet id -> index
-        births: dict[int, str] = {}  # packet id -> topic
+        batch = _Batch(connection, self._refused)
         queued = 0
-        for index, item in enumerate(items):
-            births.update(self._bear(connection, item.schema))
-            topic, message = self._prefix + item.schema.stream, payload(item)
-            size = len(message) + len(topic.encode()) + OVERHEAD
-            if size > connection.largest:
-                refused[index] = f"{size} bytes; the broker takes at most {connection.largest}"
-                continue
-            sent[connection.publish(topic, message)] = index
-            queued += size
-            if queued > SLICE:
-                queued = 0
-                await asyncio.sleep(0)
-        for packet, reason in (await connection.settle()).items():
-            if packet in sent:
-                refused[sent[packet]] = reason
-            else:
-                log.warning("%s: %s", births.get(packet, self._state), reason)
+        try:
+            for index, item in enumerate(items):
+                await self._bear(batch, item.schema)
+                message = payload(item)
+                await batch.publish(index, self._prefix + item.schema.stream, message)
+                queued += len(message)
+                if queued > SLICE:
+                    queued = 0
+                    await asyncio.sleep(0)
+            refused = await batch.settle()
+        except Disconnected:
+            # mosquitto 2.0.11 with max_queued_messages 0 ends the connection after each refusal:
+            # what is known to be refused is not sent again, or the sink would never get past it
+            batch.learn()
+            raise
+        self._refused.clear()
         if refused:
             raise Rejected(refused)
 
-    def _bear(self, connection: _Connection, schema: Schema) -> dict[int, str]:
+    async def _bear(self, batch: "_Batch", schema: Schema) -> None:
         """Tell what the columns of a stream are, once on each connection and schema."""
         if schema.id in self._born:
-            return {}
+            return
         self._born.add(schema.id)
         streams = self._schemas.setdefault(schema.owner, {})
         streams[schema.name] = schema
         topic = f"{self._prefix}{schema.owner}/$meta"
-        return {connection.publish(topic, birth(list(streams.values())), retain=True): topic}
+        await batch.publish(None, topic, birth(list(streams.values())))
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close(self._state, b"offline")
+
+
+class _Batch:
+    """The messages of one write and what becomes of them."""
+
+    def __init__(self, connection: Connection, known: dict[bytes, str]) -> None:
+        self._connection = connection
+        self._known = known
+        self._sent: dict[int, tuple[int | None, str, bytes]] = {}  # by packet id
+        self._refused: dict[int, str] = {}  # by index of the item
+
+    async def publish(self, index: int | None, topic: str, message: bytes) -> None:
+        """Send an item's message, or a birth, which is retained and no item's."""
+        digest = blake2b(topic.encode() + b"\0" + message, digest_size=16).digest()
+        reason = self._known.get(digest)
+        size = len(message) + len(topic.encode()) + OVERHEAD
+        if size > self._connection.largest:
+            reason = f"{size} bytes; the broker takes at most {self._connection.largest}"
+        if reason is None:
+            packet = await self._connection.publish(topic, message, retain=index is None)
+            self._sent[packet] = (index, topic, digest)
+        else:
+            self._refuse(index, topic, reason)
+
+    async def settle(self) -> dict[int, str]:
+        """Return the items refused, with reasons, when all are answered for."""
+        for packet, reason in (await self._connection.settle()).items():
+            index, topic, _ = self._sent[packet]
+            self._refuse(index, topic, reason)
+        return self._refused
+
+    def learn(self) -> None:
+        """Note what was refused before the connection was lost."""
+        for packet, reason in self._connection.refusals().items():
+            if packet in self._sent:
+                self._known[self._sent[packet][2]] = reason
+
+    def _refuse(self, index: int | None, topic: str, reason: str) -> None:
+        if index is None:
+            log.warning("%s: %s", topic, reason)
+        else:
+            self._refused[index] = reason
