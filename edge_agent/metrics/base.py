@@ -1,8 +1,9 @@
 """What a metric is, what a KPI's configuration holds and what it is built from.
 
-A metric is a deterministic operator from blocks to blocks. It asks no clock, opens no file and keeps
-O(columns) numbers. To add a KPI, write one file with a ``MetricConfig`` subclass and a class, and name the
-config in ``metrics/__init__.py``; the laws of ``tests/metrics/test_laws.py`` then hold for it by discovery.
+A metric is a deterministic operator from blocks to blocks. It asks no clock, opens no file and
+keeps O(columns) numbers. To add a KPI, write one file with a ``MetricConfig`` subclass and a class,
+and name the config in ``metrics/__init__.py``; the laws of ``tests/metrics/test_laws.py`` then hold
+for it by discovery.
 """
 
 from collections.abc import Mapping
@@ -135,9 +136,8 @@ class MetricConfig:
 
 def usable(value: F64, quality: U8) -> NDArray[np.bool_]:
     """Return where a reading may be used: not bad, and not flagged by the instrument itself."""
-    good = (quality < Quality.BAD) & (quality != Quality.UNCERTAIN_FLAGGED)
-    good &= np.isfinite(value)
-    return good
+    good: NDArray[np.bool_] = (quality < Quality.BAD) & (quality != Quality.UNCERTAIN_FLAGGED)
+    return good & np.isfinite(value)
 
 
 def split_tag(tag: str) -> tuple[str, str]:

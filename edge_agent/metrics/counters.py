@@ -1,24 +1,27 @@
 """Increments of counters per base slot, with reasons: rollover, reset, glitch, outage.
 
-**Exact.** Readings and interpolated border readings are rounded to a binary grid (2**-20 tag units; coarser
-when the modulus is above 2**32), so every difference and every sum is exact in float64: increments telescope,
-whatever the partition of the stream.
+**Exact.** Readings and interpolated border readings are rounded to a binary grid (2**-20 tag units;
+coarser when the modulus is above 2**32), so every difference and every sum is exact in float64:
+increments telescope, whatever the partition of the stream.
 
-**The past moves, not the present.** A reading stands for itself. When a counter rolled over or was replaced,
-the readings *before* are expressed on the new scale (less the modulus, or moved so that the step is 0), and
-with them ``done``, the reading at the last border that was booked. An increment is then always the
-difference of two border readings.
+**The past moves, not the present.** A reading stands for itself. When a counter rolled over or was
+replaced, the readings *before* are expressed on the new scale (less the modulus, or moved so that
+the step is 0), and with them ``done``, the reading at the last border that was booked. An increment
+is then always the difference of two border readings.
 
 **Late energy.** A border that is not known when its slot must close is left out: the slot is
-``BAD_MISSING`` and ``done`` is not moved. So the energy is booked in the slot in which the counter is known again,
-marked estimated; nothing is lost, and nothing twice.
+``BAD_MISSING`` and ``done`` is not moved. So the energy is booked in the slot in which the counter
+is known again, marked estimated; nothing is lost, and nothing twice.
 
-**A question, not an answer.** A reading below the last one, or above what the rated power allows, is held
-back. Readings that go on from the last accepted one make it a glitch; ``CONFIRMATIONS`` readings that
-go on from the suspect one, or one of them after ``PATIENCE``, make it a rollover or a reset.
+**A question, not an answer.** A reading below the last one, or above what the rated power allows,
+is held back. Readings that go on from the last accepted one make it a glitch; ``CONFIRMATIONS``
+readings that go on from the suspect one, or one of them after ``PATIENCE``, make it a rollover or a
+reset.
 """
 
+import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +41,7 @@ def grid_of(tag: Tag) -> float:
     """Return the step of the grid that a counter's readings are rounded to, in tag units."""
     if tag.modulus is None or tag.modulus <= 2.0**32:
         return FINE
-    return 2.0 ** float(np.ceil(np.log2(tag.modulus)) - 52)
+    return float(2.0 ** (math.ceil(math.log2(tag.modulus)) - 52))
 
 
 def at_border(t0: int, r0: F64, t1: int, r1: F64, border: I64) -> F64:
@@ -59,7 +62,7 @@ class Question:
 
 
 class Counters:
-    """The open slots of c counters; ``first`` is the number of the first open slot since the epoch."""
+    """The open slots of c counters; ``first`` is the number of the first one since the epoch."""
 
     def __init__(self, tags: tuple[Tag, ...], period: float) -> None:
         c = len(tags)
@@ -71,7 +74,7 @@ class Counters:
             np.isfinite(self._modulus), np.rint(self._modulus / self._grid) * self._grid, np.inf
         )
         self._rate = np.array([np.inf if tag.max_rate is None else tag.max_rate for tag in tags])
-        # what a step may exceed the rate by: two counts of an eight-digit register, or float32's resolution
+        # what a step may exceed the rate by: two counts of eight digits, or float32's resolution
         self._slack = np.where(
             np.isfinite(self._modulus), 2e-8 * np.array([t.modulus or 0.0 for t in tags]), 0.0
         )
@@ -119,7 +122,10 @@ class Counters:
         return int(self._time.min()) // MINUTE if len(self._time) else np.iinfo(np.int64).max
 
     def close(self, n: int) -> tuple[F64, U8]:
-        """Return ``increment reading coverage estimated`` of the first n slots, (4, n, c), and drop them."""
+        """Return the columns of the first n slots, (4, n, c), and drop the slots.
+
+        ``increment reading coverage estimated``
+        """
         known = ~np.isnan(self._register[:n])
         booked = ~np.isnan(self._increment[:n])
         estimated = np.where(self._estimated[:n] > 0, Quality.UNCERTAIN_ESTIMATED, 0)
@@ -168,11 +174,11 @@ class Counters:
             self._judge(c, time, float(reading[c]), int(quality[c]))
 
     def run(self, time: I64, value: F64, quality: U8) -> bool:
-        """Take several rows of the present slot at once, (c, n), or return False if one asks a question."""
-        good = usable(value, quality)
-        some = good.any(axis=1)
-        if not len(some):
+        """Take rows of the present slot at once, (c, n); return False if one asks a question."""
+        if not len(quality):
             return True
+        good = usable(value, quality)
+        some: NDArray[np.bool_] = good.any(axis=1)
         if self.questions or not np.array_equal(some, good.all(axis=1)):
             return False
         if not some.any():
@@ -349,12 +355,10 @@ class Counters:
         self._time = np.array(state["time"], np.int64)
         self._reading, self._done = floats(state, "reading"), floats(state, "done")
         self._owed = np.array(state["owed"], bool)
-        asked = state["questions"]
-        assert isinstance(asked, list)
+        asked = cast("list[tuple[int, int, list[tuple[int, float]]]]", state["questions"])
         self.questions = {c: Question(since, [(t, r) for t, r in rest]) for c, since, rest in asked}
         self.first = int(str(state["first"]))
-        flags = state["flag"]
-        assert isinstance(flags, list)
+        flags = cast("list[list[int]]", state["flag"])
         shape = (len(flags), len(self._grid))
         self._increment = floats(state, "increment").reshape(shape)
         self._register = floats(state, "register").reshape(shape)

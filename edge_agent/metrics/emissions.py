@@ -1,9 +1,10 @@
-"""Emissions of a stack: minute means, correction to reference oxygen, mass, valid minutes (HJ 212-2017, HJ 75-2017).
+"""Emissions of a stack: minute means, reference oxygen, mass, valid minutes (HJ 212, HJ 75).
 
-A minute's mean is the mean of its usable samples (formula 23). A gas is valid in a minute with at least 75 % of the
-expected samples, of the gas and of O2, and O2 below ``o2_limit`` (above, nothing burns). The corrected value ``C · (21 - O2ref) /
-(21 - O2)`` (formula 28) is made per minute; longer windows are means over their valid minutes. From an hour on a mean is BAD
-with less than 45 of 60 valid minutes (formula 24). Mass is ``C · Q · 10⁻⁶`` kg/h with the uncorrected value (formula 33).
+A minute's mean is the mean of its usable samples (formula 23). A gas is valid in a minute with at
+least 75 % of the expected samples, of the gas and of O2, and O2 below ``o2_limit`` (above, nothing
+burns). The corrected value ``C · (21 - O2ref) / (21 - O2)`` (formula 28) is made per minute; longer
+windows are means over their valid minutes. From an hour on a mean is BAD with less than 45 of 60
+valid minutes (formula 24). Mass is ``C · Q · 10⁻⁶`` kg/h with the uncorrected value (formula 33).
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def corrected(concentration: F64, o2: F64, reference: float) -> F64:
 
 @dataclass(frozen=True)
 class Means:
-    """Minute means: value, worst quality of the samples used, and how many of those expected there were."""
+    """Minute means: value, worst quality of the samples used, share of those expected."""
 
     value: F64
     quality: U8
@@ -90,7 +91,7 @@ class Emissions:
         burning = (o2.quality < Quality.BAD) & (o2.value < self.o2_limit)
         idle = np.where(o2.quality < Quality.BAD, Quality.BAD_NOT_AVAILABLE, Quality.BAD_MISSING)
         valid, share, column = burning.copy(), o2.share, 0
-        for gas, reading in self.gases.items():
+        for reading in self.gases.values():
             mean = self._means(reading, Unit.parse("mg/m3"), ends, rows)
             quality = np.maximum(mean.quality, np.where(burning, o2.quality, idle)).astype(np.uint8)
             sums.set(column, mean.value, quality)

@@ -1,7 +1,8 @@
 """Energy of a boundary: amounts by carrier, standard coal, and energy per tonne of output.
 
-``E = Σ (E_i · k_i)``, net of what is returned, and ``e = E / P`` (GB/T 2589-2020; 1 kgce = 29 307.6 kJ). A carrier with
-a measured heating value has ``k = LHV / 29.3076 MJ/kg``; the others take the plant's coefficient.
+``E = Σ (E_i · k_i)``, net of what is returned, and ``e = E / P`` (GB/T 2589-2020; 1 kgce = 29 307.6
+kJ). A carrier with a measured heating value has ``k = LHV / 29.3076 MJ/kg``; the others take the
+plant's coefficient.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,10 @@ class CarrierInput:
 
 
 def heating_value(text: str) -> tuple[float, str]:
-    """Return kgce per unit and the unit of a heating value ``23.1 MJ/kg``; ``ValueError`` if it is none."""
+    """Return kgce per unit, and the unit, of a heating value ``23.1 MJ/kg``.
+
+    errors  ``ValueError`` when it is none
+    """
     number, _, unit = text.strip().partition(" ")
     energy, slash, per = unit.strip().partition("/")
     if not slash:
@@ -41,7 +45,7 @@ def heating_value(text: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class Carrier:
-    """One carrier: its counters with the factor to the carrier's unit, negative for what is returned."""
+    """One carrier: counters with the factor to its unit, negative for what is returned."""
 
     name: str
     unit: Unit

@@ -1,9 +1,9 @@
 """What a slot keeps of gauges and states: values that hold until the next row.
 
-A value holds from its row to the next, but not longer than three periods; the time in which a usable value
-holds is covered. So the mean of a gauge is time-weighted, and its integral is the mean times the covered
-time. All columns of one kind are kept in one object and one array operation; sums run in the order of the
-rows, so every partition of a stream gives the same bits.
+A value holds from its row to the next, but not longer than three periods; the time in which a
+usable value holds is covered. So the mean of a gauge is time-weighted, and its integral is the mean
+times the covered time. All columns of one kind are kept in one object and one array operation; sums
+run in the order of the rows, so every partition of a stream gives the same bits.
 """
 
 from collections.abc import Mapping

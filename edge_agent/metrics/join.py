@@ -1,32 +1,33 @@
 """Joining rows of several streams per base slot: what every KPI's ``1min`` operator does.
 
-A slot closes when every input has a row at or after its end. It closes without the missing ones when some input
-is ``lateness`` past what was the newest row when the end was first passed. That is counted from there, not from the
-slot's end, so that after a silence of the whole agent the first stream to come back does not close the slots of the
-gap before the others have told of them. Rows for a closed slot are counted in ``rows_late`` and otherwise ignored (of a
-raw stream they still are the values that hold from then on).
+A slot closes when every input has a row at or after its end. It closes without the missing ones
+when some input is ``lateness`` past what was the newest row when the end was first passed. That is
+counted from there, not from the slot's end, so that after a silence of the whole agent the first
+stream to come back does not close the slots of the gap before the others have told of them. Rows
+for a closed slot are counted in ``rows_late`` and otherwise ignored (of a raw stream they still are
+the values that hold from then on).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from edge_agent.clock import SECOND
+from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
 from edge_agent.metrics.held import floats, nulls
 from edge_agent.metrics.rollup import Chained, Formula, RollUp, Sums, row_of, schema_of
 from edge_agent.metrics.slots import LONGEST_GAP, hold_of
 from edge_agent.metrics.windows import Calendar
-from edge_agent.errors import ConfigError
 from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema
 from edge_agent.units import Unit
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of some columns of one stream: those in the slots asked for, the last before, those after.
+    """Rows of some columns of a stream: those in the slots, the last before, those after.
 
     time (m,), value and quality (c, m)
     """
@@ -94,7 +95,7 @@ class Feed:
         return np.unique((self.rows().time - self.is_slot) // MINUTE)
 
     def forget(self, end: int) -> None:
-        """Drop the rows of slots up to an end, but not the last raw row before it: its value holds on."""
+        """Drop the rows of slots up to an end, but for the raw row whose value holds on."""
         rows = self.rows()
         cut = int(np.searchsorted(rows.time, end, "right" if self.is_slot else "left"))
         cut = cut if self.is_slot else max(0, cut - 1)
@@ -129,8 +130,8 @@ class Feed:
 def patience_of(schema: Schema, raw: Schema) -> int:
     """Return how far behind the newest input a stream may be, in ns.
 
-    A raw stream: two periods. Slot rows: what their slots may wait for a counter that is silent and then asks a
-    question (twice the hold), and the row that ends it.
+    A raw stream: two periods. Slot rows: what their slots may wait for a counter that is silent and
+    then asks a question (twice the hold), and the row that ends it.
     """
     if schema.family is Family.SLOT:
         return 2 * hold_of(raw) + round(2e9 * raw.period) + MINUTE
@@ -138,7 +139,7 @@ def patience_of(schema: Schema, raw: Schema) -> int:
 
 
 def lateness_of(feeds: Iterable[tuple[Schema, Schema]]) -> int:
-    """Return how far a KPI waits for its inputs, in ns; pairs of the stream wanted and its raw stream."""
+    """Return how far a KPI waits, in ns, for pairs of the stream wanted and its raw stream."""
     return max(max(patience_of(*pair) for pair in feeds) + 5 * SECOND, 65 * SECOND)
 
 
@@ -216,9 +217,8 @@ class Minutes:
 
     def load(self, state: State, /) -> None:
         self._next, self.rows_late = int(str(state["next"])), int(str(state["late"]))
-        due, feeds = state["due"], state["feeds"]
-        assert isinstance(due, list)
-        assert isinstance(feeds, Mapping)
+        due = cast("list[tuple[int, int]]", state["due"])
+        feeds = cast("Mapping[str, State]", state["feeds"])
         self._due = [(int(slot), int(newest)) for slot, newest in due]
         for stream, feed in self._feeds.items():
             feed.load(feeds[stream])
@@ -269,10 +269,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Counter:
-    """Where the increments of a counter stand: stream, columns ``increment coverage estimated``, unit."""
+    """Where a counter's slot rows stand; columns ``increment coverage estimated``."""
 
     stream: str
-    columns: tuple[str, str, str]
+    columns: tuple[str, ...]
     unit: Unit
 
     def read(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[F64, U8, I64, I64]:

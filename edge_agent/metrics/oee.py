@@ -1,8 +1,9 @@
 """Availability, effectiveness, quality ratio and OEE of a machine (ISO 22400-2).
 
-``A = APT / PBT``, ``E = ideal_cycle · PQ / APT``, ``QR = GQ / PQ``, ``OEE = A · E · QR``. PBT is the time of all states but
-planned stops; APT producing, AUST setup, ADET fault, ADOT idle. E above 1 means that the ideal cycle is too slow.
-Times are whole nanoseconds; a state holds until the next row, but not longer than three periods.
+``A = APT / PBT``, ``E = ideal_cycle · PQ / APT``, ``QR = GQ / PQ``, ``OEE = A · E · QR``. PBT is
+the time of all states but planned stops; APT producing, AUST setup, ADET fault, ADOT idle. E above
+1 means that the ideal cycle is too slow. Times are whole nanoseconds; a state holds until the next
+row, but not longer than three periods.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from edge_agent.metrics.base import (
+    MINUTE,
     SILENCE,
     Metric,
     MetricConfig,
@@ -132,7 +134,7 @@ class Oee:
         last = np.append(time[1:], np.iinfo(np.int64).max)
         for i in doubtful.tolist():
             until = min(int(last[i]), int(time[i]) + silence)
-            inside = (ends > time[i]) & (ends - 60_000_000_000 < until)
+            inside = (ends > time[i]) & (ends - MINUTE < max(until, int(time[i]) + 1))
             worst[inside] = np.maximum(worst[inside], quality[i])
         return worst
 

@@ -1,13 +1,12 @@
 """Sums of windows: what is added up, how a row is made of it, and how longer windows are merged.
 
-A KPI's formula says which of its columns are additive (amounts, times, counts, sums of minutes) and derives the
-others from them with one pure function. Longer windows add up the additive columns of the ``1min`` rows and derive
-again: a ratio is never averaged.
+A KPI's formula says which of its columns are additive (amounts, times, counts, sums of minutes) and
+derives the others from them with one pure function. Longer windows add up the additive columns of
+the ``1min`` rows and derive again: a ratio is never averaged.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -221,8 +220,7 @@ class RollUp:
         }
 
     def load(self, state: State, /) -> None:
-        span = state["span"]
-        assert span is None or isinstance(span, list | tuple)
+        span = cast("tuple[int, int] | None", state["span"])
         self._span = None if span is None else (int(span[0]), int(span[1]))
         self._newest = int(str(state["newest"]))
         self._sums = Sums(
@@ -236,7 +234,7 @@ class RollUp:
 
 
 class Chained:
-    """A longer window whose ``1min`` rows are not published: the KPI's operator and a roll-up behind it."""
+    """A longer window whose ``1min`` rows are not published: the KPI and a roll-up behind it."""
 
     def __init__(self, minutes: Metric, rollup: RollUp) -> None:
         self._minutes = minutes
@@ -268,6 +266,4 @@ class Chained:
 
     def load(self, state: State, /) -> None:
         for part, metric in (("minutes", self._minutes), ("rollup", self._rollup)):
-            saved = state[part]
-            assert isinstance(saved, Mapping)
-            metric.load(saved)
+            metric.load(cast("State", state[part]))

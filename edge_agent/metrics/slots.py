@@ -2,15 +2,22 @@
 
 Rows are labelled with the slot's end. Columns, in the order of the tags:
 
-- counter  ``.increment .reading .coverage .estimated``: see ``counters``; ``reading`` is the register at the slot's end
-- gauge    ``.mean .min .max .coverage``: time-weighted, each value holds until the next row, at most three periods
+- counter  ``.increment .reading .coverage .estimated``: see ``counters``; ``reading`` is the
+register at the slot's end
+- gauge    ``.mean .min .max .coverage``: time-weighted, each value holds until the next row, at
+most three periods
 - state    ``.last .changes .coverage``
 
-A slot closes at the first row at or after its end by which every counter has an accepted reading at or after its
-end, or at the first row ``hold`` past its end: a counter that does not answer holds nothing back for ever. While a
-counter's jump is a question, slots wait for the answer, but no longer than ``hold`` from the question and no
-slot older than a day. After a silence of more than ``LONGEST_GAP`` the stream begins anew at its next row.
+A slot closes at the first row at or after its end by which every counter has an accepted reading at
+or after its end, or at the first row ``hold`` past its end: a counter that does not answer holds
+nothing back for ever. While a counter's jump is a question, slots wait for the answer, but no
+longer than ``hold`` from the question and no slot older than a day. After a silence of more than
+``LONGEST_GAP`` the stream begins anew at its next row.
 """
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 
@@ -100,7 +107,7 @@ class SlotOperator:
         slots = block.time // MINUTE
         borders = np.flatnonzero(np.diff(slots)) + 1 if len(slots) > 1 else ()
         edges = [0, *borders, len(slots)]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             if stop > start:
                 self._rows(block.rows(start, stop), done)
         return concatenate(done) if done else None
@@ -217,11 +224,9 @@ class SlotOperator:
 
     def load(self, state: State, /) -> None:
         self._time = int(str(state["time"]))
-        counters, held, cells = state["counters"], state["held"], state["cells"]
-        assert isinstance(counters, dict)
-        assert isinstance(held, dict)
-        assert isinstance(cells, list)
-        self._counters.load(counters)
+        held = cast("Mapping[str, State]", state["held"])
+        cells = cast("list[tuple[int, list[float | None], list[int]]]", state["cells"])
+        self._counters.load(cast("State", state["counters"]))
         for kind, accumulator in self._held.items():
             accumulator.load(held[kind.value])
         self._cells = {

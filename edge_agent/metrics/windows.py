@@ -1,8 +1,9 @@
 """Borders of windows in a site's calendar.
 
-Windows are ``[start, end)`` in ns since the Unix epoch, UTC. ``1min``, ``15min`` and ``1h`` are aligned to the
-epoch; ``1d`` and ``1mo`` to local midnight, so a day of a time change has 23 or 25 hours; ``shift`` to the
-shift calendar's local times. Minutes that lie in no shift belong to no shift window.
+Windows are ``[start, end)`` in ns since the Unix epoch, UTC. ``1min``, ``15min`` and ``1h`` are
+aligned to the epoch; ``1d`` and ``1mo`` to local midnight, so a day of a time change has 23 or 25
+hours; ``shift`` to the shift calendar's local times. Minutes that lie in no shift belong to no
+shift window.
 """
 
 from collections.abc import Mapping

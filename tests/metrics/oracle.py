@@ -1,0 +1,592 @@
+"""Slow, obvious versions of the metrics in plain Python, from raw rows to rows of any window.
+
+No NumPy and nothing of ``edge_agent.metrics`` is used. Rows of a tag are ``(ns, value, quality)``; all tags of a stream
+have the same times. Results are ``{end_ns: {column: (value or None, quality)}}``. Every function takes the raw rows and
+goes through them one by one.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, inf, isfinite, log2
+from operator import itemgetter
+
+MINUTE = 60_000_000_000
+GOOD, ROLLOVER, UNCERTAIN, RESET, ESTIMATED, FLAGGED = 0, 1, 64, 66, 69, 70
+BAD, NOT_AVAILABLE, MISSING = 128, 131, 191
+LONGEST_GAP = 31 * 1440
+LIMITS = (0.95, 0.5)
+
+Row = tuple[int, float, int]
+Cell = tuple[float | None, int]
+Result = dict[int, dict[str, Cell]]
+Span = tuple[int, int]
+
+
+@dataclass
+class Signal:
+    kind: str  # gauge, counter, state
+    modulus: float | None = None
+    max_rate: float | None = None
+
+
+@dataclass
+class Stream:
+    """One raw stream: its signals by name and the rows of each."""
+
+    period: float
+    signals: Mapping[str, Signal]
+    rows: Mapping[str, Sequence[Row]]
+
+    def at(self) -> Iterator[tuple[int, dict[str, tuple[float, int]]]]:
+        names = list(self.rows)
+        for i, (t, _, _) in enumerate(self.rows[names[0]]):
+            yield t, {name: self.rows[name][i][1:] for name in names}
+
+
+def usable(value: float, quality: int) -> bool:
+    return quality < BAD and quality != FLAGGED and isfinite(value)
+
+
+# counters ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Link:
+    """Two accepted readings that follow each other, and what the step between them was."""
+
+    t0: int
+    r0: float  # on the scale of r1
+    t1: int
+    r1: float
+    offset: Fraction  # from the scale of r1 to one that never turns
+    quality: int
+
+
+@dataclass
+class CounterOracle:
+    signal: Signal
+    period: float
+    last: tuple[int, float] | None = None
+    offset: Fraction = Fraction(0)
+    suspects: list[tuple[int, float]] = field(default_factory=list)
+    since: int = 0
+    links: list[Link] = field(default_factory=list)
+    firsts: list[tuple[int, int]] = field(default_factory=list)
+    border: tuple[int, Fraction] | None = None  # the last one booked
+
+    @property
+    def grid(self) -> float:
+        m = self.signal.modulus
+        return 2.0**-20 if m is None or m <= 2.0**32 else 2.0 ** (ceil(log2(m)) - 52)
+
+    @property
+    def modulus(self) -> float:
+        m = self.signal.modulus
+        return inf if m is None else round(m / self.grid) * self.grid
+
+    def allowed(self, t0: int, t1: int, r1: float) -> float:
+        m, rate = self.signal.modulus, self.signal.max_rate
+        slack = 2e-8 * m if m is not None else 2.0**-20 * abs(r1)
+        return inf if rate is None else rate * ((t1 - t0) / 1e9 + self.period) + slack
+
+    def follows(self, before: tuple[int, float], t: int, r: float) -> bool:
+        return 0 <= r - before[1] <= self.allowed(before[0], t, r)
+
+    def read(self, t: int, value: float, quality: int) -> None:
+        if not usable(value, quality):
+            return
+        r = round(value / self.grid) * self.grid
+        if self.last is None:
+            self.last = (t, r)
+            self.firsts.append((t, quality))
+            if t % MINUTE == 0:
+                self.border = (t, Fraction(r))
+        elif self.follows(self.last, t, r):
+            self.suspects = []
+            self.accept(t, r, quality)
+        elif not self.suspects:
+            self.suspects, self.since = [(t, r)], t
+        elif not self.follows(self.suspects[-1], t, r):
+            self.suspects = [(t, r)]
+        else:
+            self.suspects.append((t, r))
+            if len(self.suspects) > 3 or t - self.suspects[0][0] >= 30_000_000_000:
+                self.turn(quality)
+
+    def turn(self, quality: int) -> None:
+        (t, new), *rest = self.suspects
+        self.suspects = []
+        t0, r0 = self.last
+        m = self.modulus
+        wrapped = m - r0 + new
+        if m == inf or new >= r0:
+            over = False
+        elif self.signal.max_rate is None:
+            over = r0 >= 0.9 * m and 0 <= new <= 0.1 * m
+        else:
+            over = 0 <= wrapped <= self.allowed(t0, t, new)
+        if over:
+            self.offset += Fraction(m)
+            self.last = (t0, r0 - m)
+            self.accept(t, new, max(quality, ROLLOVER))
+        else:
+            self.offset += Fraction(r0) - Fraction(new)
+            self.last = (t0, new)
+            self.accept(t, new, max(quality, RESET))
+        for t1, r1 in rest:
+            self.accept(t1, r1, quality)
+
+    def accept(self, t: int, r: float, quality: int) -> None:
+        t0, r0 = self.last
+        self.links.append(Link(t0, r0, t, r, self.offset, quality))
+        self.last = (t, r)
+
+    def cells(self, name: str, start: int) -> dict[str, Cell]:
+        """The columns of the slot that begins at ``start``, with the readings taken so far."""
+        end = start + MINUTE
+        covered = estimated = quality = 0
+        reading: float | None = None
+        increment: float | None = None
+        at_end: Fraction | None = None
+        self.links = [link for link in self.links if link.t1 > start - 1]
+        for t, q in self.firsts:
+            quality = max(quality, q) if start <= t < end else quality
+        for link in self.links:
+            inside = min(link.t1, end) - max(link.t0, start)
+            if inside > 0:
+                if link.t1 - link.t0 <= round(3 * self.period * 1e9):
+                    covered += inside
+                else:
+                    estimated += inside
+            if inside > 0 or start <= link.t0 == link.t1 < end:
+                quality = max(quality, link.quality)
+            if link.t0 < end <= link.t1:
+                share = float(end - link.t0) / float(link.t1 - link.t0)
+                r = link.r0 + (link.r1 - link.r0) * share
+                r = round(r / self.grid) * self.grid
+                at_end = Fraction(r) + link.offset
+                reading = r + self.modulus if r < 0 and self.modulus < inf else r
+        if at_end is not None:
+            if self.border is not None:
+                increment = float(at_end - self.border[1])
+                if self.border[0] != start:
+                    quality = max(quality, ESTIMATED)
+            self.border = (end, at_end)
+        if estimated:
+            quality = max(quality, ESTIMATED)
+        return {
+            f"{name}.increment": (increment, quality if increment is not None else MISSING),
+            f"{name}.reading": (reading, quality if reading is not None else MISSING),
+            f"{name}.coverage": (covered / MINUTE, GOOD),
+            f"{name}.estimated": (estimated / MINUTE, GOOD),
+        }
+
+
+# slots ------------------------------------------------------------------------------------------
+
+
+def holding(
+    rows: Sequence[Row], period: float, start: int, end: int
+) -> list[tuple[float, int, int, int]]:
+    """(value, quality, ns it holds in the slot, its time) of the usable rows that hold or stand in it."""
+    found = []
+    for i, (t, value, quality) in enumerate(rows):
+        following = rows[i + 1][0] if i + 1 < len(rows) else inf
+        until = min(following, t + round(3 * period * 1e9))
+        inside = int(min(until, end) - max(t, start))
+        if usable(value, quality) and (inside > 0 or start <= t < end):
+            found.append((value, quality, max(inside, 0), t))
+    return found
+
+
+def graded(quality: int, share: float, limits: tuple[float, float] = LIMITS) -> int:
+    if share < limits[1]:
+        return max(quality, MISSING)
+    return max(quality, UNCERTAIN) if share < limits[0] else quality
+
+
+def gauge_cells(name: str, rows: Sequence[Row], period: float, start: int) -> dict[str, Cell]:
+    found = holding(rows, period, start, start + MINUTE)
+    covered = sum(ns for _, _, ns, _ in found)
+    share = covered / MINUTE
+    quality = graded(max((q for _, q, _, _ in found), default=0), share)
+    values: list[float | None] = [None, None, None]
+    if quality < BAD:
+        total = 0.0
+        for value, _, ns, _ in found:
+            total += value * (ns / 1e9)
+        seen = [value for value, _, _, _ in found]
+        values = [total / (covered / 1e9), min(seen), max(seen)]
+    columns = zip(("mean", "min", "max"), values, strict=True)
+    return {f"{name}.{c}": (v, quality) for c, v in columns} | {f"{name}.coverage": (share, GOOD)}
+
+
+def state_cells(
+    name: str, rows: Sequence[Row], near: Sequence[Row], period: float, start: int
+) -> dict[str, Cell]:
+    found = holding(near, period, start, start + MINUTE)
+    share = sum(ns for _, _, ns, _ in found) / MINUTE
+    worst = max((q for _, q, _, _ in found), default=0)
+    quality = graded(worst, share)
+    i = bisect_left(rows, start, key=itemgetter(0))
+    before = next((v for _, v, q in reversed(rows[:i]) if usable(v, q)), None)
+    changes = 0
+    for t, value, q in rows[i:]:
+        if t >= start + MINUTE:
+            break
+        if usable(value, q):
+            changes += before is not None and value != before
+            before = value
+    last: Cell = (found[-1][0], worst) if found else (None, MISSING)
+    counted: Cell = (float(changes), quality) if quality < BAD else (None, quality)
+    return {f"{name}.last": last, f"{name}.changes": counted, f"{name}.coverage": (share, GOOD)}
+
+
+def slots(stream: Stream) -> Result:
+    """Slot rows of a stream: those that its rows close."""
+    hold = round((max(3 * stream.period, 30.0) + stream.period) * 1e9)
+    kinds = stream.signals
+    counters = {n: CounterOracle(s, stream.period) for n, s in kinds.items() if s.kind == "counter"}
+    result: Result = {}
+    first: int | None = None
+    before = 0
+
+    def near(name: str, start: int) -> Sequence[Row]:
+        """The rows that can matter for a slot, not all of a long run."""
+        rows = stream.rows[name]
+        low = bisect_left(rows, start - round(3 * stream.period * 1e9), key=itemgetter(0))
+        high = bisect_left(rows, start + MINUTE, key=itemgetter(0))
+        return rows[max(low - 1, 0) : high + 1]
+
+    def close(slot: int) -> None:
+        start = slot * MINUTE
+        cells: dict[str, Cell] = {}
+        for name, signal in kinds.items():
+            if signal.kind == "counter":
+                cells |= counters[name].cells(name, start)
+            elif signal.kind == "gauge":
+                cells |= gauge_cells(name, near(name, start), stream.period, start)
+            else:
+                cells |= state_cells(
+                    name, stream.rows[name], near(name, start), stream.period, start
+                )
+        result[start + MINUTE] = cells
+
+    for t, row in stream.at():
+        slot = t // MINUTE
+        if first is None:
+            first = slot
+        if slot - before // MINUTE > LONGEST_GAP and before:
+            while first <= before // MINUTE:
+                close(first)
+                first += 1
+            first = slot
+        before = t
+        for name, counter in counters.items():
+            counter.read(t, *row[name])
+        while first < slot:
+            end = (first + 1) * MINUTE
+            known = all(c.last is not None and c.last[0] >= end for c in counters.values())
+            asked = any(c.suspects and t < c.since + hold for c in counters.values())
+            waited = t - end >= (86_400_000_000_000 if asked else hold)
+            if not known and not waited:
+                break
+            close(first)
+            first += 1
+    return result
+
+
+# KPIs -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Part:
+    """The additive numbers of one minute, or of several."""
+
+    total: dict[str, Fraction | float]
+    known: dict[str, int]
+    worst: dict[str, int]
+    covered: int
+    estimated: int
+    minutes: int = 1
+
+    def share(self) -> float:
+        return (self.covered + self.estimated) / (self.minutes * MINUTE)
+
+
+def merged(parts: Sequence[Part], minutes: int) -> Part:
+    first = parts[0]
+    total = {name: first.total[name] for name in first.total}
+    for part in parts[1:]:
+        for name in total:
+            total[name] += part.total[name]
+    return Part(
+        total,
+        {name: sum(p.known[name] for p in parts) for name in total},
+        {name: max(p.worst[name] for p in parts) for name in total},
+        sum(p.covered for p in parts),
+        sum(p.estimated for p in parts),
+        minutes,
+    )
+
+
+def summed_quality(part: Part, name: str) -> int:
+    if not part.known[name]:
+        return MISSING
+    partly = part.known[name] < part.minutes or part.share() < LIMITS[0]
+    return max(part.worst[name], UNCERTAIN if partly else GOOD)
+
+
+def shares(part: Part) -> dict[str, Cell]:
+    length = part.minutes * MINUTE
+    return {"coverage": (part.covered / length, GOOD), "estimated": (part.estimated / length, GOOD)}
+
+
+def bare(cell: Cell) -> Cell:
+    return (None, cell[1]) if cell[1] >= BAD else cell
+
+
+def quotient(over: float, under: float, quality: int) -> Cell:
+    if under == 0:
+        return None, quality if quality >= BAD else NOT_AVAILABLE
+    return over / under, quality
+
+
+def find(streams: Sequence[tuple[str, Stream]], tag: str) -> Stream:
+    """The stream of a tag ``device.name``; streams by device."""
+    device, _, name = tag.partition(".")
+    return next(s for d, s in streams if d == device and name in s.signals)
+
+
+def of_spans(
+    parts: Mapping[int, Part],
+    spans: Sequence[Span] | None,
+    derive: Callable[[Part], dict[str, Cell]],
+) -> Result:
+    result: Result = {}
+    for start, end in spans or [(e - MINUTE, e) for e in parts]:
+        inside = [part for e, part in parts.items() if start < e <= end]
+        if inside:
+            part = merged(inside, (end - start) // MINUTE)
+            result[end] = {name: bare(cell) for name, cell in derive(part).items()} | shares(part)
+    return result
+
+
+class Joined:
+    """Slot rows by tag, each stream's computed once, and the ends that all inputs have."""
+
+    def __init__(self, streams: Sequence[tuple[str, Stream]]) -> None:
+        self.streams = streams
+        self.rows: dict[int, Result] = {}
+        self.used: list[tuple[int, int]] = []
+
+    def increments(self, tag: str) -> dict[int, tuple[Cell, int, int]]:
+        stream = find(self.streams, tag)
+        if id(stream) not in self.rows:
+            self.rows[id(stream)] = slots(stream)
+        name = tag.partition(".")[2]
+        found = {}
+        for end, cells in self.rows[id(stream)].items():
+            covered, estimated = (
+                round(cells[f"{name}.{c}"][0] * MINUTE) for c in ("coverage", "estimated")
+            )
+            found[end] = (cells[f"{name}.increment"], covered, estimated)
+        self.used.append((min(found, default=0), max(found, default=0)))
+        return found
+
+    def readings(self, tag: str) -> Sequence[Row]:
+        rows = find(self.streams, tag).rows[tag.partition(".")[2]]
+        self.used.append((rows[0][0] // MINUTE * MINUTE + MINUTE, rows[-1][0] // MINUTE * MINUTE))
+        return rows
+
+    def ends(self) -> range:
+        return range(min(f for f, _ in self.used), min(x for _, x in self.used) + 1, MINUTE)
+
+
+ABSENT = ((None, MISSING), 0, 0)
+
+
+def energy(
+    streams: Sequence[tuple[str, Stream]],
+    carriers: Mapping[str, tuple[float, Sequence[tuple[str, float]]]],
+    output: tuple[str, float] | None,
+    spans: Sequence[Span] | None = None,
+) -> Result:
+    """Energy rows.
+
+    streams   (device, stream)
+    carriers  name -> (kgce per unit, [(tag, factor to the carrier's unit; negative: returned)])
+    output    (tag, factor to t)
+    """
+    joined = Joined(streams)
+    groups = {name: tags for name, (_, tags) in carriers.items()}
+    groups["output_t"] = [output] if output else []
+    given = {tag: joined.increments(tag) for tags in groups.values() for tag, _ in tags}
+    parts = {}
+    for end in joined.ends():
+        part = Part({}, {}, {}, MINUTE, 0)
+        for name, tags in groups.items():
+            total, worst = Fraction(0), 0 if tags else MISSING
+            for tag, factor in tags:
+                (value, quality), covered, estimated = given[tag].get(end, ABSENT)
+                total += Fraction(round((value or 0.0) * factor * 2.0**20), 2**20)
+                worst = max(worst, quality)
+                part.covered, part.estimated = (
+                    min(part.covered, covered),
+                    max(part.estimated, estimated),
+                )
+            part.known[name] = int(worst < BAD)
+            part.total[name] = total if worst < BAD else Fraction(0)
+            part.worst[name] = worst if worst < BAD else 0
+        part.estimated = min(part.estimated, MINUTE - part.covered)
+        parts[end] = part
+
+    def derive(part: Part) -> dict[str, Cell]:
+        cells: dict[str, Cell] = {}
+        coal, worst = 0.0, 0
+        for name, (kgce, _) in carriers.items():
+            quality = summed_quality(part, name)
+            amount = float(part.total[name])
+            cells[name], cells[f"{name}_kgce"] = (amount, quality), (amount * kgce, quality)
+            coal, worst = coal + amount * kgce, max(worst, quality)
+        made, quality = float(part.total["output_t"]), summed_quality(part, "output_t")
+        cells |= {"total_kgce": (coal, worst), "output_t": (made, quality)}
+        return cells | {"intensity": quotient(coal, made, max(worst, quality))}
+
+    return of_spans(parts, spans, derive)
+
+
+def oee(
+    streams: Sequence[tuple[str, Stream]],
+    state: str,
+    states: Mapping[str, Sequence[int]],
+    produced: str,
+    rejected: str | None,
+    ideal_cycle: float,
+    spans: Sequence[Span] | None = None,
+) -> Result:
+    """OEE rows; ``states`` maps producing, idle, fault, setup, planned_stop to numbers."""
+    joined = Joined(streams)
+    rows = joined.readings(state)
+    period = find(streams, state).period
+    made = joined.increments(produced)
+    scrap = joined.increments(rejected) if rejected else None
+
+    def rows_of(end: int) -> Sequence[Row]:
+        low = bisect_left(rows, end - MINUTE - round(3e9 * period), key=itemgetter(0))
+        return rows[max(low - 1, 0) : bisect_left(rows, end, key=itemgetter(0)) + 1]
+
+    meaning = {number: name for name, numbers in states.items() for number in numbers}
+    parts = {}
+    for end in joined.ends():
+        spent = dict.fromkeys(("producing", "setup", "fault", "idle", "planned_stop"), 0)
+        worst = 0
+        for value, quality, ns, t in holding(rows_of(end), period, end - MINUTE, end):
+            if value in meaning:
+                spent[meaning[value]] += ns
+            worst = max(worst, quality if ns or t >= end - MINUTE else 0)
+        busy = sum(spent.values()) - spent["planned_stop"]
+        times = {"apt_s": spent["producing"], "pbt_s": busy, "aust_s": spent["setup"]}
+        times |= {"adet_s": spent["fault"], "adot_s": spent["idle"]}
+        covered = sum(spent.values())
+        seen = int(covered > 0)
+        part = Part({}, {}, {}, covered, 0)
+        for name, ns in times.items():
+            part.total[name], part.known[name], part.worst[name] = Fraction(ns), seen, worst * seen
+        (count, quality), full, part.estimated = made.get(end, ABSENT)
+        part.covered = min(part.covered, full)
+        counts = {"produced": (count, quality)}
+        if scrap is not None:
+            (bad, mark), full, guessed = scrap.get(end, ABSENT)
+            part.covered, part.estimated = min(part.covered, full), max(part.estimated, guessed)
+            quality = max(quality, mark)
+            counts["good"] = ((count or 0.0) - (bad or 0.0), quality)
+        else:
+            counts["good"] = (count, quality)
+        for name, (value, mark) in counts.items():
+            known = mark < BAD
+            part.total[name] = Fraction(value) if known else Fraction(0)
+            part.known[name], part.worst[name] = int(known), mark if known else 0
+        part.estimated = min(part.estimated, MINUTE - part.covered)
+        parts[end] = part
+
+    def derive(part: Part) -> dict[str, Cell]:
+        q = {name: summed_quality(part, name) for name in part.total}
+        n = {name: float(total) for name, total in part.total.items()}
+        seconds = {name: n[name] / 1e9 for name in n if name.endswith("_s")}
+        cells: dict[str, Cell] = {name: (seconds.get(name, n[name]), q[name]) for name in n}
+        apt, share = seconds["apt_s"], part.share()
+        a = quotient(apt, seconds["pbt_s"], graded(q["apt_s"], share))
+        e = quotient(
+            ideal_cycle * n["produced"], apt, graded(max(q["apt_s"], q["produced"]), share)
+        )
+        r = quotient(n["good"], n["produced"], graded(max(q["produced"], q["good"]), share))
+        product = None if None in (a[0], e[0], r[0]) else a[0] * e[0] * r[0]
+        ratios = {"availability": a, "effectiveness": e, "quality_ratio": r}
+        return cells | ratios | {"oee": (product, max(a[1], e[1], r[1]))}
+
+    return of_spans(parts, spans, derive)
+
+
+def emissions(
+    streams: Sequence[tuple[str, Stream]],
+    gases: Mapping[str, str],
+    o2: str,
+    flow: str | None,
+    o2_reference: float,
+    o2_limit: float = 19.0,
+    spans: Sequence[Span] | None = None,
+) -> Result:
+    """Emission rows; tags are in mg/m3, % and Nm3/h."""
+    joined = Joined(streams)
+    tags = {**gases, "o2": o2} | ({"flow": flow} if flow else {})
+    rows = {name: joined.readings(tag) for name, tag in tags.items()}
+    parts = {}
+    for end in joined.ends():
+        means: dict[str, tuple[float, int, float]] = {}
+        for name, tag in tags.items():
+            low, high = (bisect_left(rows[name], t, key=itemgetter(0)) for t in (end - MINUTE, end))
+            inside = [(v, q) for _, v, q in rows[name][low:high] if usable(v, q)]
+            expected = max(1, round(60 / find(streams, tag).period))
+            share = min(1.0, len(inside) / expected)
+            mean = sum(v for v, _ in inside) / len(inside) if inside else 0.0
+            means[name] = (mean, max(q for _, q in inside) if share >= 0.75 else MISSING, share)
+        oxygen, o2_quality, _ = means["o2"]
+        burning = o2_quality < BAD and oxygen < o2_limit
+        part = Part({}, {}, {}, round(min(m[2] for m in means.values()) * MINUTE), 0)
+        numbers: dict[str, Cell] = {}
+        valid = True
+        for gas in gases:
+            mean, quality, _ = means[gas]
+            quality = max(quality, o2_quality if burning else max(o2_quality, NOT_AVAILABLE))
+            valid = valid and quality < BAD
+            numbers[gas] = (mean, quality)
+            right = mean * (21.0 - o2_reference) / (21.0 - oxygen) if burning else 0.0
+            numbers[f"{gas}_corrected"] = (right, quality)
+            if flow:
+                mass = mean * means["flow"][0] * 1e-6 / 60.0
+                numbers[f"{gas}_mass_kg"] = (mass, max(quality, means["flow"][1]))
+        numbers |= {"o2": (oxygen, o2_quality), "valid_min": (float(valid), GOOD)}
+        for name, (value, quality) in numbers.items():
+            known = quality < BAD
+            part.total[name], part.known[name] = value if known else 0.0, int(known)
+            part.worst[name] = quality if known else 0
+        parts[end] = part
+
+    def derive(part: Part) -> dict[str, Cell]:
+        cells: dict[str, Cell] = {}
+        for name, total in part.total.items():
+            known, share = part.known[name], part.known[name] / part.minutes
+            quality = part.worst[name] if known else MISSING
+            if name.endswith("_mass_kg") or name == "valid_min":
+                cells[name] = (total, max(quality, UNCERTAIN) if share < LIMITS[0] else quality)
+                continue
+            quality = graded(quality, share)
+            if part.minutes >= 60 and share < 45 / 60:
+                quality = max(quality, MISSING)
+            cells[name] = (total / max(known, 1), quality)
+        return cells
+
+    return of_spans(parts, spans, derive)

@@ -1,0 +1,247 @@
+"""A small plant with everything that goes wrong in one, and the pipeline that feeds its metrics."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
+
+from edge_agent.metrics.base import Coefficient, Metric, QualityLimits
+from edge_agent.metrics.slots import SlotOperator, slot_schema
+from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag, concatenate
+from edge_agent.units import Unit
+from tests.metrics import oracle
+
+SECOND = 1_000_000_000
+START = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
+
+
+def tag(name: str, unit: str, kind: Kind = Kind.GAUGE, **limits: float) -> Tag:
+    return Tag(name, Unit.parse(unit), kind, **limits)
+
+
+METER = Schema(
+    "em-a/raw",
+    Family.SAMPLE,
+    (
+        tag("power", "kW"),
+        tag("energy", "kWh", Kind.COUNTER, modulus=1000.0, max_rate=0.2),
+        tag("export", "MWh", Kind.COUNTER),
+        tag("reactive", "kvarh", Kind.COUNTER, modulus=2.0**33),
+    ),
+    5.0,
+)
+SCALE = Schema(
+    "scale/raw.slow", Family.SAMPLE, (tag("mass", "kg", Kind.COUNTER, modulus=1e5),), 60.0
+)
+PACKER = Schema(
+    "packer/raw",
+    Family.SAMPLE,
+    (
+        tag("state", "1", Kind.STATE),
+        tag("bags", "{bag}", Kind.COUNTER, modulus=65536.0),
+        tag("reject", "{bag}", Kind.COUNTER),
+    ),
+    5.0,
+)
+STACK = Schema(
+    "cems/raw",
+    Family.SAMPLE,
+    (tag("so2", "mg/m3"), tag("nox", "mg/m3"), tag("o2", "%"), tag("flow", "Nm3/h")),
+    5.0,
+)
+STREAMS = (METER, SCALE, PACKER, STACK)
+
+
+@dataclass(frozen=True)
+class Works:
+    """The plant that KPIs are built from."""
+
+    site: Site = field(default_factory=lambda: Site("works", "main", "works"))
+    shifts: Mapping[str, str] = field(
+        default_factory=lambda: {"A": "08:00-16:00", "B": "16:00-00:00", "C": "00:00-08:00"}
+    )
+    quality: QualityLimits = field(default_factory=QualityLimits)
+
+    def raw(self, name: str) -> Schema:
+        device, _, column = name.partition(".")
+        return next(s for s in STREAMS if s.owner == device and column in s.index)
+
+    def slot(self, name: str) -> Schema:
+        return slot_schema(self.raw(name))
+
+    def coefficient(self, carrier: str, basis: str) -> Coefficient:
+        table = {"electricity": ("kWh", 0.1229), "raw-coal": ("kg", 0.7143)}
+        unit, kgce = table[carrier]
+        return Coefficient(carrier, unit, kgce, basis, "", "test", "", "", "", "M", False)
+
+
+def column(random: Random, signal: Tag, n: int) -> tuple[list[float], list[int]]:
+    """Numbers and qualities of one signal with bad rows, glitches, resets and rollovers."""
+    marks = [0] * n
+    if signal.kind is Kind.COUNTER:
+        rate = 0.5 if signal.max_rate else 3.0
+        top = signal.modulus or 1e6
+        level = top * random.choice([0.2, 0.995, 0.9999])
+        values = []
+        for i in range(n):
+            level += random.random() * rate
+            if signal.modulus and level >= signal.modulus:
+                level -= signal.modulus
+            if random.random() < 0.008:
+                level = random.random() * 10  # a reset, or a new meter
+            values.append(level)
+            if random.random() < 0.02:
+                values[i] = random.choice([0.0, level / 2, level + top / 3])  # a glitch
+                marks[i] = random.choice([0, 0, 70])
+    elif signal.kind is Kind.STATE:
+        values, level = [], 1.0
+        for _ in range(n):
+            level = float(random.randint(1, 6)) if random.random() < 0.2 else level
+            values.append(level)
+    else:
+        center = {"o2": 16.0, "flow": 1e5}.get(signal.name, 40.0)
+        values = [random.gauss(center, center / 10) for _ in range(n)]
+    for i in range(n):
+        if random.random() < 0.03:
+            marks[i] = random.choice([64, 65, 70, 129, 131])
+    return values, marks
+
+
+def stream(
+    random: Random, schema: Schema, minutes: float, pause: tuple[float, float] | None
+) -> SampleBlock:
+    """Rows of one stream, some left out, all bad for a while; none within the pause (minutes)."""
+    period = schema.period
+    n = int(minutes * 60 / period)
+    offset = random.choice([0, 0, random.randint(0, int(period * 1e9))])
+    times = [START + offset + round(i * period * 1e9) for i in range(n)]
+    jitter = random.choice([0, int(period * 2e8)])
+    times = sorted(t + random.randint(0, jitter) for t in times)
+    if random.random() < 0.5:
+        i = random.randrange(n - 1)
+        times[i] = times[i + 1]  # two rows at one time
+    numbers = [column(random, signal, n) for signal in schema.tags]
+    value = np.array([v for v, _ in numbers])
+    quality = np.array([q for _, q in numbers], np.uint8)
+    if random.random() < 0.6:
+        i, length = random.randrange(n), random.choice([2, 5, 20, 60])
+        rows = slice(i, i + length)
+        if random.random() < 0.5:
+            quality[:, rows] = Quality.BAD_NO_ANSWER
+        else:
+            quality[random.randrange(len(quality)), rows] = Quality.BAD_DEVICE
+    value[quality >= 128] = np.nan
+    keep = np.array([random.random() > 0.02 for _ in times])
+    time = np.array(times, np.int64)
+    if pause is not None:
+        low, high = (START + round(p * 60e9) for p in pause)
+        keep &= (time < low) | (time >= high)
+    keep[0] = keep[-1] = True
+    return SampleBlock(schema, time[keep], value[:, keep], quality[:, keep])
+
+
+def plant_rows(seed: int, minutes: float = 14.0) -> dict[str, SampleBlock]:
+    """The rows of all streams; in half of the cases the whole plant was not read for a while."""
+    random = Random(seed)
+    pause = random.choice([None, (4.3, 9.0), (3.0, 11.2)])
+    return {schema.stream: stream(random, schema, minutes, pause) for schema in STREAMS}
+
+
+def pieces(block: SampleBlock, random: Random, longest: int) -> list[SampleBlock]:
+    """Cut a block into some of at most so many rows."""
+    found, i = [], 0
+    while i < len(block):
+        j = min(len(block), i + random.randint(1, longest))
+        found.append(block.rows(i, j))
+        i = j
+    return found
+
+
+def interleaved(
+    rows: Mapping[str, SampleBlock], random: Random, longest: int, late: float
+) -> list[SampleBlock]:
+    """Blocks of several streams, each stream in order, none later than ``late`` seconds."""
+    queued = []
+    for name, block in rows.items():
+        limit = 1 if block.schema.period > 30 else longest
+        at = 0
+        for i, piece in enumerate(pieces(block, random, limit)):
+            at = max(at, int(piece.time[-1]) + round(random.random() * late * 1e9))
+            queued.append((at, name, i, piece))
+    return [piece for _, _, _, piece in sorted(queued, key=lambda entry: entry[:3])]
+
+
+def run(
+    metrics: Sequence[Metric],
+    blocks: Iterable[SampleBlock],
+    renew: Callable[[Metric], Metric] | None = None,
+) -> dict[str, SampleBlock]:
+    """Push blocks through metrics as the pipeline does; return the rows of each output.
+
+    renew  asked for each metric before each block: a new object with the state, or the same
+    """
+    live = list(metrics)
+    found: dict[str, list[SampleBlock]] = {}
+
+    def push(block: SampleBlock) -> None:
+        for i, metric in enumerate(live):
+            if block.schema.stream in metric.inputs:
+                if renew is not None:
+                    live[i] = renew(metric)
+                rows = live[i].update(block)
+                if rows is not None:
+                    assert rows.lawful()
+                    found.setdefault(rows.schema.stream, []).append(rows)
+                    push(rows)
+
+    for block in blocks:
+        push(block)
+    return {name: concatenate(rows) for name, rows in found.items()}
+
+
+def operators() -> list[Metric]:
+    return [SlotOperator(schema) for schema in STREAMS]
+
+
+def restored(new: Metric, old: Metric) -> Metric:
+    """Return a new object with the state of the old one, through JSON."""
+    new.load(json.loads(json.dumps(old.save(), allow_nan=False)))
+    return new
+
+
+def as_oracle(block: SampleBlock) -> oracle.Stream:
+    """The same rows as plain lists."""
+    signals, rows = {}, {}
+    for i, signal in enumerate(block.schema.tags):
+        signals[signal.name] = oracle.Signal(signal.kind.value, signal.modulus, signal.max_rate)
+        columns = block.time.tolist(), block.value[i].tolist(), block.quality[i].tolist()
+        rows[signal.name] = list(zip(*columns, strict=True))
+    return oracle.Stream(block.schema.period, signals, rows)
+
+
+def same(one: SampleBlock | None, other: SampleBlock | None) -> None:
+    """Assert that two blocks are equal bit for bit."""
+    assert one is not None
+    assert other is not None
+    assert one.schema == other.schema
+    np.testing.assert_array_equal(one.time, other.time)
+    np.testing.assert_array_equal(one.quality, other.quality)
+    np.testing.assert_array_equal(one.value, other.value)
+
+
+def agrees(block: SampleBlock, rows: oracle.Result, relative: float = 0.0) -> None:
+    """Assert that a block has the oracle's rows."""
+    assert block.time.tolist() == list(rows)
+    for i, signal in enumerate(block.schema.tags):
+        for end, value, quality in zip(rows, block.value[i], block.quality[i], strict=True):
+            wanted, mark = rows[end][signal.name]
+            where = f"{signal.name} at {(end - START) / 60e9} min"
+            assert quality == mark, where
+            if wanted is None:
+                assert np.isnan(value), where
+            else:
+                assert abs(value - wanted) <= relative * max(abs(wanted), abs(value)), (
+                    where, value, wanted,
+                )  # fmt: skip
