@@ -12,11 +12,13 @@ from fnmatch import fnmatchcase
 from itertools import combinations
 from urllib.parse import parse_qs, urlsplit
 
+from edge_agent.config.config import SitePlant
+from edge_agent.config.tables import Tables
 from edge_agent.config.tree import Key, MapNode, Node, Steps, walk
 from edge_agent.config.words import nearest
 from edge_agent.drivers.base import DeviceConfig, TagConfig
 from edge_agent.errors import Fault
-from edge_agent.metrics.base import MetricConfig, Plant, QualityLimits, Reference
+from edge_agent.metrics.base import MetricConfig, QualityLimits, Reference
 from edge_agent.model import Kind
 from edge_agent.sinks.base import SinkConfig
 from edge_agent.units import Duration, Unit
@@ -135,15 +137,28 @@ def device(name: str, config: DeviceConfig, report: Report) -> bool:
     if config.flag is not None and config.flag.tag not in config.tags:
         hint = nearest(config.flag.tag, config.tags)
         report((*here, "flag", "tag"), f'unknown tag "{config.flag.tag}"{hint}')
+    if config.timeout <= 0:
+        report((*here, "timeout"), "must be longer than 0s")
+    return _address(config, lambda steps, message: report((*here, *steps), message))
+
+
+def _address(config: DeviceConfig, report: Report) -> bool:
+    """Check what only the driver knows; return whether the device can be asked for its link."""
+    wrong = ""
     try:
         _ = urlsplit(config.connect).port  # parsed only when it is asked for
-        for steps, message in config.faults():
-            report((*here, *steps), message)
         hash(config.link)
     except ValueError as error:
-        report((*here, "connect"), f'"{_no_password(config.connect)}" is not an address: {error}')
-        return False
-    return True
+        wrong = f'"{_no_password(config.connect)}" is not an address: {error}'
+    try:
+        found = config.faults()
+    except ValueError:
+        found = []  # it could not read its address either
+    for steps, message in found:
+        report(steps, message)
+    if wrong and not any(steps == ("connect",) for steps, _ in found):
+        report(("connect",), wrong)
+    return not wrong
 
 
 def _tag_faults(name: str, tag: TagConfig) -> Iterator[tuple[Steps, str]]:
@@ -261,31 +276,44 @@ def _wrong(reference: Reference, tag: TagConfig) -> str | None:
     return None
 
 
-def metric(name: str, config: MetricConfig, tags: Tags, plant: Plant, report: Report) -> None:
-    """Check one KPI: references, windows, its own checks; then that it can be built."""
+def metric(name: str, config: MetricConfig, tags: Tags, plant: SitePlant, report: Report) -> None:
+    """Check one KPI: references, windows, tables, its own checks; then that it can be built.
+
+    plant  with those devices only that have no mistake
+    """
     here: Steps = ("metrics", name)
+    references = config.references()
     found: list[tuple[Steps, str]] = [
         (reference.path, message)
-        for reference in config.references()
+        for reference in references
         if (message := tags.fault(reference)) is not None
     ]
     if "shift" in config.windows and not plant.shifts:
         found.append(
-            (("windows",), "a window is a shift, but there are no shifts: write shifts.calendar")
+            (("windows",), "there are no shifts for the window shift: write shifts.calendar")
         )
     if len(set(config.windows)) < len(config.windows):
         found.append((("windows",), "a window stands twice"))
+    found += _rows_named(config, plant.tables)
     found += config.faults()
-    sound = all(
-        reference.tag.partition(".")[0] in tags.devices for reference in config.references()
-    )
-    if not found and sound:
+    if not found and all(r.tag.partition(".")[0] in plant.devices for r in references):
         try:
             config.build(name, plant)
         except (KeyError, ValueError) as error:
             found.append(((), str(error.args[0] if error.args else error)))
     for steps, message in found:
         report((*here, *steps), message)
+
+
+def _rows_named(config: MetricConfig, tables: Tables) -> Iterator[tuple[Steps, str]]:
+    """Yield what is wrong with the rows of tables that a KPI names."""
+    product, limits = (getattr(config, key, None) for key in ("product", "limits"))
+    if isinstance(product, str) and product not in tables.products:
+        hint = nearest(product, tables.products)
+        yield ("product",), f'"{product}" is no product of configs/benchmarks{hint}'
+    if isinstance(limits, str) and not tables.emission_limits(limits):
+        hint = nearest(limits, tables.emission_ids)
+        yield ("limits",), f'"{limits}" begins no id of configs/limits{hint}'
 
 
 # ---- sinks -----------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Registry(NamedTuple):
     def installed(cls) -> "Registry":
         """Return what the packages of drivers, metrics and sinks name."""
         return cls(
-            import_module("edge_agent.drivers").DEVICES,
+            import_module("edge_agent.drivers").DRIVERS,
             import_module("edge_agent.metrics").METRICS,
             import_module("edge_agent.sinks").SINKS,
         )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -56,8 +57,7 @@ def load(
     reading = _Reading(path, os.environ if env is None else env, registry or Registry.installed())
     config = reading.config(overlay or {})
     if reading.faults or config is None:
-        faults = sorted(set(reading.faults), key=lambda f: (f.file != str(path), f))
-        raise ConfigError(faults)
+        raise ConfigError(reading.told())
     return config
 
 
@@ -72,6 +72,15 @@ class _Reading:
         self._folders = [path.absolute().parent, data_dir()]
         self._templates = Templates(self._folders, env, self.faults)
         self._root = MapNode(Mark(str(path)))
+        self._unset: list[
+            Fault
+        ] = []  # what else is wrong with an empty text is no mistake of its own
+
+    def told(self) -> list[Fault]:
+        """Return the mistakes, once each, those of the plant's own file first."""
+        unset = {_place(f) for f in self._unset if f.line}
+        faults = {f for f in self.faults if f in self._unset or _place(f) not in unset}
+        return sorted(faults, key=lambda f: (f.file != str(self.path), f))
 
     def config(self, overlay: Mapping[str, object]) -> Config | None:
         """Return the configuration as far as it is right; mistakes go to ``faults``."""
@@ -117,7 +126,8 @@ class _Reading:
 
     def _tree(self, overlay: Mapping[str, object]) -> MapNode:
         root = lay_over(read(self.path, self.faults), of(overlay, OVERLAY))
-        root = expand(root, self._env, self.faults)
+        root = expand(root, self._env, self._unset)
+        self.faults += self._unset
         items: dict[Key, Node] = {}
         for key, node in root.items.items() if isinstance(root, MapNode) else ():
             if key not in SECTIONS:
@@ -204,14 +214,16 @@ class _Reading:
         if address is None or not isinstance(node, MapNode):
             return None
         schemes = self._registry.schemes()
-        scheme, colon, _ = address.partition("://")
-        if colon and scheme in schemes:
+        scheme = address.partition(":")[0]
+        if scheme in schemes:
             return schemes[scheme]
         mark = node.items["connect"].mark
-        if colon:
+        if "://" in address:
             self.faults.append(mark.fault(f'unknown scheme "{scheme}"{nearest(scheme, schemes)}'))
         else:
-            self.faults.append(mark.fault(f"must be an address: {' or '.join(schemes)} and ://…"))
+            self.faults.append(
+                mark.fault(f"must be an address that begins with {', '.join(schemes)}")
+            )
         return None
 
     def _typed(self, section: str, kinds: Mapping[str, type[T]]) -> dict[str, T]:
@@ -221,7 +233,7 @@ class _Reading:
             if written is None:
                 continue
             if written not in kinds:
-                mark = walk_mark(node, "type")
+                mark = _mark(node, "type")
                 self.faults.append(mark.fault(f'unknown type "{written}"{nearest(written, kinds)}'))
                 continue
             made = make(kinds[written], without(node, "type"), self.faults)
@@ -251,8 +263,16 @@ class _Reading:
         sinks: Mapping[str, SinkConfig],
     ) -> None:
         checked = checks.Checked(self._root, str(self.path), self.faults)
-        linked = {n: d for n, d in devices.items() if checks.device(n, d, self._report)}
+        linked: dict[str, DeviceConfig] = {}
+        sound: dict[str, DeviceConfig] = {}
+        for name, device in devices.items():
+            before = len(self.faults)
+            if checks.device(name, device, self._report):
+                linked[name] = device
+            if len(self.faults) == before:
+                sound[name] = device
         checks.links(linked, checked)
+        plant = replace(plant, devices=sound)
         tags = checks.Tags.of(self._root, devices)
         for name, metric in metrics.items():
             checks.metric(name, metric, tags, plant, self._report)
@@ -261,6 +281,10 @@ class _Reading:
             checks.sink(name, sink, owners, self._report)
 
 
-def walk_mark(node: Node, key: str) -> Mark:
+def _place(fault: Fault) -> tuple[str, int, int]:
+    return fault.file, fault.line, fault.column
+
+
+def _mark(node: Node, key: str) -> Mark:
     """Return the place of a key of a mapping, or of the mapping."""
     return node.items[key].mark if isinstance(node, MapNode) and key in node.items else node.mark

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from edge_agent.config.words import nearest
 from edge_agent.errors import ConfigError, Fault
 from edge_agent.metrics.base import Coefficient
 
@@ -252,7 +253,8 @@ class Tables:
         known = [r for r in self._coal if r.standard == standard and r.basis == basis]
         rows = [r for r in known if r.code == code]
         if not rows:
-            raise KeyError(f"no coefficient for {name} in {_COAL.path}")
+            hint = nearest(code, dict.fromkeys(r.code for r in known))
+            raise KeyError(f"no coefficient for {name} in {_COAL.path}{hint}")
         rows = sorted((r for r in rows if r.in_force(on)), key=lambda r: r.valid_from)
         if not rows:
             raise KeyError(f"no coefficient for {name} is in force on {on or 'an open date'}")
