@@ -98,6 +98,9 @@ _GAPS = """SELECT schema, first_ns, last_ns, rows, reason, sequence FROM gap
   WHERE reader = ?2 AND sequence > ?1 ORDER BY sequence LIMIT ?3"""
 
 
+_Row = tuple[int, int, int, int, int, bytes]
+
+
 class Outbox:
     """The log; see above. All is called by the thread of one event loop.
 
@@ -117,6 +120,7 @@ class Outbox:
         self._numbers = {known.number: known.schema for known in self._store.known.values()}
         self._sequence = self.ledger.totals["sequence"]
         self._closed = False
+        self._fault = ""
         self._committer = Committer(self._store, commit, self._woken)
         share = min(budget.raw_bytes, budget.derived_bytes) // (8 * max(1, len(specs)))
         self._readers = {s.name: Reader(self, self._committer, s.name, share) for s in specs}
@@ -184,11 +188,19 @@ class Outbox:
         tables = ("raw", "derived") if family is None else (table_of(family),)
         sql = " UNION ALL ".join(on(table, _ROWS) for table in tables) + " ORDER BY 1 LIMIT ?2"
         with closing(connect(self.path, query_only=True)) as db:
-            while rows := db.execute(sql, (after, PAGE)).fetchall():
+            while rows := self._page(db, sql, after):
                 for row in rows:
                     if family is None or self._numbers[row[1]].family is family:
                         yield self.record(row)
                 after = rows[-1][0]
+
+    def _page(self, db: sqlite3.Connection, sql: str, after: int) -> list[_Row]:
+        try:
+            return db.execute(sql, (after, PAGE)).fetchall()
+        except sqlite3.DatabaseError as e:  # what comes after cannot be read, ever
+            self._fault = self._committer.explain(e)
+            log.error("%s", self._fault)
+            return []
 
     def block(self, record: Record) -> SampleBlock:
         """Return the block of a record; ``Corrupt`` if its bytes are not what was written."""
@@ -198,7 +210,7 @@ class Outbox:
         """Return a schema by its id; ``KeyError`` for one that never stood in the log."""
         return self._store.known[id].schema
 
-    def record(self, row: tuple[int, int, int, int, int, bytes]) -> Record:
+    def record(self, row: _Row) -> Record:
         """Return a row of the file as a record."""
         sequence, number, first_ns, last_ns, rows, payload = row
         return Record(sequence, self._numbers[number].id, first_ns, last_ns, rows, payload)
