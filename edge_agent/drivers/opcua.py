@@ -212,7 +212,7 @@ class OpcUaDriver:
             client = Client(self._endpoint, self._timeout, max(1.0, self._timeout))
             client.name = client.description = "edge-agent"
             client.application_uri = f"urn:{socket.gethostname()}:edge-agent"
-            client.session_timeout = SESSION_MS
+            client.session_timeout = max(SESSION_MS, round(4000 * self._timeout))
             self._client = client
             if self._security is not None:
                 await self._security.apply(client)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FASTEST = 0.05  # s, real: no publishing interval below this
 LIFETIME = 60.0  # s, real, without our requests, after which the server forgets a subscription
-QUEUE = 100  # values of one item that the server keeps between two publish responses
+QUEUE = 1000  # values of one item that the server keeps between two publish responses
 SAMPLES = 5  # the server looks at an item so often per publishing interval
 BACKLOG = 64  # responses not yet read
 OVERDUE = 1.0  # s, real: shorter waits than this are the scheduler's, not the server's
