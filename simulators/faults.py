@@ -11,7 +11,7 @@ plant's start. Kinds, and what else they take:
     hole           at: hr:0x10, count: 2    a read that touches these addresses gets exception 2
     reset          the connection is cut
     garbage        bytes that are no frame
-    counter-reset  every counter begins at 0 at the time ``from``
+    counter-reset  every counter begins at 0 at the time ``from`` (leave out ``to``: it stays so)
 """
 
 from dataclasses import dataclass

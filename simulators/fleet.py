@@ -39,10 +39,10 @@ async def play(
     script: Script | None = None,
     sources: Mapping[str, Source] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Play every device of a configuration; devices on one address share one port here too.
+    """Play every device of a configuration.
 
-    A device of the cement plant shows the plant, any other one plausible numbers. Serial devices are
-    reached as RTU over TCP.
+    Devices on one address share one port here too. A device of the cement plant shows the plant,
+    any other one plausible numbers. Serial devices are reached as RTU over TCP.
 
     sources  device -> what it shows instead
     """

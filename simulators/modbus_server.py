@@ -126,19 +126,19 @@ class _ResetSource(Source):
         super().__init__({})
         self._source = source
         self._counters = {tag.name for tag in table.tags if tag.kind == "counter"}
-        self._resets = [
-            start + round(trouble.start * SECOND)
-            for trouble in script.troubles
-            if trouble.device == table.id and trouble.kind == "counter-reset"
-        ]
+        self._device, self._script, self._start = table.id, script, start
 
     def unit(self, tag: str) -> str:
         return self._source.unit(tag)
 
     def value(self, tag: str, t: int) -> float:
         value = self._source.value(tag, t)
-        past = [reset for reset in self._resets if reset <= t] if tag in self._counters else []
-        return value - self._source.value(tag, max(past)) if past else value
+        resets = [
+            self._start + round(trouble.start * SECOND)
+            for trouble in self._script.now(self._device, (t - self._start) / SECOND)
+            if trouble.kind == "counter-reset" and tag in self._counters
+        ]
+        return value - self._source.value(tag, max(resets)) if resets else value
 
 
 def crc16(frame: bytes) -> bytes:

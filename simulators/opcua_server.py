@@ -1,5 +1,6 @@
-"""The plant's control systems over OPC UA (namespace ``urn:demo:plant``, nodes ``Kiln1.*``,
-``Packer1.*``).
+"""Serve the plant's control systems over OPC UA.
+
+The namespace is ``urn:demo:plant``, the nodes ``Kiln1.*`` and ``Packer1.*``.
 
 A polled node is computed when it is read. A node that is subscribed to is written when it changes,
 with the exact plant time of the change as its SourceTimestamp: asyncua notifies on writes only.
@@ -13,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edge_agent.clock import Clock
 from edge_agent.units import Unit
@@ -23,7 +24,9 @@ from simulators.sources import Source
 from simulators.tables import DeviceTable, TagRow
 
 if TYPE_CHECKING:
-    from asyncua import Server, ua
+    from asyncua import ua
+    from asyncua.server.server import Server
+    from asyncua.server.user_managers import UserManager
 
 NAMESPACE = "urn:demo:plant"
 APPLICATION = "urn:demo:plant:server"
@@ -89,13 +92,13 @@ class OpcUaServer:
 
     async def start(self, port: int = 0) -> int:
         """Listen on 127.0.0.1; return the port."""
-        from asyncua import Server
+        from asyncua.server.server import Server
 
         logging.getLogger("asyncua").setLevel(logging.WARNING)
         logging.getLogger("asyncua.server.server").setLevel(
             logging.ERROR
         )  # "No policy" of an open one
-        users = None if self._security is None else _Users(self._security)
+        users = None if self._security is None else _users(self._security)
         self._server = server = Server(user_manager=users)
         await server.init()
         await server.set_application_uri(APPLICATION)
@@ -104,7 +107,8 @@ class OpcUaServer:
         await self._populate(server)
         await server.start()
         self._writer = asyncio.create_task(self._follow(), name="opcua writer")
-        return int(server.bserver._server.sockets[0].getsockname()[1])  # noqa: SLF001 – no other way to the port
+        listening = getattr(server.bserver, "_server", None)  # the only way to the port taken
+        return int(getattr(listening, "sockets")[0].getsockname()[1])  # noqa: B009 – untyped there
 
     async def _secure(self, server: "Server") -> None:
         from asyncua import ua
@@ -136,10 +140,10 @@ class OpcUaServer:
             owner = owner or "Plant"
             if owner not in folders:
                 folders[owner] = await server.nodes.objects.add_object(
-                    ua.NodeId(owner, space), ua.QualifiedName(owner, space)
+                    _node_id(owner, space), ua.QualifiedName(owner, space)
                 )
             variable = await folders[owner].add_variable(
-                ua.NodeId(node.name, space),
+                _node_id(node.name, space),
                 ua.QualifiedName(leaf, space),
                 ua.Variant(node.value(0.0), ua.VariantType[node.numeric]),
             )
@@ -160,8 +164,8 @@ class OpcUaServer:
                     return changes[-1]
         return now, node.source.value(node.tag.name, now)
 
-    def _answer(self, node: _Node) -> "Callable[[ua.NodeId, ua.AttributeIds], ua.DataValue]":
-        def answer(_node_id: "ua.NodeId", _attribute: "ua.AttributeIds") -> "ua.DataValue":
+    def _answer(self, node: _Node) -> "Callable[[ua.NodeId, object], ua.DataValue]":
+        def answer(_node_id: "ua.NodeId", _attribute: object) -> "ua.DataValue":
             now = self._now()
             value = node.value(node.source.value(node.tag.name, now))
             self.reads += 1
@@ -183,13 +187,11 @@ class OpcUaServer:
         await self._server.write_attribute_value(node_id, written)
 
     async def _follow(self) -> None:
-        """Write every change, oldest first; look twice a plant second and at each change of state."""
+        """Write every change, oldest first, twice a plant second and at changes of state."""
         if self._server is None or not self._pushed:
             return
-        from asyncua import ua
-
         space = await self._server.get_namespace_index(NAMESPACE)
-        ids = {node.name: ua.NodeId(node.name, space) for node in self._pushed}
+        ids = {node.name: _node_id(node.name, space) for node in self._pushed}
         done = self._now()
         with self._clock.participant():
             while True:
@@ -227,8 +229,14 @@ class OpcUaServer:
             self._server = None
 
 
-def _time(ns: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=ns // _MICROSECOND)
+def _time(ns: int) -> "ua.DateTime":
+    return cast("ua.DateTime", _EPOCH + timedelta(microseconds=ns // _MICROSECOND))
+
+
+def _node_id(name: str, space: int) -> "ua.NodeId":
+    from asyncua import ua
+
+    return ua.NodeId.from_string(f"ns={space};s={name}")
 
 
 def _data_value(node: _Node, value: float, source_ns: int, server_ns: int) -> "ua.DataValue":
@@ -241,23 +249,21 @@ def _data_value(node: _Node, value: float, source_ns: int, server_ns: int) -> "u
     )
 
 
-class _Users:
-    """The one user who may log in (asyncua's ``UserManager``, by shape)."""
+def _users(security: Security) -> "UserManager":
+    """Return asyncua's user manager with the one user who may log in."""
+    from asyncua.crypto.permission_rules import User, UserRole
+    from asyncua.server.user_managers import UserManager
 
-    def __init__(self, security: Security) -> None:
-        self._security = security
+    class OneUser(UserManager):
+        def get_user(
+            self,
+            iserver: object,  # noqa: ARG002 – asyncua's signature
+            username: str | None = None,
+            password: str | bytes | None = None,
+            certificate: object = None,  # noqa: ARG002
+        ) -> User | None:
+            given = password.decode() if isinstance(password, bytes) else password
+            known = (username, given) == (security.user, security.password)
+            return User(role=UserRole.User) if known else None
 
-    def get_user(
-        self,
-        _server: object,
-        username: str | None = None,
-        password: str | bytes | None = None,
-        certificate: object = None,  # noqa: ARG002 – asyncua passes it by name
-    ) -> object:
-        """Return asyncua's user, None for a stranger."""
-        from asyncua.crypto.permission_rules import User, UserRole
-
-        given = password.decode() if isinstance(password, bytes) else password
-        if (username, given) == (self._security.user, self._security.password):
-            return User(role=UserRole.User)
-        return None
+    return OneUser()

@@ -140,7 +140,7 @@ class Packer:
         return (block - 1) * REJECT_EVERY + self._torn(block - 1) + 1 if block else 0
 
     def bag_changes(self, after: int, until: int) -> list[tuple[int, int]]:
-        """Return changes of the bag count in ``(after, until]``: the last of each state's stretch."""
+        """Return the bag count's changes in ``(after, until]``: the last of each stretch."""
         return self._counted(after, until, self.bags, lambda bags: bags)
 
     def reject_changes(self, after: int, until: int) -> list[tuple[int, int]]:

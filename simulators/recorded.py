@@ -1,4 +1,4 @@
-"""Real recorded plants played through simulated meters; sources and licences in ``data/SOURCES.md``."""
+"""Recorded plants played through simulated meters; whose they are says ``data/SOURCES.md``."""
 
 import csv
 from bisect import bisect_right
@@ -70,7 +70,7 @@ class RecordedMeter:
         return sums
 
     def energy(self, t: int) -> Decimal:
-        """Return the energy register at an instant, kWh, exact; it stands still outside the record."""
+        """Return the energy register in kWh, exact; it stands still outside the record."""
         return self._initial + _running(self._usage, self._usage_before, t - self.start)
 
     @cached_property
@@ -139,7 +139,7 @@ class RecordedMeter:
 
 
 def _day(stamp: str) -> date:
-    day, month, year = stamp.split(" ")[0].split("/")
+    day, month, year = stamp[:10].split("/")
     return date(int(year), int(month), int(day))
 
 
@@ -170,7 +170,7 @@ class RecordedAnalyser:
         self.energy_mwh = [float(row["turbine_energy_yield_MWh"]) for row in rows]
 
     def source(self) -> Source:
-        """Return the analyser's readings; before the first hour it shows that one, later the last."""
+        """Return the readings; before the first hour it shows that one, after the last the last."""
         return Source({
             "co": ("mg/m3", self._held(self.co)),
             "nox": ("mg/m3", self._held(self.nox)),
