@@ -169,7 +169,7 @@ class ModbusDevice(DeviceConfig):
         elif register.last - register.first >= self.max_registers:
             text = f"{kind} needs {WORDS[kind]} registers, max_registers is {self.max_registers}"
             faults.append(("type", text))
-        if self.sections and not address.table.is_bits and section_of(register, self.sections) < 0:
+        elif self._outside(register):
             text = f"{address} to {register.last} lies in none of the sections, or crosses a border"
             faults.append(("at", text))
         faults += [
@@ -180,6 +180,10 @@ class ModbusDevice(DeviceConfig):
         if tag.range is not None and not tag.range[0] < tag.range[1]:
             faults.append(("range", f"a range is [low, high], not {list(tag.range)}"))
         return faults
+
+    def _outside(self, register: Register) -> bool:
+        in_sections = not self.sections or section_of(register, self.sections) >= 0
+        return not (register.address.table.is_bits or in_sections)
 
     @classmethod
     def build(cls, devices: Mapping[str, DeviceConfig], clock: Clock) -> "ModbusDriver":

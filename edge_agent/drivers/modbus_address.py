@@ -16,8 +16,8 @@ class Table(Enum):
 
     COILS = ("co", 1, "0")
     DISCRETE_INPUTS = ("di", 2, "1")
-    INPUT_REGISTERS = ("ir", 4, "3")
     HOLDING_REGISTERS = ("hr", 3, "4")
+    INPUT_REGISTERS = ("ir", 4, "3")
 
     def __init__(self, prefix: str, function: int, digit: str) -> None:
         self.prefix = prefix
@@ -32,8 +32,8 @@ class Table(Enum):
 
 _BY_PREFIX = {table.prefix: table for table in Table}
 _BY_DIGIT = {table.digit: table for table in Table}
-_WIRE = re.compile(r"(hr|ir|co|di):(0x[0-9a-f]+|\d+)(?:\.(\d+))?")
-_MANUAL = re.compile(r"(hr|ir|co|di)?([0134])(\d{4}|\d{5})(?:\.(\d+))?")
+_WIRE = re.compile(r"(hr|ir|co|di):(0x[0-9a-f]+|\d+)(?:\.(\d+))?", re.ASCII)
+_MANUAL = re.compile(r"(hr|ir|co|di)?([0134])(\d{4}|\d{5})(?:\.(\d+))?", re.ASCII)
 _RIGHT = "write 40001 or hr40001 as in the manual, or hr:0, ir:0, co:0, di:0 counted from zero"
 LAST = 0xFFFF
 

@@ -3,13 +3,13 @@
 A late answer must never be taken for the answer to the next request. Over TCP every answer
 carries the transaction id of its request, and another's is dropped. RTU has no such id, on a wire
 as well as behind a converter (a new socket would not help there: the converter hands on whatever
-the line says). So after a time-out the line is left alone for one more time-out, and until it has
-been quiet for a moment; what arrives meanwhile is thrown away. A unit slower than twice its time-
-out cannot be told from a quick one: raise ``timeout`` for it.
+the line says). It only names the unit. So a unit that was silent is not asked again for two more
+time-outs, while the other units of the line are; what it says meanwhile is thrown away. A unit
+slower than three time-outs cannot be told from a quick one: raise ``timeout`` for it.
 
-pymodbus does the framing. Its own retries, reconnects and counting of failures are off (the
-supervisor's), its log as well (it writes a line per failed request). What it does not check is
-checked here: length, unit and function of an answer, and that its transaction id is not 0.
+pymodbus does the framing. Its own retries, reconnects and counting of failures are off (they are
+the supervisor's), its log as well (it writes a line per failed request). What it does not check
+is checked here: length, unit and function of an answer, and that its transaction id is not 0.
 """
 
 import asyncio
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from pymodbus.pdu import ModbusPDU
 
 CONNECT = 0.8  # seconds a connect may take
-QUIET = 0.05  # seconds without a byte after which a line is taken to be quiet
-DRAIN = 4  # time-outs within which a line must have become quiet
+STALE = 2  # time-outs for which an RTU unit that was silent is not asked again
 UNACKNOWLEDGED = (
     3.0  # seconds after which bytes the peer's box does not acknowledge end a connection
 )
@@ -96,9 +95,8 @@ class Wire:
         self._line = line
         self._client: AsyncModbusTcpClient | AsyncModbusSerialClient | None = None
         self._asking = False
-        self._free_at = 0.0  # no request before; times are the event loop's, durations only
-        self._stale_until = 0.0  # answers to an earlier request may come until then
-        self._heard_at = 0.0
+        self._free_at = 0.0  # no request before; times are the event loop's, for durations only
+        self._stale_until: dict[int, float] = {}  # unit -> until when a late answer may come
 
     async def open(self) -> None:
         """Open the link. Raises ``Disconnected``."""
@@ -122,18 +120,8 @@ class Wire:
             await asyncio.sleep(0)  # the transport says goodbye in the loop's next round
 
     async def settle(self) -> None:
-        """Return when the next request may be sent."""
-        now = asyncio.get_running_loop().time
-        limit = now() + DRAIN * self._line.timeout
-        while self._stale_until:
-            quiet_at = max(self._stale_until, self._heard_at + QUIET)
-            if quiet_at > limit:
-                raise Disconnected(f"{self._line.name} is never quiet")
-            if quiet_at <= now():
-                self._stale_until = 0.0
-            await asyncio.sleep(quiet_at - now())
-        if self._free_at > now():
-            await asyncio.sleep(self._free_at - now())
+        """Return when the line has been left alone for as long as its devices need."""
+        await asyncio.sleep(max(0.0, self._free_at - asyncio.get_running_loop().time()))
 
     async def ask(self, unit: int, request: Request) -> Sequence[int] | Quality:
         """Return the words (or bits) of the answer, or why there are none.
@@ -145,18 +133,21 @@ class Wire:
         client, now = self._client, asyncio.get_running_loop().time
         if client is None or not client.connected:
             raise Disconnected(f"{self._line.name} is not connected")
+        if now() < self._stale_until.get(unit, 0.0):
+            raise TimeoutError("no answer; it is not asked while a late one may still come")
         read = {
             1: client.read_coils,
             2: client.read_discrete_inputs,
             3: client.read_holding_registers,
             4: client.read_input_registers,
         }[request.table.function]
-        answered, self._asking = False, True
+        self._asking, answered = True, False
         try:
             reply = await read(request.address, count=request.count, device_id=unit)
+            answer = self._checked(reply, unit, request)
             answered = True
         except Garbled:
-            return Quality.BAD_SHORT
+            answer, answered = Quality.BAD_SHORT, True
         except (ConnectionException, ModbusIOException) as e:
             if isinstance(e, ConnectionException) or not client.connected:
                 raise Disconnected(f"{self._line.name} closed the connection") from e
@@ -164,9 +155,9 @@ class Wire:
         finally:
             self._asking = False
             self._free_at = now() + self._line.gap
-            if self._line.is_rtu and not answered:
-                self._stale_until = now() + self._line.timeout
-        return self._checked(reply, unit, request)
+            if self._line.is_rtu and not answered:  # also when it was not waited for to the end
+                self._stale_until[unit] = now() + STALE * self._line.timeout
+        return answer
 
     def _checked(self, reply: "ModbusPDU", unit: int, request: Request) -> Sequence[int] | Quality:
         """Return what the answer holds if it is the answer to the request."""
@@ -206,7 +197,7 @@ class Wire:
                 timeout=CONNECT,
                 retries=0,
                 reconnect_delay=0,
-                trace_packet=self._hear,
+                trace_connect=self._changed,
             )
         else:
             client = AsyncModbusTcpClient(
@@ -216,16 +207,20 @@ class Wire:
                 timeout=CONNECT,
                 retries=0,
                 reconnect_delay=0,
-                trace_packet=self._hear,
+                trace_connect=self._changed,
             )
         client.set_max_no_responses(FOREVER)
         self._tolerate(client)
         return client
 
-    def _hear(self, sending: bool, packet: bytes) -> bytes:
-        if not sending:
-            self._heard_at = asyncio.get_running_loop().time()
-        return packet
+    def _changed(self, is_connected: bool) -> None:
+        """End the wait for an answer when the connection ends; pymodbus waits on."""
+        client = self._client
+        if client is None or is_connected or not self._asking:
+            return
+        if not client.ctx.response_future.done():
+            lost = Disconnected(f"{self._line.name} closed the connection")
+            client.ctx.response_future.set_exception(lost)
 
     def _tolerate(self, client: "AsyncModbusTcpClient | AsyncModbusSerialClient") -> None:
         """Let an answer that cannot be decoded spoil its request, not the connection.
