@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from edge_agent.config.tree import MapNode, Node, plain, walk
-from edge_agent.config.words import faults_of, raw_numbers, with_texts, written
+from edge_agent.config.words import faults_of, mended, plain_with, written
 from edge_agent.drivers.base import DeviceConfig
 from edge_agent.errors import Fault
 from edge_agent.metrics.base import MetricConfig
@@ -56,10 +56,9 @@ def make(kind: type[T], node: Node, faults: list[Fault]) -> T | None:
     try:
         made = model.model_validate({"entry": plain(node)})
     except ValidationError as error:
-        texts = raw_numbers(error, node)
+        data = plain_with(node, mended(error, node))
         try:
-            # a number where text is meant is the digits that were written: at: 40001
-            made = model.model_validate({"entry": with_texts(node, texts)})
+            made = model.model_validate({"entry": data})
         except ValidationError as left:
             faults += faults_of(left, kind, node)
             return None

@@ -13,7 +13,7 @@ from typing import Annotated, Union, get_args, get_origin, get_type_hints
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from edge_agent.config.tree import ListNode, MapNode, Node, Steps, walk
+from edge_agent.config.tree import ListNode, MapNode, Node, Steps, is_null, walk
 from edge_agent.errors import Fault
 from edge_agent.units import Indirect
 
@@ -53,6 +53,7 @@ _WORDS = {
     "dataclass_type": "must be a mapping: {key: value}",
     "none_required": "must be left out",
 }
+_KEYS = {"unexpected_keyword_argument", "extra_forbidden", "missing"}
 _BOUNDS = {
     "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
@@ -148,11 +149,7 @@ def _of_one_branch(details: list[ErrorDetails], node: Node, *, deeper: bool) -> 
     """Return the mistakes that matter where a union was tried branch by branch at one node."""
     if len(details) == 1 and not deeper:
         return details
-    keys = [
-        d
-        for d in details
-        if d["type"] in {"unexpected_keyword_argument", "extra_forbidden", "missing"}
-    ]
+    keys = [d for d in details if d["type"] in _KEYS]
     if keys or (deeper and isinstance(node, MapNode | ListNode)):
         return keys
     said = [d for d in details if d["type"] not in _WORDS] or details
@@ -177,7 +174,7 @@ def _fault(detail: ErrorDetails, kind: object, tree: Node) -> Fault:
         node, _ = walk(tree, path)
         name = f"item {last + 1}" if isinstance(last, int) else f'"{last}"'
         return node.mark.fault(f"{name} is missing")
-    if what in {"unexpected_keyword_argument", "extra_forbidden"}:
+    if what in _KEYS:
         above, _ = walk(tree, path[:-1])
         node, _ = walk(tree, path)
         known = keys_at(kind, path[:-1], tree)
@@ -213,23 +210,30 @@ def _hidden(message: str, node: Node) -> str:
     return message
 
 
-def raw_numbers(error: ValidationError, tree: Node) -> dict[Steps, str]:
-    """Return where a number was written for a text, and how it was written (``at: 40001``)."""
-    found: dict[Steps, str] = {}
+def mended(error: ValidationError, tree: Node) -> dict[Steps, str | None]:
+    """Return what a person cannot have meant otherwise: the text to take at some places, or nothing.
+
+    A number where text is asked for is the digits that were written (``at: 40001``); a key without
+    a value is one that was not written (``poll:`` with all its lines commented out).
+    """
+    found: dict[Steps, str | None] = {}
     for detail in error.errors(include_url=False):
         node, steps = walk(tree, detail["loc"][1:])
         is_number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
         if detail["type"] == "string_type" and is_number:
             found[steps] = node.text
+        elif is_null(node) and detail["type"] not in _KEYS:
+            found[steps] = None
     return found
 
 
-def with_texts(node: Node, texts: Mapping[Steps, str], at: Steps = ()) -> object:
-    """Return plain data as ``tree.plain`` does, with text at some places."""
-    if at in texts:
-        return texts[at]
+def plain_with(node: Node, instead: Mapping[Steps, str | None], at: Steps = ()) -> object:
+    """Return plain data as ``tree.plain`` does, with other text, or nothing, at some places."""
+    if instead.get(at) is not None:
+        return instead[at]
     if isinstance(node, MapNode):
-        return {key: with_texts(item, texts, (*at, key)) for key, item in node.items.items()}
+        kept = {k: n for k, n in node.items.items() if instead.get((*at, k), "") is not None}
+        return {key: plain_with(item, instead, (*at, key)) for key, item in kept.items()}
     if isinstance(node, ListNode):
-        return [with_texts(item, texts, (*at, i)) for i, item in enumerate(node.items)]
+        return [plain_with(item, instead, (*at, i)) for i, item in enumerate(node.items)]
     return node.value
