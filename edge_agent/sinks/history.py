@@ -24,7 +24,7 @@ from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
 from edge_agent.sinks.base import Item
 
-OVERHEAD = 64  # bytes of the file that a row takes beside its payload, as measured
+COST = "length({row}payload) * 5 / 4 + 64"  # bytes of the file that a row takes, as measured
 STEP = 64  # rows removed by each write beyond twice those stored
 VACUUM = 256  # pages given back to the file system by each write
 
@@ -43,16 +43,18 @@ CREATE INDEX IF NOT EXISTS by_age ON row (slot, time);
 CREATE TABLE IF NOT EXISTS used (slot INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO used VALUES (0, 0), (1, 0);
 CREATE TRIGGER IF NOT EXISTS row_stored AFTER INSERT ON row BEGIN
-    UPDATE used SET bytes = bytes + length(new.payload) + OVERHEAD WHERE slot = new.slot;
+    UPDATE used SET bytes = bytes + (NEW) WHERE slot = new.slot;
 END;
 CREATE TRIGGER IF NOT EXISTS row_replaced AFTER UPDATE ON row BEGIN
-    UPDATE used SET bytes = bytes - length(old.payload) - OVERHEAD WHERE slot = old.slot;
-    UPDATE used SET bytes = bytes + length(new.payload) + OVERHEAD WHERE slot = new.slot;
+    UPDATE used SET bytes = bytes - (OLD) WHERE slot = old.slot;
+    UPDATE used SET bytes = bytes + (NEW) WHERE slot = new.slot;
 END;
 CREATE TRIGGER IF NOT EXISTS row_removed AFTER DELETE ON row BEGIN
-    UPDATE used SET bytes = bytes - length(old.payload) - OVERHEAD WHERE slot = old.slot;
+    UPDATE used SET bytes = bytes - (OLD) WHERE slot = old.slot;
 END;
-""".replace("OVERHEAD", str(OVERHEAD))
+""".replace("(NEW)", f"({COST.format(row='new.')})").replace(
+    "(OLD)", f"({COST.format(row='old.')})"
+)
 
 _STORE = """
 INSERT INTO row VALUES (?, ?, ?, ?, ?) ON CONFLICT (stream, time)
@@ -164,16 +166,16 @@ class HistorySink:
                 "SELECT bytes FROM used WHERE slot = ?", (budget.slot,)
             ).fetchone()
             oldest = database.execute(
-                "SELECT stream, time, length(payload) FROM row"
+                f"SELECT stream, time, {COST.format(row='')} FROM row"  # noqa: S608 - ours
                 " WHERE slot = ? ORDER BY time LIMIT ?",
                 (budget.slot, step),
             )
             removed = list[tuple[int, int]]()
-            for stream, time, size in oldest:
+            for stream, time, cost in oldest:
                 if time > max(times) - budget.age_ns and used <= budget.bytes:
                     break
                 removed.append((stream, time))
-                used -= size + OVERHEAD
+                used -= cost
             database.executemany("DELETE FROM row WHERE stream = ? AND time = ?", removed)
 
     async def close(self) -> None:

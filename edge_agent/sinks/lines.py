@@ -45,7 +45,9 @@ class Lines:
         quality = np.ascontiguousarray(block.quality.T)
         infinite = np.isinf(value)
         if infinite.any():
-            quality = np.where(infinite.reshape(n, k), np.maximum(quality, Quality.BAD), quality)
+            quality = np.where(
+                infinite.reshape(n, k), np.maximum(quality, np.uint8(Quality.BAD)), quality
+            )
         texts = _numbers(value)
         for column in self._states:
             whole = np.where(np.isfinite(value[column::k]), value[column::k], 0.0)

@@ -7,6 +7,7 @@ block, ``edge/<site>/<owner>/$meta`` (retained) what the columns are, and
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from edge_agent.sinks.mqtt_connection import IN_FLIGHT, Connection
 from edge_agent.units import Duration, Secret
 
 log = logging.getLogger(__name__)
+library_log = logging.getLogger(f"{__name__}.library")
+library_log.setLevel(logging.CRITICAL)  # what it reports as an error is raised as well
 
 OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
+SUSPICIOUS = 2  # writes lost in a row, after which messages are sent one by one
 SLICE = 256 * 1024  # bytes queued before other tasks have their turn
 
 
@@ -172,6 +176,7 @@ class MqttSink:
         self._schemas: dict[str, dict[str, Schema]] = {}  # owner -> stream's name -> newest
         self._born: set[str] = set()  # ids of the schemas told on this connection
         self._refused: dict[bytes, str] = {}  # digests of what was refused before the link broke
+        self._losses = 0  # writes in a row that ended with the connection
 
     async def connect(self) -> None:
         import aiomqtt
@@ -184,6 +189,7 @@ class MqttSink:
             config.port,
             username=config.user,
             password=None if config.password is None else config.password.reveal(),
+            logger=library_log,
             identifier=self._identity,
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=True,
@@ -192,6 +198,7 @@ class MqttSink:
             timeout=config.timeout,
             tls_context=context,
             max_inflight_messages=IN_FLIGHT,
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
         connection = Connection(client, config.timeout)
         await connection.open()
@@ -212,16 +219,21 @@ class MqttSink:
                 await self._bear(batch, item.schema)
                 message = payload(item)
                 await batch.publish(index, self._prefix + item.schema.stream, message)
+                if self._losses >= SUSPICIOUS:
+                    await batch.settle()
                 queued += len(message)
                 if queued > SLICE:
                     queued = 0
                     await asyncio.sleep(0)
             refused = await batch.settle()
         except Disconnected:
-            # mosquitto 2.0.11 with max_queued_messages 0 ends the connection after each refusal:
-            # what is known to be refused is not sent again, or the sink would never get past it
+            # A broker may end the connection with a refusal (mosquitto 2.0.11 does so when
+            # max_queued_messages is 0). To get past it, messages go one by one after some losses,
+            # so that the refusal is heard, and what was refused is not sent again.
+            self._losses += 1
             batch.learn()
             raise
+        self._losses = 0
         self._refused.clear()
         if refused:
             raise Rejected(refused)
@@ -262,23 +274,25 @@ class _Batch:
             packet = await self._connection.publish(topic, message, retain=index is None)
             self._sent[packet] = (index, topic, digest)
         else:
-            self._refuse(index, topic, reason)
+            self._refuse(index, reason)
 
     async def settle(self) -> dict[int, str]:
         """Return the items refused, with reasons, when all are answered for."""
-        for packet, reason in (await self._connection.settle()).items():
-            index, topic, _ = self._sent[packet]
-            self._refuse(index, topic, reason)
+        self._learn(await self._connection.settle())
         return self._refused
 
     def learn(self) -> None:
         """Note what was refused before the connection was lost."""
-        for packet, reason in self._connection.refusals().items():
-            if packet in self._sent:
-                self._known[self._sent[packet][2]] = reason
+        self._learn(self._connection.refusals())
 
-    def _refuse(self, index: int | None, topic: str, reason: str) -> None:
-        if index is None:
-            log.warning("%s: %s", topic, reason)
-        else:
+    def _learn(self, refusals: dict[int, str]) -> None:
+        for packet, reason in refusals.items():
+            index, topic, digest = self._sent[packet]
+            if index is None:
+                log.warning("%s: %s", topic, reason)
+            self._refuse(index, reason)
+            self._known[digest] = reason
+
+    def _refuse(self, index: int | None, reason: str) -> None:
+        if index is not None:
             self._refused[index] = reason

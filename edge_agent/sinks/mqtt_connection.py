@@ -17,7 +17,7 @@ from edge_agent.errors import Disconnected
 if TYPE_CHECKING:
     import aiomqtt
     from paho.mqtt.client import Client as PahoClient
-    from paho.mqtt.client import ConnectFlags
+    from paho.mqtt.client import ConnectFlags, DisconnectFlags
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -39,11 +39,14 @@ class Connection:
         self._refused: dict[int, str] = {}
         self._window = IN_FLIGHT
         self._left = 0  # how many may be unacknowledged when _progress is told
-        self._progress = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._progress = self._loop.create_future()
         self._broken = False
         self._exhausted = ""
         self._greet = cast("Callable[..., None]", self._paho.on_connect)
         self._paho.on_connect = self._on_connect
+        self._part = cast("Callable[..., None]", self._paho.on_disconnect)
+        self._paho.on_disconnect = self._on_disconnect
         self._paho.on_publish = self._on_publish
         self._paho.connect_timeout = timeout
         self.largest = LARGEST
@@ -60,6 +63,25 @@ class Connection:
         self.largest = getattr(properties, "MaximumPacketSize", LARGEST)
         self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._greet(paho, userdata, flags, code, properties)
+
+    def _on_disconnect(
+        self,
+        paho: "PahoClient",
+        userdata: object,
+        flags: "DisconnectFlags",
+        code: "ReasonCode",
+        properties: "Properties | None",
+    ) -> None:
+        """Give up a greeting that will not come; aiomqtt would wait for it until the time-out."""
+        self._part(paho, userdata, flags, code, properties)
+        self._loop.call_soon_threadsafe(self._give_up, str(code))
+
+    def _give_up(self, code: str) -> None:
+        import aiomqtt
+
+        greeted = self._client._connected  # noqa: SLF001 - as above
+        if not greeted.done():
+            greeted.set_exception(aiomqtt.MqttError(f"it closed the connection ({code})"))
 
     def _on_publish(
         self,
@@ -122,7 +144,7 @@ class Connection:
         """Return when at most so many messages are not acknowledged."""
         lost = self._client._disconnected  # noqa: SLF001 - aiomqtt shows it to readers only
         while (before := len(self._waiting)) > left:
-            self._left, self._progress = left, asyncio.get_running_loop().create_future()
+            self._left, self._progress = left, self._loop.create_future()
             await asyncio.wait(
                 {self._progress, lost}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
             )
