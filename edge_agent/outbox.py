@@ -244,9 +244,8 @@ class Outbox:
     @property
     def fault(self) -> str:
         """What is wrong with the disk now, or nothing."""
-        return self._committer.fault or next(
-            (r.fault for r in self._readers.values() if r.fault), ""
-        )
+        faults = (self._committer.fault, self._fault, *(r.fault for r in self._readers.values()))
+        return next(filter(None, faults), "")
 
     @property
     def ledger(self) -> Ledger:

@@ -256,13 +256,13 @@ def stored_size(payload: int) -> int:
     part in 64 is added for inner and pointer-map pages.
     """
     usable, most, least = PAGE, PAGE - 35, (PAGE - 12) * 32 // 255 - 23
-    record = payload + 32  # header and the other columns
+    record = payload + 26  # header and the other columns
     local, overflow = record, 0
     if record > most:
         rest = least + (record - least) % (usable - 4)
         local = rest if rest <= most else least
         overflow = (record - local + usable - 5) // (usable - 4)
-    share = PAGE // max(1, (PAGE - 8) // (local + 12))
+    share = PAGE // max(1, (PAGE - 8) // (local + 7))
     size = overflow * PAGE + share
     return size + size // 64
 

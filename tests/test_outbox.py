@@ -1,16 +1,14 @@
 """The log on disk: agrees with a list, whatever is killed, full, flipped or taken away."""
 
 import asyncio
-import os
 import random
-import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_agent import outbox_committer
 from edge_agent.errors import ConfigError
 from edge_agent.model import Family, Gap, SampleBlock, Schema
 from edge_agent.outbox import Budget, Outbox, Reader, ReaderSpec, Record
-from edge_agent.outbox_schema import damage_flag, stored_size
 from tests.outbox_writer import BUDGET, HOUR, RAW, READERS, SLOT, block_of, schema_of
 
 ROOT = Path(__file__).parents[1]
@@ -288,8 +284,8 @@ async def test_a_folder_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Pa
 class LogMachine(RuleBasedStateMachine):
     """Random appends, takes, acknowledgements, kills and restarts agree with a list.
 
-    Commits happen only in ``flush``, so what a kill takes away is known exactly. A kill is a copy of
-    the file and its WAL, opened in place of the one that was in use.
+    Commits happen only in ``flush``, so what a kill takes away is known exactly. A kill is a copy
+    of the file and its WAL, opened in place of the one that was in use.
     """
 
     names = ("all", "raw only")
@@ -423,7 +419,7 @@ async def test_a_kill_at_any_moment_leaves_a_prefix_of_whole_pushes(path: Path) 
                     )
                 times[schema.stream] = [record.first_ns for record in records]
             n = len(times[RAW.stream])
-            assert times == dict.fromkeys(times, list(range(n)))
+            assert times == {stream: list(range(n)) for stream in times}
             assert n > said, "a flushed push is gone"
             assert sequences(list(outbox.records(0, None))) == list(range(1, 3 * n + 1))
             counts = outbox.counts()

@@ -1,0 +1,502 @@
+"""The log when something is wrong: over its budget, on a full disk, with damaged bytes."""
+
+import asyncio
+import os
+import resource
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from edge_agent import outbox_committer
+from edge_agent.model import Family, Gap
+from edge_agent.outbox import Budget, Marker, Outbox, ReaderSpec, Record
+from edge_agent.outbox_schema import SLACK, damage_flag, stored_size
+from tests.outbox_writer import BUDGET, HOUR, RAW, SLOT, block_of
+from tests.test_outbox import (
+    ALL,
+    MIB,
+    OTHER,
+    RAW_ONLY,
+    WIDE,
+    count_again,
+    incompressible,
+    opened,
+    path,
+    push,
+    sequences,
+    take_all,
+)
+
+__all__ = ["path"]  # the fixture
+
+SMALL = Budget(raw_bytes=60_000, raw_age_ns=1 << 60, derived_bytes=20_000)
+DERIVED = ReaderSpec("derived", lambda schema: schema.family.derived)
+
+
+def gaps(items: list[Record | Gap]) -> list[Marker]:
+    return [item for item in items if isinstance(item, Marker)]
+
+
+async def until(outbox: Outbox, *, fault: bool) -> None:
+    """Wait for a fault to show, or to be gone."""
+    deadline = time.monotonic() + 10
+    while bool(outbox.fault) != fault:
+        assert time.monotonic() < deadline, f"the fault is {outbox.fault!r}"
+        await asyncio.sleep(0.01)
+
+
+# ---- over the budget ---------------------------------------------------------------------------
+
+
+async def test_over_the_budget_the_oldest_rows_leave_and_a_marker_stands_for_them(
+    path: Path,
+) -> None:
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        for i in range(1000):
+            push(outbox, block_of(RAW, i) if i % 2 else block_of(OTHER, i))
+            if i % 100 == 0:
+                await outbox.flush()
+        await outbox.flush()
+        one = outbox.counts().bytes // len(list(outbox.records(0)))
+        assert SMALL.raw_bytes - one < outbox.counts().bytes <= SMALL.raw_bytes
+        stored = sequences(list(outbox.records(0)))
+        assert stored == list(range(stored[0], 1001))
+        counts = outbox.counts()
+        assert counts.conserved
+        assert counts.dropped == counts.readers["all"].dropped == stored[0] - 1
+        assert counts.readers["all"].pending == count_again(path, "all")
+        taken = await take_all(outbox.reader("all"))
+        assert sequences(taken) == stored
+        assert {(g.schema.stream, g.reason) for g in gaps(taken[:2])} == {
+            (RAW.stream, "bytes"),
+            (OTHER.stream, "bytes"),
+        }
+        assert len(gaps(taken)) == 2
+        assert sum(g.rows for g in gaps(taken)) == stored[0] - 1
+        assert gaps(taken)[0].first_ns == 0
+        await outbox.flush()
+        assert outbox.counts().conserved
+        push(outbox, block_of(RAW, 1000))
+        assert not gaps(await outbox.reader("all").take(9)), "a marker came twice"
+
+
+async def test_neither_class_of_rows_starves_the_other(path: Path) -> None:
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        push(outbox, block_of(SLOT, 0), block_of(HOUR, 0))
+        for i in range(1500):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        assert len(list(outbox.records(0, Family.SLOT))) == 1
+        raw = len(list(outbox.records(0)))
+        for i in range(1500):
+            push(outbox, block_of(SLOT, i))
+        await outbox.flush()
+        assert len(list(outbox.records(0))) == raw
+        totals = outbox.ledger.totals
+        assert totals["raw_bytes"] <= SMALL.raw_bytes
+        assert totals["derived_bytes"] <= SMALL.derived_bytes
+        assert outbox.counts().conserved
+
+
+async def test_only_readers_that_waited_for_a_row_count_it_as_dropped(path: Path) -> None:
+    async with opened(path, ALL, RAW_ONLY, DERIVED, budget=SMALL) as outbox:
+        for i in range(500):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        await take_all(outbox.reader("raw only"))
+        await outbox.flush()
+        for i in range(500, 1000):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        readers = outbox.counts().readers
+        assert outbox.counts().conserved
+        assert readers["derived"].dropped == readers["raw only"].dropped == 0
+        assert readers["all"].dropped > 0
+
+
+async def test_rows_that_were_handed_out_are_not_dropped_and_not_counted_twice(path: Path) -> None:
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        for i in range(300):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        reader = outbox.reader("all")
+        handed = await reader.take(10)
+        for i in range(300, 1500):
+            push(outbox, block_of(RAW, i))
+            if i % 100 == 0:
+                await outbox.flush()
+        await outbox.flush()
+        assert sequences(await reader.take(10))[: len(handed)] == sequences(handed)
+        reader.acknowledge(handed[-1].sequence, delivered=len(handed))
+        await outbox.flush()
+        assert outbox.counts().conserved
+        after = await reader.take(10)
+        marker = after[0]
+        assert isinstance(marker, Marker)
+        assert (marker.sequence, marker.first_ns) == (len(handed) + 1, len(handed))
+        assert sequences(after)[0] == marker.sequence + marker.rows
+
+
+async def test_a_marker_handed_out_does_not_grow(path: Path) -> None:
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        reader = outbox.reader("all")
+        delivered = dropped = 0
+        for i in range(3000):
+            push(outbox, block_of(RAW, i))
+            if i % 500 == 499:
+                await outbox.flush()
+                items = await reader.take(20)
+                dropped += sum(gap.rows for gap in gaps(items))
+                for j in range(i * 1000, i * 1000 + 700):
+                    push(outbox, block_of(OTHER, j))
+                await outbox.flush()
+                delivered += len(sequences(items))
+                reader.acknowledge(items[-1].sequence, delivered=len(sequences(items)))
+        await outbox.flush()
+        rest = await take_all(reader)
+        await outbox.flush()
+        counts = outbox.counts()
+        assert counts.conserved
+        assert counts.dropped == dropped + sum(gap.rows for gap in gaps(rest))
+        assert counts.readers["all"].delivered == delivered + len(sequences(rest))
+
+
+async def test_markers_alone_are_acknowledged_without_a_record(path: Path) -> None:
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        for i in range(1000):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        reader = outbox.reader("all")
+        assert len(await reader.take(1)) == 1
+        reader.acknowledge(0, delivered=0)
+        assert isinstance((await reader.take(1))[0], Record)
+
+
+async def test_markers_outlive_a_restart(path: Path) -> None:
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        for i in range(1000):
+            push(outbox, block_of(RAW, i))
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        first = (await outbox.reader("all").take(1))[0]
+        assert isinstance(first, Marker)
+        assert first.rows == outbox.counts().dropped > 0
+
+
+async def test_a_smaller_budget_is_reached_step_by_step(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        for i in range(10_000):
+            push(outbox, block_of(RAW, i))
+    async with opened(path, ALL, budget=SMALL) as outbox:
+        for i in range(5):
+            push(outbox, block_of(RAW, 10_000 + i))
+            await outbox.flush()
+        assert outbox.counts().bytes <= SMALL.raw_bytes
+        assert outbox.counts().conserved
+
+
+async def test_the_files_stay_within_the_budgets_and_eight_mebibytes(path: Path) -> None:
+    budget = Budget(raw_bytes=4 * MIB, raw_age_ns=1 << 60, derived_bytes=MIB)
+    largest = 0
+    async with opened(path, ALL, budget=budget) as outbox:
+        for i in range(1500):
+            rows = (1, 7, 16, 64)[i % 4]
+            push(outbox, incompressible(WIDE, i * 64, rows), block_of(SLOT, i))
+            if i % 50 == 0:
+                await outbox.flush()
+                largest = max(largest, sum(f.stat().st_size for f in path.parent.iterdir()))
+        await outbox.flush()
+        assert not outbox.fault
+        assert outbox.counts().conserved
+        assert outbox.ledger.totals["raw_bytes"] > 0.9 * budget.raw_bytes
+    assert largest <= budget.raw_bytes + budget.derived_bytes + 2 * SLACK
+
+
+@pytest.mark.parametrize("size", [10, 80, 300, 1300, 2100, 4000, 4050, 5000, 9000, 30_000])
+def test_the_size_accounted_is_what_the_file_grows_by(tmp_path: Path, size: int) -> None:
+    db = sqlite3.connect(tmp_path / "size.db")
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute("CREATE TABLE raw (n INTEGER PRIMARY KEY, s INTEGER, a, b, r, payload BLOB)")
+    n = max(20, 3_000_000 // (size + 40))
+    row = (7, 1 << 60, 1 << 60, 1, os.urandom(size))
+    db.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?, ?)", ((i, *row) for i in range(n)))
+    db.commit()
+    grown = db.execute("PRAGMA page_count").fetchone()[0] * 4096 / n
+    db.close()
+    assert 0.99 * grown - 4096 * 4 / n <= stored_size(size) <= 1.1 * grown
+
+
+async def test_only_old_rows_that_all_have_and_no_metric_needs_leave_for_their_age(
+    path: Path,
+) -> None:
+    budget = Budget(raw_bytes=MIB, raw_age_ns=10, derived_bytes=MIB)
+    async with opened(path, ALL, budget=budget) as outbox:
+        for i in range(40):
+            push(outbox, block_of(RAW, i))
+            if i == 19:
+                outbox.checkpoint({"metric": 1})
+        await outbox.flush()
+        assert len(list(outbox.records(0))) == 40
+        await take_all(outbox.reader("all"))
+        await outbox.flush()
+        assert sequences(list(outbox.records(0))) == list(range(21, 41))
+        outbox.checkpoint({"metric": 2})
+        await outbox.flush()
+        assert sequences(list(outbox.records(0))) == list(range(30, 41))
+        assert outbox.counts().conserved
+        assert outbox.counts().dropped == 0
+
+
+# ---- disk trouble ------------------------------------------------------------------------------
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[Path]:
+    """A small disk of its own; skips where that is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+
+
+async def test_a_full_disk_is_shown_and_writing_goes_on_when_there_is_space(
+    tmp_path: Path,
+) -> None:
+    with tmpfs(tmp_path / "disk", "4m") as disk:
+        async with opened(disk / "log.db", ALL) as outbox:
+            push(outbox, block_of(RAW, 0))
+            await outbox.flush()
+            ballast = disk / "ballast"
+            fill(ballast)
+            for i in range(1, 60):
+                push(outbox, incompressible(WIDE, i * 64, 16))
+            await until(outbox, fault=True)
+            assert "full" in outbox.fault
+            assert outbox.counts().appended == 1
+            assert outbox.reader("all").lag == 1
+            ballast.unlink()
+            await until(outbox, fault=False)
+            await outbox.flush()
+            assert sequences(list(outbox.records(0))) == list(range(1, 61))
+            assert outbox.counts().conserved
+
+
+async def test_a_log_that_may_not_grow_is_a_full_disk(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        with full(outbox):
+            push(outbox, *(incompressible(WIDE, i * 64, 64) for i in range(10)))
+            await until(outbox, fault=True)
+            assert "full" in outbox.fault
+            assert outbox.counts().appended == 0
+        await outbox.flush()
+        assert not outbox.fault
+        assert outbox.reader("all").lag == 640
+
+
+def allow_no_growth(outbox: Outbox) -> None:
+    outbox._store._db.execute("PRAGMA max_page_count = 1").fetchall()
+
+
+@contextmanager
+def full(outbox: Outbox) -> Iterator[None]:
+    """Let the log's file grow no further than it is, for as long as the block runs."""
+    allow_no_growth(outbox)
+    try:
+        yield
+    finally:
+        outbox._store._db.execute("PRAGMA max_page_count = 100000").fetchall()
+
+
+async def test_a_disk_that_fails_is_shown_and_nothing_is_lost(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        push(outbox, block_of(RAW, 0))
+        await outbox.flush()
+        reader = outbox.reader("all")
+        reader.acknowledge((await reader.take(1))[0].sequence, delivered=1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # any write fails
+        try:
+            push(outbox, block_of(RAW, 1))
+            outbox.checkpoint({"metric": 1})
+            await until(outbox, fault=True)
+            assert "cannot be written" in outbox.fault
+            assert outbox.counts().readers["all"].delivered == 0
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await outbox.flush()
+        assert not outbox.fault
+        assert outbox.restore() == (2, {"metric": 1})
+        assert outbox.counts().readers["all"].delivered == 1
+        assert outbox.counts().conserved
+
+
+async def test_beyond_the_bound_of_memory_the_oldest_raw_rows_are_dropped_and_marked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_committer, "MEMORY", 100_000)
+    monkeypatch.setattr(outbox_committer, "RETRY", 0.02)
+    async with opened(path, ALL, DERIVED) as outbox:
+        push(outbox, block_of(RAW, 0))
+        await outbox.flush()
+        with full(outbox):
+            for i in range(1, 170):
+                push(outbox, incompressible(WIDE, i), block_of(SLOT, i))
+                if i % 40 == 0:
+                    await asyncio.sleep(0.03)
+            await until(outbox, fault=True)
+            assert outbox._committer._bytes <= 100_000
+        await outbox.flush()
+        counts = outbox.counts()
+        assert counts.conserved
+        assert (counts.appended, counts.read, counts.derived) == (339, 170, 169)
+        assert counts.readers["derived"].pending == 169, "derived rows went before raw ones"
+        taken = await take_all(outbox.reader("all"))
+        assert len(gaps(taken)) == 1
+        assert gaps(taken)[0].rows == counts.dropped == 339 - len(sequences(taken))
+        assert gaps(taken)[0].schema == WIDE
+        await take_all(outbox.reader("derived"))
+        await outbox.flush()
+        assert outbox.counts().conserved
+        assert list(outbox.records(0, Family.SLOT)) == []
+        last = outbox.ledger.totals["sequence"]
+    async with opened(path, ALL, DERIVED) as outbox:
+        assert push(outbox, block_of(RAW, 500)) == last + 1
+
+
+async def test_derived_rows_are_dropped_from_memory_when_no_raw_ones_are_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_committer, "MEMORY", 50_000)
+    monkeypatch.setattr(outbox_committer, "RETRY", 0.02)
+    async with opened(path, ALL) as outbox:
+        with full(outbox):
+            for i in range(600):
+                push(outbox, incompressible(WIDE, i), incompressible(SLOT, i * 16, 16))
+            await until(outbox, fault=True)
+        await outbox.flush()
+        counts = outbox.counts()
+        assert counts.conserved
+        assert counts.appended == 600 * 17
+        taken = await take_all(outbox.reader("all"))
+        assert sum(gap.rows for gap in gaps(taken)) == counts.dropped
+        assert {gap.schema.stream for gap in gaps(taken)} == {WIDE.stream, SLOT.stream}
+        await outbox.flush()
+        assert outbox.counts().conserved
+
+
+async def test_close_gives_up_on_a_disk_that_stays_full(path: Path) -> None:
+    outbox = Outbox(path, [ALL], budget=BUDGET, commit=0.02)
+    await outbox.start()
+    allow_no_growth(outbox)
+    push(outbox, *(incompressible(WIDE, i * 64, 64) for i in range(10)))
+    await until(outbox, fault=True)
+    await outbox.close()
+    async with opened(path, ALL) as outbox:
+        assert outbox.counts().appended == 0
+
+
+# ---- damage ------------------------------------------------------------------------------------
+
+
+def flip_a_bit(path: Path, sequence: int) -> None:
+    with sqlite3.connect(path) as db:
+        sql = "SELECT payload FROM raw WHERE sequence = ?"
+        payload = bytearray(db.execute(sql, (sequence,)).fetchone()[0])
+        payload[len(payload) // 2] ^= 4
+        db.execute("UPDATE raw SET payload = ? WHERE sequence = ?", (bytes(payload), sequence))
+    db.close()
+
+
+def overwrite(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(damage(path.read_bytes()))
+
+
+async def test_a_flipped_bit_costs_one_record_and_a_gap_says_so(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        for i in range(5):
+            push(outbox, block_of(RAW, i, 3))
+    flip_a_bit(path, 3)
+    async with opened(path, ALL) as outbox:
+        reader = outbox.reader("all")
+        for _ in range(2):  # taken twice, counted once
+            taken = await reader.take(9)
+        assert sequences(taken) == [1, 2, 4, 5]
+        gap = taken[2]
+        assert isinstance(gap, Gap)
+        assert (gap.reason, gap.rows, gap.first_ns, gap.last_ns) == ("corrupt", 3, 2, 4)
+        reader.acknowledge(taken[-1].sequence, delivered=12)
+        assert reader.lag == 0
+        await outbox.flush()
+        counts = outbox.counts()
+        assert counts.conserved
+        assert counts.readers["all"].dropped == counts.dropped == 3
+
+
+async def test_a_reader_may_skip_a_record(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        push(outbox, block_of(RAW, 0, 2), block_of(RAW, 2, 2))
+        await outbox.flush()
+        reader = outbox.reader("all")
+        first, second = await reader.take(2)
+        assert isinstance(first, Record)
+        assert reader.skip(first).reason == "corrupt"
+        reader.acknowledge(second.sequence, delivered=2)
+        await outbox.flush()
+        assert outbox.counts().conserved
+        assert outbox.counts().readers["all"].dropped == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"this is no database" * 1000,
+        lambda whole: whole[:16] + bytes(len(whole) - 16),
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:4096] + b"\xff" * (len(whole) - 4096),
+    ],
+    ids=["another file", "zeros", "cut short", "pages lost"],
+)
+async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+    path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    async with opened(path, ALL) as outbox:
+        for i in range(300):
+            push(outbox, block_of(RAW, i))
+    overwrite(path, damage)
+    async with opened(path, ALL) as outbox:
+        assert outbox.set_aside == [path.with_name("log.db.corrupt-1")]
+        assert outbox.set_aside[0].exists()
+        assert push(outbox, block_of(RAW, 1)) == 1
+        await outbox.flush()
+        assert outbox.counts().conserved
+    async with opened(path, ALL) as outbox:
+        assert outbox.set_aside == []
+
+
+async def test_damage_found_later_is_shown_and_set_aside_at_the_next_start(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        for i in range(2000):
+            push(outbox, block_of(RAW, i))
+    overwrite(path, lambda whole: whole[: 64 << 10] + b"\xff" * 16384 + whole[80 << 10 :])
+    async with opened(path, ALL) as outbox:
+        assert outbox.set_aside == []
+        assert len(list(outbox.records(0))) < 2000
+        assert "damaged" in outbox.fault
+        assert damage_flag(path).exists()
+    async with opened(path, ALL) as outbox:
+        assert len(outbox.set_aside) == 1
+        assert not outbox.fault
