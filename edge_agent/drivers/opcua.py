@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TCP_CONNECT = 0.8  # s, real: a host on the plant's network accepts sooner, or is away
 CLOSE = 2.0  # s, real: how long a farewell may take
 SESSION_MS = 60_000  # a session that we could not close is forgotten soon; a PLC has few of them
 MOST = 500  # nodes per request where the server does not say
@@ -189,6 +190,8 @@ class OpcUaDriver:
         self._scalings = {g: Scaling.of(d, g.schema, n) for g, (d, n) in self._groups.items()}
         first = next(iter(devices.values()))
         self._endpoint, self._security = first.endpoint, first.security
+        if first.security is not None and first.security.in_clear:
+            log.warning("%s: without a policy the password may be read on the line", self._endpoint)
         self._timeout = float(max(device.timeout for device in devices.values()))
         self._client: Client | None = None
         self._nodes: dict[Group, list[ua.NodeId | None]] = {}
@@ -204,15 +207,7 @@ class OpcUaDriver:
         """Open the link and begin the subscriptions. Raises ``Disconnected``."""
         await self.close()
         with self._failures():
-            from asyncua.client.client import Client
-
-            logging.getLogger("asyncua").setLevel(logging.WARNING)
-            # what goes wrong in the client reaches us as an exception and is logged once, in words
-            logging.getLogger("asyncua.client").setLevel(logging.CRITICAL + 1)
-            client = Client(self._endpoint, self._timeout, max(1.0, self._timeout))
-            client.name = client.description = "edge-agent"
-            client.application_uri = f"urn:{socket.gethostname()}:edge-agent"
-            client.session_timeout = max(SESSION_MS, round(4000 * self._timeout))
+            client = self._new_client()
             self._client = client
             if self._security is not None:
                 await self._security.apply(client)
@@ -222,6 +217,29 @@ class OpcUaDriver:
                 if group.period is None:
                     self._pushed[group] = self._subscription(client, group)
                     await self._pushed[group].begin()
+
+    def _new_client(self) -> "Client":
+        """Return a client that neither reconnects nor logs: both are the supervisor's."""
+        from asyncua.client.client import Client
+
+        class Impatient(Client):
+            """A client that does not wait for a host that is away as long as for a slow answer."""
+
+            async def connect_socket(self) -> None:
+                try:
+                    async with asyncio.timeout(TCP_CONNECT):
+                        await super().connect_socket()
+                except TimeoutError as e:
+                    raise ConnectionError("the host does not accept connections in time") from e
+
+        logging.getLogger("asyncua").setLevel(logging.WARNING)
+        # what goes wrong in the client reaches us as an exception and is logged once, in words
+        logging.getLogger("asyncua.client").setLevel(logging.CRITICAL + 1)
+        client = Impatient(self._endpoint, self._timeout, max(1.0, self._timeout))
+        client.name = client.description = "edge-agent"
+        client.application_uri = f"urn:{socket.gethostname()}:edge-agent"
+        client.session_timeout = max(SESSION_MS, round(4000 * self._timeout))
+        return client
 
     async def read(self, group: Group) -> SampleBlock:
         """Return the rows of the next response: to a Read request, or of the subscription.

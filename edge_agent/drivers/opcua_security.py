@@ -38,6 +38,11 @@ class Security:
     private_key: str | None = None
     server_certificate: str | None = None
 
+    @property
+    def in_clear(self) -> bool:
+        """Whether the password may be read on the line; with a policy it is always encrypted."""
+        return self.password is not None and self.policy == "None"
+
     def faults(self) -> list[tuple[str, str]]:
         """Return what does not fit together: (key, message)."""
         found = []

@@ -121,7 +121,10 @@ class Subscription:
         number, expected = int(message.SequenceNumber), self.expected
         if any(_ended(item) for item in message.NotificationData or ()):
             return range(0)
-        self.expected = number + 1 if message.NotificationData else number
+        if message.NotificationData:
+            self.expected = number + 1
+        elif expected is not None:
+            self.expected = max(expected, number)
         if expected is None or number <= expected:
             return range(0)
         log.warning("%s: %d messages missing", self.group.schema.stream, number - expected)

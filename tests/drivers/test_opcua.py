@@ -1,6 +1,7 @@
 import asyncio
 import math
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -225,6 +226,22 @@ async def test_a_server_that_accepts_but_never_answers_is_disconnected_in_time()
     await listener.wait_closed()
 
 
+async def test_a_host_that_is_away_costs_less_than_a_second() -> None:
+    with socket.socket() as full, socket.socket() as first:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        first.connect(full.getsockname())  # the queue is full now: the next is not even refused
+        url = f"opc.tcp://127.0.0.1:{full.getsockname()[1]}"
+        driver = OpcUaDevice.build(
+            {"plc": OpcUaDevice(connect=url, tags={"x": tag("X")})}, SystemClock()
+        )
+        began = time.monotonic()
+        with pytest.raises(Disconnected, match="does not accept connections in time"):
+            await driver.connect()
+        assert 0.7 < time.monotonic() - began < 1.5
+        await driver.close()
+
+
 async def test_close_is_idempotent_and_leaves_no_task_behind(server: Plant) -> None:
     before = asyncio.all_tasks()
     device = OpcUaDevice(connect=server.url, tags={"x": tag("X"), "pushed": pushed("X")})
@@ -263,6 +280,17 @@ class Users:
     def get_user(self, _server: object, username: str, password: str, **_: object) -> User | None:
         known = username == "edge" and password == "right"
         return User(role=UserRole.User, name=username) if known else None
+
+
+async def test_a_password_that_may_be_read_on_the_line_is_warned_of(
+    server: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    security = Security(user="edge", password=Secret("right"))
+    device = OpcUaDevice(connect=server.url, security=security, tags={"x": tag("X")})
+    async with connected(device) as (driver, groups):
+        await driver.read(groups["raw"])
+    warned = [r.getMessage() for r in caplog.records if r.name == "edge_agent.drivers.opcua"]
+    assert warned == [f"{server.url}: without a policy the password may be read on the line"]
 
 
 def secured(p: Plant, folder: Path, password: str) -> OpcUaDevice:
