@@ -116,7 +116,9 @@ class Connection:
     async def publish(self, topic: str, message: bytes, *, retain: bool = False) -> int:
         """Send a message behind those before it and return its packet id; see ``settle``."""
         if len(self._waiting) >= self._window:
-            await self._acknowledged(self._window // 2)
+            # one by one: each message that follows carries the TCP acknowledgement for which a
+            # broker with Nagle's algorithm (mosquitto by default) holds back further PUBACKs
+            await self._acknowledged(self._window - 1)
         info = self._paho.publish(topic, message, qos=1, retain=retain)
         if info.rc:
             self._broken = True
