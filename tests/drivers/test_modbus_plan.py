@@ -176,6 +176,15 @@ def test_no_request_crosses_the_border_of_a_section() -> None:
     assert spans(plan) == [("hr", 254, 2), ("hr", 256, 2)]
 
 
+def test_a_register_within_another_is_read_with_it() -> None:
+    plan = ReadPlan.build(registers("hr:0", kind="u64") + registers("hr:1", "hr:4"))
+
+    value, _ = plan.decode(np.array([[0, 7, 0, 1, 9]], np.uint16))
+
+    assert spans(plan) == [("hr", 0, 5)]
+    assert value[:, 0].tolist() == [7 * 2.0**32 + 1, 7, 9]
+
+
 def test_tables_are_never_mixed() -> None:
     plan = ReadPlan.build(registers("hr:0", "ir:1", "di:2", "co:3"))
 
@@ -333,7 +342,7 @@ def test_a_lost_answer_spoils_only_its_own_columns() -> None:
     np.testing.assert_array_equal(quality, [[0, Quality.BAD_SHORT], [Quality.BAD_DEVICE, 0]])
 
 
-SIZE = 60
+SIZE = 24  # small, so that registers overlap
 KINDS = sorted(WORDS)
 
 
