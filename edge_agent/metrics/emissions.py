@@ -23,7 +23,7 @@ from edge_agent.metrics.base import (
     usable,
 )
 from edge_agent.metrics.join import Inputs, Reading, Rows
-from edge_agent.metrics.rollup import SHARES, Sums, graded
+from edge_agent.metrics.rollup import SHARES, Sums, graded, unknown
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
 
@@ -132,18 +132,13 @@ class Emissions:
         names = self.additive
         known = np.maximum(sums.known, 1)
         share = sums.known / sums.expected()
-        long = sums.length >= 60 * MINUTE
-        marks = np.where(sums.known == 0, Quality.BAD_MISSING, sums.worst).astype(np.uint8)
-        none = (share < VALID_HOUR) & long
-        quality = np.stack([graded(marks[i], share[i], self.limits) for i in range(len(names))])
-        quality = np.where(none, np.maximum(quality, Quality.BAD_MISSING), quality).astype(np.uint8)
-        summed = np.array([name.endswith("_mass_kg") or name == "valid_min" for name in names])[
-            :, None
-        ]
+        marks = np.where(sums.known == 0, unknown(sums), sums.worst).astype(np.uint8)
+        quality = graded(marks, share, self.limits)
+        short = (share < VALID_HOUR) & (sums.length >= 60 * MINUTE) & (quality < Quality.BAD)
+        quality = np.where(short, Quality.BAD_MISSING, quality)
         # a mass is the sum of what is known of it; the minutes are counted, whatever they are like
-        partly = np.where(
-            share < self.limits.uncertain_below, np.maximum(marks, Quality.UNCERTAIN), marks
-        )
+        summed = np.array([[name.endswith("_mass_kg") or name == "valid_min"] for name in names])
+        partly = graded(marks, share, QualityLimits(self.limits.uncertain_below, 0.0))
         quality = np.where(summed, partly, quality).astype(np.uint8)
         return np.where(summed, sums.total, sums.total / known), quality
 

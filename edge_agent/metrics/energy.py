@@ -5,6 +5,7 @@ kJ). A carrier with a measured heating value has ``k = LHV / 29.3076 MJ/kg``; th
 plant's coefficient.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -12,7 +13,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference
-from edge_agent.metrics.counters import FINE
 from edge_agent.metrics.join import Counter, Inputs, Rows
 from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
 from edge_agent.model import F64, I64, U8, Family, Kind, Tag
@@ -41,6 +41,15 @@ def heating_value(text: str) -> tuple[float, str]:
     factor = Unit.parse(energy).factor_to(Unit.parse("MJ"))
     Unit.parse(per)
     return float(number) * factor / MJ_PER_KGCE, per
+
+
+def amount_grid(factor: float) -> float:
+    """Return the binary step of a converted amount: 64 times finer than that of its readings.
+
+    So sums stay exact up to 2**27 of the tag's units, and rounding each minute the same way does not
+    add up to anything that could be seen.
+    """
+    return float(2.0 ** (math.floor(math.log2(abs(factor))) - 26))
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Energy:
             total, worst = np.zeros(n), np.zeros(n, np.uint8)
             for counter, factor in counters:
                 value, quality, full, guessed = counter.read(ends, rows)
-                total += np.rint(value * factor / FINE) * FINE
+                total += np.rint(value * factor / (grid := amount_grid(factor))) * grid
                 worst = np.maximum(worst, quality)
                 covered = np.minimum(covered, full)
                 estimated = np.maximum(estimated, guessed)

@@ -149,7 +149,7 @@ class Minutes:
     def __init__(
         self, name: str, formula: SlotFormula, feeds: Sequence[Feed], lateness: int
     ) -> None:
-        self._formula = formula
+        self.formula = formula
         self._feeds = {feed.schema.stream: feed for feed in feeds}
         self._output = schema_of(name, "1min", formula)
         self._lateness = lateness
@@ -201,11 +201,11 @@ class Minutes:
             slots = told[(told >= first) & (told < until)]
         ends = (slots + 1) * MINUTE
         rows = {stream: feed.rows() for stream, feed in self._feeds.items()}
-        sums = self._formula.base(ends, rows)
+        sums = self.formula.base(ends, rows)
         self._next = until
         for feed in self._feeds.values():
             feed.forget(until * MINUTE)
-        return row_of(self._formula, self._output, ends, sums) if len(ends) else None
+        return row_of(self.formula, self._output, ends, sums) if len(ends) else None
 
     def save(self) -> State:
         return {

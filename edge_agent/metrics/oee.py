@@ -97,7 +97,7 @@ class Oee:
             covered, estimated = np.minimum(covered, full), np.maximum(estimated, guessed)
         sums.set(6, produced, quality)
         sums.covered, sums.estimated = covered, np.minimum(estimated, sums.length - covered)
-        sums.worst[:5] = np.where(sums.known[:5] > 0, worst, 0)
+        sums.worst[:5] = np.where(sums.known[:5] > 0, worst, Quality.BAD_MISSING)
         return sums
 
     def _times(self, ends: I64, rows: Mapping[str, Rows], sums: Sums) -> tuple[I64, U8]:

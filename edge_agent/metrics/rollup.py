@@ -26,7 +26,7 @@ class Sums:
 
     total      float64 (a, n), sums of the additive columns, in exact steps where they have some
     known      int64 (a, n), base slots in which the column was known
-    worst      uint8 (a, n), worst quality of those
+    worst      uint8 (a, n), worst quality of those; of a slot in which it was not known, why
     covered, estimated, length   int64 (n,), ns
     """
 
@@ -50,7 +50,7 @@ class Sums:
         good = quality < Quality.BAD
         self.total[column] = np.where(good, value, 0.0)
         self.known[column] = good
-        self.worst[column] = np.where(good, quality, 0)
+        self.worst[column] = quality
 
     def expected(self) -> F64:
         """Return the number of base slots of each window."""
@@ -96,7 +96,13 @@ def merged(sums: Sums, limits: QualityLimits) -> U8:
     """
     partly = (sums.known < sums.expected()) | (sums.share() < limits.uncertain_below)
     quality = np.maximum(sums.worst, np.where(partly, Quality.UNCERTAIN, 0))
-    return np.where(sums.known == 0, Quality.BAD_MISSING, quality).astype(np.uint8)
+    return np.where(sums.known == 0, unknown(sums), quality).astype(np.uint8)
+
+
+def unknown(sums: Sums) -> U8:
+    """Return the quality of columns that are not known: the reason, where there is one, (a, n)."""
+    reason = np.where(sums.worst < Quality.BAD, Quality.BAD_MISSING, sums.worst)
+    return reason.astype(np.uint8)
 
 
 def graded(quality: U8, share: F64, limits: QualityLimits) -> U8:
@@ -104,8 +110,8 @@ def graded(quality: U8, share: F64, limits: QualityLimits) -> U8:
     quality = np.where(
         share < limits.uncertain_below, np.maximum(quality, Quality.UNCERTAIN), quality
     )
-    missing = np.maximum(quality, Quality.BAD_MISSING)
-    return np.where(share < limits.bad_below, missing, quality).astype(np.uint8)
+    missing = (share < limits.bad_below) & (quality < Quality.BAD)
+    return np.where(missing, Quality.BAD_MISSING, quality).astype(np.uint8)
 
 
 def ratio(over: F64, under: F64, quality: U8) -> tuple[F64, U8]:

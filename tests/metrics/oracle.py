@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil, inf, isfinite, log2
+from math import ceil, floor, inf, isfinite, log2
 from operator import itemgetter
 
 MINUTE = 60_000_000_000
@@ -202,8 +202,8 @@ def holding(
 
 
 def graded(quality: int, share: float, limits: tuple[float, float] = LIMITS) -> int:
-    if share < limits[1]:
-        return max(quality, MISSING)
+    if share < limits[1] and quality < BAD:
+        return MISSING
     return max(quality, UNCERTAIN) if share < limits[0] else quality
 
 
@@ -325,7 +325,10 @@ def merged(parts: Sequence[Part], minutes: int) -> Part:
     return Part(
         total,
         {name: sum(p.known[name] for p in parts) for name in total},
-        {name: max(p.worst[name] for p in parts) for name in total},
+        {
+            n: max((p.worst[n] for p in parts if p.known[n] or len(parts) == 1), default=0)
+            for n in total
+        },
         sum(p.covered for p in parts),
         sum(p.estimated for p in parts),
         minutes,
@@ -334,7 +337,7 @@ def merged(parts: Sequence[Part], minutes: int) -> Part:
 
 def summed_quality(part: Part, name: str) -> int:
     if not part.known[name]:
-        return MISSING
+        return max(part.worst[name], MISSING) if part.worst[name] < BAD else part.worst[name]
     partly = part.known[name] < part.minutes or part.share() < LIMITS[0]
     return max(part.worst[name], UNCERTAIN if partly else GOOD)
 
@@ -431,7 +434,8 @@ def energy(
             total, worst = Fraction(0), 0 if tags else MISSING
             for tag, factor in tags:
                 (value, quality), covered, estimated = given[tag].get(end, ABSENT)
-                total += Fraction(round((value or 0.0) * factor * 2.0**20), 2**20)
+                steps = 2.0 ** (26 - floor(log2(abs(factor))))
+                total += Fraction(round((value or 0.0) * factor * steps)) / Fraction(steps)
                 worst = max(worst, quality)
                 part.covered, part.estimated = (
                     min(part.covered, covered),
@@ -439,7 +443,7 @@ def energy(
                 )
             part.known[name] = int(worst < BAD)
             part.total[name] = total if worst < BAD else Fraction(0)
-            part.worst[name] = worst if worst < BAD else 0
+            part.worst[name] = worst
         part.estimated = min(part.estimated, MINUTE - part.covered)
         parts[end] = part
 
@@ -494,7 +498,8 @@ def oee(
         seen = int(covered > 0)
         part = Part({}, {}, {}, covered, 0)
         for name, ns in times.items():
-            part.total[name], part.known[name], part.worst[name] = Fraction(ns), seen, worst * seen
+            part.total[name], part.known[name] = Fraction(ns), seen
+            part.worst[name] = worst if seen else MISSING
         (count, quality), full, part.estimated = made.get(end, ABSENT)
         part.covered = min(part.covered, full)
         counts = {"produced": (count, quality)}
@@ -508,7 +513,7 @@ def oee(
         for name, (value, mark) in counts.items():
             known = mark < BAD
             part.total[name] = Fraction(value) if known else Fraction(0)
-            part.known[name], part.worst[name] = int(known), mark if known else 0
+            part.known[name], part.worst[name] = int(known), mark
         part.estimated = min(part.estimated, MINUTE - part.covered)
         parts[end] = part
 
@@ -572,20 +577,21 @@ def emissions(
         for name, (value, quality) in numbers.items():
             known = quality < BAD
             part.total[name], part.known[name] = value if known else 0.0, int(known)
-            part.worst[name] = quality if known else 0
+            part.worst[name] = quality
         parts[end] = part
 
     def derive(part: Part) -> dict[str, Cell]:
         cells: dict[str, Cell] = {}
         for name, total in part.total.items():
             known, share = part.known[name], part.known[name] / part.minutes
-            quality = part.worst[name] if known else MISSING
+            quality = part.worst[name]
+            quality = MISSING if not known and quality < BAD else quality
             if name.endswith("_mass_kg") or name == "valid_min":
                 cells[name] = (total, max(quality, UNCERTAIN) if share < LIMITS[0] else quality)
                 continue
             quality = graded(quality, share)
-            if part.minutes >= 60 and share < 45 / 60:
-                quality = max(quality, MISSING)
+            if part.minutes >= 60 and share < 45 / 60 and quality < BAD:
+                quality = MISSING
             cells[name] = (total / max(known, 1), quality)
         return cells
 
