@@ -25,7 +25,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m simulators",
         description="Play the devices of a configuration on free loopback ports. "
         "Prints one JSON line with their addresses when ready.",
-        epilog="Example: python -m simulators configs/demo.yaml --log /tmp/scans",
+        epilog="Example: python -m simulators configs/demo.yaml --log scans",
     )
     parser.add_argument(
         "config", nargs="?", type=Path, help="a configuration; without, the demonstration plant"

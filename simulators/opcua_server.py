@@ -223,10 +223,12 @@ class OpcUaServer:
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait([self._writer])
-            self._writer = None
         if self._server is not None:
             await self._server.stop()
             self._server = None
+        writer, self._writer = self._writer, None
+        if writer is not None and not writer.cancelled():
+            writer.result()  # it has failed: say so
 
 
 def _time(ns: int) -> "ua.DateTime":

@@ -22,7 +22,7 @@ _STOPS = (  # state, weight, shortest and longest time in ms
     (IDLE, 55, 3_000, 12_000),
     (FAULT, 25, 5_000, 30_000),
     (SETUP, 14, 10_000, 40_000),
-    (PLANNED_STOP, 6, 30_000, 120_000),
+    (PLANNED_STOP, 6, 15_000, 45_000),
 )
 
 
