@@ -170,7 +170,8 @@ class ModbusDevice(DeviceConfig):
             text = f"{kind} needs {WORDS[kind]} registers, max_registers is {self.max_registers}"
             faults.append(("type", text))
         elif self._outside(register):
-            text = f"{address} to {register.last} lies in none of the sections, or crosses a border"
+            span = f"{address}" + (f" to {register.last}" if register.last > register.first else "")
+            text = f"{span} lies in none of the sections, or crosses a border"
             faults.append(("at", text))
         faults += [
             ("invalid", f"{number} is no number that {kind} can hold")
