@@ -79,6 +79,19 @@ def answers(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
+def listens(pid: int, port: int) -> bool:
+    """Return whether it is this process that listens on a loopback port."""
+    wanted = f"{int.from_bytes(socket.inet_aton(HOST), 'little'):08X}:{port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{line[9]}]" for line in lines if line[1] == wanted and line[3] == "0A"}
+    if not sockets:
+        return False
+    try:
+        return any(str(fd.readlink()) in sockets for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:  # it has just closed one of them, or ended
+        return False
+
+
 class Server:
     """A process that listens on one loopback port."""
 
@@ -125,9 +138,13 @@ class Server:
         raise RuntimeError(f"{self.name} does not start:\n{self.log.read_text()[-2000:]}")
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Return when the process answers or has ended."""
+        """Return when the process listens or has ended."""
+
+        def ready() -> bool:
+            return process.poll() is not None or listens(process.pid, self.port)
+
         try:
-            wait_until(lambda: process.poll() is not None or answers(self.port), READY, self.name)
+            wait_until(ready, READY, f"{self.name} is up")
         except AssertionError:
             self.kill()
             raise
