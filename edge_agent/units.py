@@ -54,7 +54,6 @@ _ATOMS: dict[str, tuple[float, dict[str, int], bool]] = {
 
 # the field's spellings, as UCUM with the atoms above
 _SPELLINGS = {
-    "": "1",
     "kWh": "kW.h",
     "MWh": "MW.h",
     "Wh": "W.h",
@@ -105,7 +104,9 @@ class Unit:
 def _parse(code: str) -> Unit:
     factor, powers = 1.0, dict[str, int]()
     sign = 1
-    expression = "".join(_SPELLINGS.get(part, part) for part in re.split(r"([./])", code.strip()))
+    whole = _SPELLINGS.get(code.strip(), code.strip() or "1")
+    parts = [_SPELLINGS.get(part, part) for part in re.split(r"([./])", whole)]
+    expression = "".join(parts)
     for part in re.split(r"([./])", expression):
         if part in {".", "/"}:
             sign = 1 if part == "." else -1

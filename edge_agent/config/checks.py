@@ -127,7 +127,7 @@ def listen(address: str, report: Report) -> None:
 def device(name: str, config: DeviceConfig, report: Report) -> bool:
     """Check one device; return whether its address is one, so that it can be asked for its link."""
     here: Steps = ("devices", name)
-    if not config.tags:
+    if not config.tags and config.template is None:
         report(here, "has no tags: name a template or write tags")
     for tag, written in config.tags.items():
         for steps, message in _tag_faults(tag, written):

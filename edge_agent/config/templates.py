@@ -4,7 +4,7 @@ A template is searched in ``meters/`` beside the plant's file, then among those 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ class Template:
     model: str
     protocol: Literal["modbus", "opcua", "dlt645", "cjt188"]
     source: str
+    tags: Mapping[str, TagConfig]
     name: str = ""
     note: str = ""
     verified: bool = False
@@ -48,7 +49,6 @@ class Template:
     function: Literal[1, 2, 3, 4] = 3
     limits: Limits = Limits()
     timeout: Duration | None = None
-    tags: Mapping[str, TagConfig] = field(default_factory=dict)
 
 
 class Templates:

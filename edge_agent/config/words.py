@@ -211,7 +211,7 @@ def _hidden(message: str, node: Node) -> str:
 
 
 def mended(error: ValidationError, tree: Node) -> dict[Steps, str | None]:
-    """Return what a person cannot have meant otherwise: the text to take at some places, or nothing.
+    """Return what a person can only have meant otherwise: text to take at some places, or nothing.
 
     A number where text is asked for is the digits that were written (``at: 40001``); a key without
     a value is one that was not written (``poll:`` with all its lines commented out).

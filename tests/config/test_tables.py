@@ -1,0 +1,135 @@
+import csv
+import shutil
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config.tables import Tables, data_dir
+from edge_agent.errors import ConfigError
+
+COAL = "coefficients/standard_coal.csv"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A copy of one packaged table in a folder of the plant's own."""
+    (tmp_path / COAL).parent.mkdir()
+    shutil.copy(data_dir() / COAL, tmp_path / COAL)
+    (tmp_path / COAL).chmod(0o644)
+    return tmp_path
+
+
+def test_a_coefficient_says_where_it_comes_from() -> None:
+    row = Tables().coefficient("electricity", "equivalent", date(2024, 5, 1))
+    assert (row.kgce_per_unit, row.unit, row.standard) == (0.1229, "kWh", "GB/T 2589-2020")
+    assert row.source
+    assert (row.edition, row.valid_from, row.approved) == ("2020", "2021-04-01", False)
+
+
+def test_a_coefficient_is_that_of_the_edition_in_force() -> None:
+    tables = Tables()
+    old = tables.coefficient("raw-coal", "equivalent", date(2020, 1, 1), "GB/T 2589-2008")
+    assert (old.edition, old.kgce_per_unit) == ("2008", 0.7143)
+    with pytest.raises(KeyError, match="in force on 2021-04-01"):
+        tables.coefficient("raw-coal", "equivalent", date(2021, 4, 1), "GB/T 2589-2008")
+
+
+@pytest.mark.parametrize(
+    ("code", "basis", "why"),
+    [
+        ("electricity", "equal-value", "has no value yet .*standard_coal.csv:37.*thermal plants"),
+        ("electrcity", "equivalent", 'did you mean "electricity"'),
+        ("raw-coal", "equal-value", "no coefficient for"),
+    ],
+)
+def test_a_coefficient_that_is_missing_says_why(code: str, basis: str, why: str) -> None:
+    with pytest.raises(KeyError, match=why):
+        Tables().coefficient(code, basis)
+
+
+def test_no_row_is_approved_until_a_person_has_done_so() -> None:
+    for path in data_dir().rglob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        if rows and "status" in rows[0]:
+            assert {row["status"] for row in rows} == {"unapproved"}, path
+
+
+def test_a_row_that_the_plant_has_approved_is_approved(own: Path) -> None:
+    text = (own / COAL).read_text("utf-8")
+    line = next(x for x in text.splitlines() if x.startswith("electricity,电力（当量值）"))
+    approved = line.replace(",unapproved,", ",approved,")
+    (own / COAL).write_text(text.replace(line, approved), "utf-8")
+    tables = Tables(own, data_dir())
+    assert tables.coefficient("electricity", "equivalent").approved
+    assert not tables.coefficient("raw-coal", "equivalent").approved
+    assert tables.limit_levels("cement-clinker")  # the other tables are the packaged ones
+
+
+def test_levels_keep_their_printed_digits_and_their_corrections() -> None:
+    [row] = Tables().limit_levels("cement-clinker", "comprehensive-energy")
+    assert (row.level1, row.level2, row.level3) == (Decimal(100), Decimal(107), Decimal(117))
+    assert (row.standard, row.unit, row.direction) == ("GB 16780-2021", "kgce/t", "inverse")
+    assert row.correction_id == ("gb16780-altitude",)
+    assert Tables().corrections("gb16780-altitude")
+
+
+def test_every_correction_that_a_level_names_exists() -> None:
+    tables = Tables()
+    named = {
+        c for p in tables.products for row in tables.limit_levels(p) for c in row.correction_id
+    }
+    assert named
+    assert all(tables.corrections(correction) for correction in named)
+
+
+def test_a_benchmark_is_found_by_the_product_of_its_limit_standard() -> None:
+    [row] = Tables().benchmark_levels("cement-clinker")
+    assert "cement-clinker" in {row.product_code, *row.limit_product_codes}
+
+
+def test_emission_limits_are_found_by_the_beginning_of_their_id() -> None:
+    rows = Tables().emission_limits("db37-2373-cement-key")
+    assert {row.pollutant for row in rows} >= {"so2", "nox", "pm"}
+    assert all(row.o2_reference_pct in {None, Decimal(10)} for row in rows)
+    assert Tables().emission_limits("db37-2373-cem") == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (",0.7143,", ",0.71.43,", 'kgce_per_unit: "0.71.43" is not a number'),
+        (",0.7143,", ",nan,", 'kgce_per_unit: "nan" is not a number'),
+        (",unapproved,", ",yes,", 'status: "yes" is not one of approved, unapproved'),
+        ("2021-04-01", "1.4.2021", "valid_from: Invalid isoformat"),
+        (",equivalent,", ",equal,", 'basis: "equal" is not one of equal-value, equivalent'),
+        ("raw-coal,", "raw-coal,,", "has 16 cells, must have 15"),
+    ],
+)
+def test_a_malformed_row_is_told_with_its_line(own: Path, old: str, new: str, told: str) -> None:
+    lines = (own / COAL).read_text("utf-8").splitlines()
+    lines[1] = lines[1].replace(old, new, 1)
+    (own / COAL).write_text("\n".join(lines), "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        Tables(own, data_dir())
+    assert [str(f).split(":1: ")[1].startswith(told) for f in caught.value.faults] == [True]
+    assert str(caught.value).startswith(f"{own / COAL}:2:1: ")
+
+
+def test_a_row_that_stands_twice_and_a_column_that_is_missing_are_mistakes(own: Path) -> None:
+    lines = (own / COAL).read_text("utf-8").splitlines()
+    (own / COAL).write_text("\n".join([*lines, lines[1]]), "utf-8")
+    with pytest.raises(ConfigError, match=f":{len(lines) + 1}:1: raw-coal / .* stands twice"):
+        Tables(own, data_dir())
+    (own / COAL).write_text("\n".join([lines[0].replace(",status", ""), *lines[1:]]), "utf-8")
+    with pytest.raises(ConfigError, match=r":1:1: the columns must be .* look at: status"):
+        Tables(own, data_dir())
+
+
+def test_the_digest_follows_the_coefficients(own: Path) -> None:
+    before = Tables(own, data_dir()).digest
+    text = (own / COAL).read_text("utf-8")
+    (own / COAL).write_text(text.replace(",0.7143,", ",0.7144,"), "utf-8")
+    assert Tables(own, data_dir()).digest != before
