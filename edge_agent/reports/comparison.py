@@ -93,7 +93,7 @@ def _lines(figure: Figure, bound: _Bound, *, partial: bool) -> Iterator[Figure]:
     )  # fmt: skip
     yield Figure(
         f"{bound.key}.share", (f"　与{zh}之差（%）", f"　distance to {en}, %"), share,
-        "差 ÷ 水平 / distance ÷ level", "%", f"{formula and f'({formula})/{key}'}",
+        "差 ÷ 水平 / distance ÷ level", "1", f"{formula and f'({formula})/{key}'}",
         style="signed share",
     )  # fmt: skip
     verdict, words = _verdict(reached, partial=partial)

@@ -1,9 +1,9 @@
 """The leader sheet: energy per tonne of a boundary, its levels, and where every figure comes from.
 
-A candidate for 能效"领跑者" must reach level 1 of the mandatory limit standard AND the 标杆 level of
-the benchmark notice (工信厅联节函〔2025〕221号, basic requirement 2). The sheet shows whether the
-stored rows say so; it never rounds before it compares, never extrapolates, and says at its top when it
-rests on table rows that no person has compared with the official text.
+A candidate for 能效"领跑者" must reach level 1 of the mandatory limit standard AND the 标杆 level
+of the benchmark notice (工信厅联节函〔2025〕221号, basic requirement 2). The sheet shows whether
+the stored rows say so; it never rounds before it compares, never extrapolates, and says at its top
+when it rests on table rows that no person has compared with the official text.
 """
 
 from collections.abc import Mapping, Sequence

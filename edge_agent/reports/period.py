@@ -51,9 +51,9 @@ def _whole(text: str, zone: ZoneInfo) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", text)
     if not match:
         raise ValueError(f"{text!r} is not a period ({_HOW})")
-    year, month, day = (int(part) if part else None for part in match.groups())
+    year, month, day = match.groups()
     try:
-        first = datetime(year or 1, month or 1, day or 1, tzinfo=zone)
+        first = datetime(int(year), int(month or "1"), int(day or "1"), tzinfo=zone)
         if day is not None:
             after = first + timedelta(days=1)
         elif month is not None:

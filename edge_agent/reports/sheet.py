@@ -104,7 +104,7 @@ def _figure(sheet: "Worksheet", row: int, figure: Figure, addresses: dict[str, s
 
 def _beside(sheet: "Worksheet", row: int, figure: Figure, colour: str) -> None:
     """Write unit, stored value and check."""
-    _put(sheet, f"C{row}", figure.unit)
+    _put(sheet, f"C{row}", "" if figure.unit == "1" else figure.unit)
     words = " / ".join(STATUS[figure.status]) if figure.status else ""
     if figure.stored is not None and figure.value is not None:
         _put(sheet, f"D{row}", float(figure.stored), align="right", form=_form(figure))
@@ -152,12 +152,13 @@ def _put(
 ) -> None:
     from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 
+    indent = 0 if address.startswith("A") else 1
     cell = sheet[address]
     cell.value = value
     if isinstance(value, str) and not computed:
         cell.data_type = "s"  # a text that begins with = is no formula
     cell.font = Font(name=FONT, size=size, bold=bold, color=colour)
-    cell.alignment = Alignment(horizontal=align, vertical="center", wrap_text=wrap)
+    cell.alignment = Alignment(horizontal=align, vertical="center", wrap_text=wrap, indent=indent)
     cell.border = Border(bottom=Side("hair", color=LINE))
     if fill:
         cell.fill = PatternFill("solid", fgColor=fill)
