@@ -52,7 +52,7 @@ again, also when no row is left.
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -60,7 +60,8 @@ import orjson
 
 from edge_agent import codec
 from edge_agent.health import LogCounts, ReaderCounts
-from edge_agent.model import Family, SampleBlock, Schema
+from edge_agent.model import SampleBlock
+from edge_agent.outbox_archive import Archive
 from edge_agent.outbox_committer import RETRY, Committer
 from edge_agent.outbox_schema import (
     Ack,
@@ -72,21 +73,16 @@ from edge_agent.outbox_schema import (
     Push,
     ReaderSpec,
     Record,
-    connect,
     on,
-    table_of,
     transaction,
 )
 from edge_agent.outbox_store import open_store
 
-__all__ = ["Budget", "Marker", "Outbox", "Reader", "ReaderSpec", "Record"]
+__all__ = ["Archive", "Budget", "Marker", "Outbox", "Reader", "ReaderSpec", "Record"]
 
 log = logging.getLogger(__name__)
 
 RECOUNT = 10_000  # sequence numbers behind a cursor that ``counts`` counts again
-PAGE = 256  # records that ``records`` reads at a time
-
-_ROWS = "SELECT sequence, schema, first_ns, last_ns, rows, payload FROM log WHERE sequence > ?1"
 _TAKE = """SELECT sequence, schema, first_ns, last_ns, rows, payload FROM raw
   WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
 UNION ALL SELECT sequence, schema, first_ns, last_ns, rows, payload FROM derived
@@ -98,10 +94,7 @@ _GAPS = """SELECT schema, first_ns, last_ns, rows, reason, sequence FROM gap
   WHERE reader = ?2 AND sequence > ?1 ORDER BY sequence LIMIT ?3"""
 
 
-_Row = tuple[int, int, int, int, int, bytes]
-
-
-class Outbox:
+class Outbox(Archive):
     """The log; see above. All is called by the thread of one event loop.
 
     set_aside  damaged files that were renamed to begin anew
@@ -111,16 +104,13 @@ class Outbox:
         self, path: Path, readers: Iterable[ReaderSpec], *, budget: Budget, commit: float = 1.0
     ) -> None:
         specs = list(readers)
-        self.path = path
         self._store, self.set_aside = open_store(path, specs, budget)
         for aside in self.set_aside:
             log.error("the log %s was damaged: set aside as %s, a new one begun", path, aside.name)
-        self.db = connect(path, query_only=True)
+        super().__init__(path)
         self._last = dict[str, int](self.db.execute("SELECT name, last_ns FROM stream"))
-        self._numbers = {known.number: known.schema for known in self._store.known.values()}
         self._sequence = self.ledger.totals["sequence"]
         self._closed = False
-        self._fault = ""
         self._committer = Committer(self._store, commit, self._woken)
         share = min(budget.raw_bytes, budget.derived_bytes) // (8 * max(1, len(specs)))
         self._readers = {s.name: Reader(self, self._committer, s.name, share) for s in specs}
@@ -144,7 +134,7 @@ class Outbox:
         known = self._store.known.get(schema.id)
         if known is None:
             known = self._store.learn(schema)
-            self._numbers[known.number] = schema
+            self.know(known.number, schema)
             self._committer.learn(known)
         self._sequence += 1
         first, last = int(block.time[0]), int(block.time[-1])
@@ -180,61 +170,31 @@ class Outbox:
         """Return a declared reader."""
         return self._readers[name]
 
-    def records(self, after: int, family: Family | None = Family.SAMPLE) -> Iterator[Record]:
-        """Iterate over the committed records behind a number, in their order.
-
-        family  only records of this family; None: all that are still stored
-        """
-        tables = ("raw", "derived") if family is None else (table_of(family),)
-        sql = " UNION ALL ".join(on(table, _ROWS) for table in tables) + " ORDER BY 1 LIMIT ?2"
-        with closing(connect(self.path, query_only=True)) as db:
-            while rows := self._page(db, sql, after):
-                for row in rows:
-                    if family is None or self._numbers[row[1]].family is family:
-                        yield self.record(row)
-                after = rows[-1][0]
-
-    def _page(self, db: sqlite3.Connection, sql: str, after: int) -> list[_Row]:
-        try:
-            return db.execute(sql, (after, PAGE)).fetchall()
-        except sqlite3.DatabaseError as e:  # what comes after cannot be read, ever
-            self._fault = self._committer.explain(e)
-            log.error("%s", self._fault)
-            return []
-
-    def block(self, record: Record) -> SampleBlock:
-        """Return the block of a record; ``Corrupt`` if its bytes are not what was written."""
-        return codec.decode(record.payload, self.schema(record.schema))
-
-    def schema(self, id: str) -> Schema:  # noqa: A002 -- a schema's id is called so everywhere
-        """Return a schema by its id; ``KeyError`` for one that never stood in the log."""
-        return self._store.known[id].schema
-
-    def record(self, row: _Row) -> Record:
-        """Return a row of the file as a record."""
-        sequence, number, first_ns, last_ns, rows, payload = row
-        return Record(sequence, self._numbers[number].id, first_ns, last_ns, rows, payload)
-
-    def marker(self, row: tuple[int, int, int, int, str, int]) -> Marker:
-        """Return a row of the file as a gap marker."""
-        number, first_ns, last_ns, rows, reason, sequence = row
-        return Marker(self._numbers[number], first_ns, last_ns, rows, reason, sequence)
-
     def counts(self) -> LogCounts:
         """Return the committed counts, all of one moment."""
+        try:
+            ledger = self._stored()
+        except sqlite3.DatabaseError as e:
+            log.debug("counts as last committed: %s", e)  # ``fault`` tells of the disk
+            ledger = self.ledger
+        totals = ledger.totals
+        readers = {
+            name: ReaderCounts(p.appended, p.delivered, p.refused, p.pending, p.dropped)
+            for name, p in ledger.readers.items()
+        }
+        names = ("appended", "read", "substituted", "derived", "dropped")
+        size = totals["raw_bytes"] + totals["derived_bytes"]
+        return LogCounts(**{n: totals[n] for n in names}, bytes=size, readers=readers)
+
+    def _stored(self) -> Ledger:
+        """Return the ledger as it stands in the file, pending rows counted."""
         with transaction(self.db, "DEFERRED"):
             totals: dict[str, int] = dict(self.db.execute("SELECT name, value FROM total"))
             stored = {name: Position(*p) for name, *p in self.db.execute("SELECT * FROM reader")}
             for name, position in stored.items():
                 if totals["committed"] - position.cursor <= RECOUNT:
                     position.pending = self._count(name, position.cursor)
-        readers = {
-            name: ReaderCounts(p.appended, p.delivered, p.refused, p.pending, p.dropped)
-            for name, p in stored.items()
-        }
-        names = ("appended", "read", "substituted", "derived", "dropped")
-        size = totals["raw_bytes"] + totals["derived_bytes"]
-        return LogCounts(**{n: totals[n] for n in names}, bytes=size, readers=readers)
+        return Ledger(totals, stored)
 
     def _count(self, name: str, cursor: int) -> int:
         """Return the stored rows that a reader takes and has not passed."""
@@ -244,7 +204,11 @@ class Outbox:
     @property
     def fault(self) -> str:
         """What is wrong with the disk now, or nothing."""
-        faults = (self._committer.fault, self._fault, *(r.fault for r in self._readers.values()))
+        faults = (
+            self._committer.fault,
+            self.read_fault,
+            *(r.fault for r in self._readers.values()),
+        )
         return next(filter(None, faults), "")
 
     @property
@@ -262,6 +226,10 @@ class Outbox:
         """Return when everything appended, acknowledged or checkpointed so far is committed."""
         self.check()
         await self._committer.flush()
+
+    def explain(self, error: sqlite3.DatabaseError) -> str:
+        """Return what is wrong in plain words; a damaged file is set aside at the next start."""
+        return self._committer.explain(error)
 
     async def close(self) -> None:
         """Commit what waits, end the committer and let the file go; any number of times."""
@@ -326,7 +294,7 @@ class Reader:
                 self._handed = self._look(limit)
                 self.fault = ""
             except sqlite3.DatabaseError as e:
-                self._handed, self.fault = [], self._committer.explain(e)
+                self._handed, self.fault = [], self._outbox.explain(e)
                 asyncio.get_running_loop().call_later(RETRY, self.wake)
             if self._handed:
                 return list(self._handed)

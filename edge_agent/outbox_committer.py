@@ -37,7 +37,7 @@ class Committer:
         self._busy = 0  # pushes at the head of the queue that are being written
         self._due: float | None = None  # monotonic time of the next commit
         self._not_before = 0.0
-        self._stopping = False
+        self._stopping = self._gave_up = False
         self._shedding = False  # rows that readers wait for are being dropped
         self._taken = dict.fromkeys(store.specs, 0)
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -64,6 +64,8 @@ class Committer:
             self._changed.notify()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        for _, future in self._waiting:
+            future.cancel()  # what it waits for will not be
 
     def put(self, push: Push) -> None:
         """Put a push on the next batch."""
@@ -128,13 +130,13 @@ class Committer:
                         self._next.lose(Lost.of(entry))
                 push.keep(not derived)
                 self._bytes += push.size
-        kept = deque[Push]()
-        for i, push in enumerate(self._queue):
-            if i < self._busy or push.entries:
-                kept.append(push)
-            else:
-                self._next.count(push)
-        self._queue = kept
+        empty = [push for push in islice(self._queue, self._busy, None) if not push.entries]
+        for push in empty:
+            self._bytes -= push.size
+            self._next.count(push)
+        if empty:
+            gone = {push.ticket for push in empty}
+            self._queue = deque(push for push in self._queue if push.ticket not in gone)
 
     # -- the thread -------------------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Committer:
                 if due is not None and due <= now:
                     return True
                 self._changed.wait(None if due is None else due - now)
-            return self._due is not None and not self.fault
+            return self._due is not None and not self._gave_up
 
     def _commit(self) -> None:
         batch, waiting = self._begin()
@@ -218,7 +220,11 @@ class Committer:
             self._end(0)
             self._not_before = time.monotonic() + RETRY
             self._due = self._not_before
+            self._gave_up = self._stopping
+            rows = sum(push.rows for push in self._queue)
             fault, self.fault = self.fault, self.explain(error)
+        if self._gave_up:
+            log.error("the log %s is closed without the last %d rows", self._store.path, rows)
         if fault != self.fault:
             log.error("%s", self.fault)
         self._tell([])

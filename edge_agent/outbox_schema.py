@@ -278,8 +278,12 @@ def on(table: str, sql: str) -> str:
 
 
 def connect(path: Path, *, query_only: bool = False) -> sqlite3.Connection:
-    """Return a connection in autocommit mode that any one thread at a time may use."""
-    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    """Return a connection in autocommit mode that any one thread at a time may use.
+
+    query_only  it writes nothing, and does not begin a file that is not there
+    """
+    uri = f"{path.absolute().as_uri()}?mode={'rw' if query_only else 'rwc'}"
+    db = sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
     if query_only:
         db.execute("PRAGMA query_only = ON")
     return db

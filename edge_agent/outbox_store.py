@@ -4,12 +4,14 @@ Only the committer calls ``Store.commit``, on the one connection that writes. No
 asyncio or threads; the design is in the docstring of ``outbox.py``.
 """
 
+import fcntl
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
+from typing import IO
 
 from edge_agent.errors import ConfigError
 from edge_agent.model import Schema
@@ -67,6 +69,17 @@ def open_store(
         raise ConfigError([f"{path}: the log cannot be opened: {e} ({advice})"]) from e
 
 
+def _locked(path: Path) -> IO[bytes]:
+    """Return the open lock file of the log; free again when it is closed or its process dies."""
+    lock = path.with_name(path.name + ".lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        lock.close()
+        raise ConfigError([f"{path}: another agent uses this log (one data folder each)"]) from e
+    return lock
+
+
 class Store:
     """The file with the one connection that writes."""
 
@@ -75,18 +88,24 @@ class Store:
         self.budget = budget
         self.specs = {spec.name: spec for spec in readers}
         self.known: dict[str, Known] = {}
-        self._db = connect(path)
+        self._lock = _locked(path)
+        try:
+            self._db = connect(path)
+        except sqlite3.Error:
+            self._lock.close()
+            raise
         try:
             self._prepare()
             with transaction(self._db):
                 self._declare()
         except sqlite3.Error:
             self._db.close()
+            self._lock.close()
             raise
 
     def close(self) -> None:
         """Bring everything into the main file and let it go."""
-        with closing(self._db):
+        with self._lock, closing(self._db):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def learn(self, schema: Schema) -> Known:

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edge_agent.errors import ConfigError
 from edge_agent.model import Family, Gap, SampleBlock, Schema
-from edge_agent.outbox import Budget, Outbox, Reader, ReaderSpec, Record
+from edge_agent.outbox import Archive, Budget, Outbox, Reader, ReaderSpec, Record
 from tests.outbox_writer import BUDGET, HOUR, RAW, READERS, SLOT, block_of, schema_of
 
 ROOT = Path(__file__).parents[1]
@@ -276,6 +276,34 @@ async def test_a_folder_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Pa
     (tmp_path / "data").write_text("a file, not a folder")
     with pytest.raises(ConfigError, match="cannot be opened"):
         Outbox(tmp_path / "data" / "log.db", [ALL], budget=BUDGET)
+
+
+async def test_two_agents_cannot_use_one_log(path: Path) -> None:
+    async with opened(path, ALL):
+        with pytest.raises(ConfigError, match="another agent"):
+            Outbox(path, [ALL], budget=BUDGET)
+    async with opened(path, ALL):
+        pass
+
+
+async def test_an_archive_reads_beside_the_agent_and_changes_nothing(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        push(outbox, block_of(RAW, 1))
+        await outbox.flush()
+        archive = Archive(path)
+        push(outbox, block_of(OTHER, 2), block_of(SLOT, 2))
+        await outbox.flush()
+        assert sequences(list(archive.records(0, None))) == [1, 2, 3]
+        blocks = [archive.block(record) for record in archive.records(0)]
+        assert [block.schema for block in blocks] == [RAW, OTHER]
+        archive.db.close()
+        assert outbox.reader("all").lag == 3
+
+
+def test_an_archive_of_nothing_is_a_mistake_and_makes_no_file(path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Archive(path)
+    assert not path.exists()
 
 
 # ---- a list as the model -----------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""The stored rows of a log for reading only, also while an agent writes it."""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from edge_agent import codec
+from edge_agent.errors import ConfigError
+from edge_agent.model import Family, SampleBlock, Schema
+from edge_agent.outbox_schema import Marker, Record, connect, on, table_of
+
+log = logging.getLogger(__name__)
+
+PAGE = 256  # records that are read at a time, so that no transaction is long
+
+_ROWS = "SELECT sequence, schema, first_ns, last_ns, rows, payload FROM log WHERE sequence > ?1"
+Row = tuple[int, int, int, int, int, bytes]
+
+
+class Archive:
+    """The records of a log and their schemas; commands use it beside a running agent.
+
+    db          a connection that cannot write
+    read_fault  what ``records`` found wrong with the file, or nothing
+    errors      ``ConfigError`` when there is no log that can be read
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.db = connect(path, query_only=True)
+            self._by_number = dict[int, Schema]()
+            self._by_id = dict[str, Schema]()
+            self._load()
+        except sqlite3.DatabaseError as e:
+            raise ConfigError([f"{path}: the log cannot be read: {e}"]) from e
+        self.read_fault = ""
+
+    def _load(self) -> None:
+        for number, canonical in self.db.execute("SELECT number, canonical FROM schema").fetchall():
+            self.know(number, Schema.from_canonical(canonical))
+
+    def know(self, number: int, schema: Schema) -> None:
+        """Take over a schema with its number in the file."""
+        self._by_number[number] = self._by_id[schema.id] = schema
+
+    def records(self, after: int, family: Family | None = Family.SAMPLE) -> Iterator[Record]:
+        """Iterate over the committed records behind a number, in their order.
+
+        family  only records of this family; None: all that are still stored
+        """
+        tables = ("raw", "derived") if family is None else (table_of(family),)
+        sql = " UNION ALL ".join(on(table, _ROWS) for table in tables) + " ORDER BY 1 LIMIT ?2"
+        with closing(connect(self.path, query_only=True)) as db:
+            while rows := self._page(db, sql, after):
+                for row in rows:
+                    if family is None or self._numbered(row[1]).family is family:
+                        yield self.record(row)
+                after = rows[-1][0]
+
+    def _page(self, db: sqlite3.Connection, sql: str, after: int) -> list[Row]:
+        try:
+            return db.execute(sql, (after, PAGE)).fetchall()
+        except sqlite3.DatabaseError as e:  # what comes after cannot be read, ever
+            self.read_fault = self.explain(e)
+            log.error("%s", self.read_fault)
+            return []
+
+    def explain(self, error: sqlite3.DatabaseError) -> str:
+        """Return what is wrong in plain words."""
+        return f"the log {self.path} cannot be read: {error}"
+
+    def block(self, record: Record) -> SampleBlock:
+        """Return the block of a record; ``Corrupt`` if its bytes are not what was written."""
+        return codec.decode(record.payload, self.schema(record.schema))
+
+    def schema(self, id: str) -> Schema:  # noqa: A002 -- a schema's id is called so everywhere
+        """Return a schema by its id; ``KeyError`` for one that never stood in the log."""
+        if id not in self._by_id:
+            self._load()
+        return self._by_id[id]
+
+    def _numbered(self, number: int) -> Schema:
+        if number not in self._by_number:  # it has come since
+            self._load()
+        return self._by_number[number]
+
+    def record(self, row: Row) -> Record:
+        """Return a row of the file as a record."""
+        sequence, number, first_ns, last_ns, rows, payload = row
+        return Record(sequence, self._numbered(number).id, first_ns, last_ns, rows, payload)
+
+    def marker(self, row: tuple[int, int, int, int, str, int]) -> Marker:
+        """Return a row of the file as a gap marker."""
+        number, first_ns, last_ns, rows, reason, sequence = row
+        return Marker(self._numbered(number), first_ns, last_ns, rows, reason, sequence)
