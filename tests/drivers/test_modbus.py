@@ -20,7 +20,7 @@ from edge_agent.model import Quality, SampleBlock
 from edge_agent.units import Duration
 from tests.drivers.modbus_meter import Meter
 
-TIMEOUT = 0.15
+TIMEOUT = 0.25
 
 
 def tags(**written: str) -> dict[str, TagConfig]:
