@@ -91,7 +91,7 @@ export function columnWord(name) {
   const fits = Object.keys(SUFFIXES).filter((s) => name.endsWith(s)).sort((a, b) => b.length - a.length);
   for (const suffix of fits) {
     const stem = name.slice(0, -suffix.length);
-    if (COLUMNS[stem]) return lang === "zh" ? pick(COLUMNS[stem]) + pick(SUFFIXES[suffix]) : `${pick(COLUMNS[stem])}, ${pick(SUFFIXES[suffix])}`;
+    if (COLUMNS[stem]) return lang === "zh" ? `${pick(COLUMNS[stem])}\u200b${pick(SUFFIXES[suffix])}` : `${pick(COLUMNS[stem])}, ${pick(SUFFIXES[suffix])}`;
   }
   return name.replaceAll("_", " ");
 }
