@@ -236,7 +236,7 @@ class Tags:
         for name, node in _entries(root, "devices").items():
             tags = node.items.get("tags") if isinstance(node, MapNode) else None
             written[str(name)] = tuple(map(str, tags.items)) if isinstance(tags, MapNode) else ()
-        return cls(devices, written)
+        return cls(devices, written | {name: tuple(d.tags) for name, d in devices.items()})
 
     def fault(self, reference: Reference) -> str | None:
         """Return what is wrong with a reference."""
@@ -276,10 +276,13 @@ def _wrong(reference: Reference, tag: TagConfig) -> str | None:
     return None
 
 
-def metric(name: str, config: MetricConfig, tags: Tags, plant: SitePlant, report: Report) -> None:
+def metric(
+    name: str, config: MetricConfig, tags: Tags, plant: SitePlant, report: Report, *, build: bool
+) -> None:
     """Check one KPI: references, windows, tables, its own checks; then that it can be built.
 
     plant  with those devices only that have no mistake
+    build  false: what a KPI is built from is wrong, which is told already
     """
     here: Steps = ("metrics", name)
     references = config.references()
@@ -296,7 +299,7 @@ def metric(name: str, config: MetricConfig, tags: Tags, plant: SitePlant, report
         found.append((("windows",), "a window stands twice"))
     found += _rows_named(config, plant.tables)
     found += config.faults()
-    if not found and all(r.tag.partition(".")[0] in plant.devices for r in references):
+    if build and not found and all(r.tag.partition(".")[0] in plant.devices for r in references):
         try:
             config.build(name, plant)
         except (KeyError, ValueError) as error:

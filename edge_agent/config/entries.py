@@ -18,7 +18,7 @@ from edge_agent.sinks.base import SinkConfig
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", alias_generator=written)
+STRICT = ConfigDict(extra="forbid", alias_generator=written, allow_inf_nan=False)
 _MODELS: dict[type[object], type[BaseModel]] = {}  # building one takes a millisecond
 
 

@@ -96,7 +96,9 @@ class _Reading:
         devices = {name: made for name, made in self._devices() if made is not None}
         metrics = self._typed("metrics", {kind.kind: kind for kind in self._registry.metrics})
         sinks = self._typed("sinks", {kind.kind: kind for kind in self._registry.sinks})
+        before = len(self.faults)
         self._check(limits, shifts, web)
+        whole = bool(site and limits and shifts and tables) and len(self.faults) == before
         plant = SitePlant(
             site or Site("unknown", "main", ""),
             shifts.calendar if shifts else {"": ""},
@@ -104,7 +106,7 @@ class _Reading:
             devices,
             tables or Tables(),
         )
-        self._check_entries(plant, devices, metrics, sinks)
+        self._check_entries(plant, devices, metrics, sinks, build=whole)
         if not (site and retention and limits and shifts and web and tables):
             return None
         return Config(
@@ -261,6 +263,8 @@ class _Reading:
         devices: Mapping[str, DeviceConfig],
         metrics: Mapping[str, MetricConfig],
         sinks: Mapping[str, SinkConfig],
+        *,
+        build: bool,
     ) -> None:
         checked = checks.Checked(self._root, str(self.path), self.faults)
         linked: dict[str, DeviceConfig] = {}
@@ -275,7 +279,7 @@ class _Reading:
         plant = replace(plant, devices=sound)
         tags = checks.Tags.of(self._root, devices)
         for name, metric in metrics.items():
-            checks.metric(name, metric, tags, plant, self._report)
+            checks.metric(name, metric, tags, plant, self._report, build=build)
         owners = [*self._entries("devices"), *self._entries("metrics")]
         for name, sink in sinks.items():
             checks.sink(name, sink, owners, self._report)

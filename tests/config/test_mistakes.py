@@ -7,6 +7,7 @@ from edge_agent.config import load
 from edge_agent.errors import ConfigError
 from tests.config.plants import DEVICE, REGISTRY, SITE, mistakes, plant
 
+METRIC = "metrics: {m: {type: energy, inputs: {none: [em.e]}, windows: [shift]}}\n"
 HERE = Path(__file__).parent
 
 
@@ -72,6 +73,7 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
         ("metrics: {m: {type: energy, inputs: {electricity: em.e}}}", "must be a mapping: {key: value} or a list: [a, b]"),
         ("metrics: {m: {type: energy, inputs: {electricity: {tag: [em.e]}}}}", 'unknown key "tag" (did you mean "tags"?)'),
         ("metrics: {m: {type: energy, inputs: {electrcity: [em.e]}}}", 'no coefficient for "electrcity"'),
+        ("metrics: {m: {type: energy, inputs: {electricity: [em.none]}}}", 'unknown tag "em.none"'),
         ("metrics: {m: {type: energy, inputs: {electricity: [em]}}}", '"em" is not a tag: write device.tag (did you mean "em.e"?)'),
     ],
 )  # fmt: skip
@@ -91,6 +93,7 @@ def test_a_mistake_is_told_in_plain_words_in_its_line(
         ("poll: 1ms", ["poll: a poll period must be at least 10ms"]),
         ("timeout: 0s", ["timeout: must be longer than 0s"]),
         ("max_gap: 1.5", ["max_gap: must be a whole number"]),
+        ("ct: .nan", ["ct: must be a number, not inf or nan"]),
         ("sections: [[1]]", ["sections[0]: item 2 is missing"]),
         ("login: {usr: x}", ['login: "user" is missing', 'login: unknown key "usr"']),
         ("login: {user: x, password: abc}", ["login.password: a secret does not stand in the file"]),
@@ -133,3 +136,14 @@ def test_a_wrong_device_neither_hides_others_nor_blames_those_who_use_it(tmp_pat
 
 def test_a_right_file_has_no_mistakes(tmp_path: Path) -> None:
     assert plant(tmp_path, SITE + DEVICE).devices["em"].tags["e"].unit == "kWh"
+
+
+def test_a_wrong_shift_is_not_told_again_at_the_metrics(tmp_path: Path) -> None:
+    told = mistakes(tmp_path, f"{SITE}{DEVICE}shifts: {{calendar: {{A: x}}}}\n{METRIC}")
+    assert told == ['plant.yaml:3:21: shifts.calendar.A: "x" is not a shift (write "08:00-16:00")']
+
+
+def test_a_tag_without_a_value_is_no_tag(tmp_path: Path) -> None:
+    text = SITE + DEVICE.replace("tags: {", "tags: {none: , ") + METRIC.replace("shift", "1h")
+    [told] = mistakes(tmp_path, text.replace("em.e", "em.none"))
+    assert 'unknown tag "em.none"' in told
