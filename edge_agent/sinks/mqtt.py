@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from edge_agent.errors import Disconnected, Rejected
-from edge_agent.model import Gap, Quality, Schema, Site
+from edge_agent.model import F64, Gap, Quality, Schema, Site
 from edge_agent.sinks.base import Item, SinkConfig
 from edge_agent.sinks.mqtt_connection import IN_FLIGHT, Connection
 from edge_agent.units import Duration, Secret
@@ -30,6 +30,7 @@ library_log.setLevel(logging.CRITICAL)  # what it reports as an error is raised 
 
 OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
 SUSPICIOUS = 2  # writes lost in a row, after which messages are sent one by one
+FEW = 4  # rows for which lists cost less than the arrays' overhead
 SLICE = 256 * 1024  # bytes queued before other tasks have their turn
 
 
@@ -139,13 +140,17 @@ def payload(item: Item) -> bytes:
         }
         return orjson.dumps({"gap": gap})
     names = [tag.name for tag in item.schema.tags]
-    value = np.ascontiguousarray(item.value)  # orjson reads plain rows only
-    quality = np.ascontiguousarray(item.quality)
-    marked = np.flatnonzero((quality != Quality.GOOD).any(axis=1))
+    value: F64 | list[list[float]] = np.ascontiguousarray(item.value)  # orjson reads plain rows
+    if len(item) <= FEW:
+        value = item.value.tolist()
+    marks = {}
+    if item.quality.any():
+        marked = np.flatnonzero((item.quality != Quality.GOOD).any(axis=1)).tolist()
+        marks = {names[i]: item.quality[i].tolist() for i in marked}
     columns = {
         "t": item.time // 1_000_000,
         "v": dict(zip(names, value, strict=True)),
-        "q": {names[i]: quality[i] for i in marked},
+        "q": marks,
     }
     return orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY)
 
