@@ -26,7 +26,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, SILENCE, State, usable
+from edge_agent.metrics.base import MINUTE, SILENCE, State
 from edge_agent.metrics.held import floats, nulls
 from edge_agent.model import F64, I64, U8, Quality, Tag
 
@@ -35,6 +35,7 @@ PATIENCE = 30_000_000_000
 FINE = 2.0**-20
 
 Index = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 
 def grid_of(tag: Tag) -> float:
@@ -104,13 +105,13 @@ class Counters:
 
     def extend(self, slot: int) -> None:
         """Open all slots up to this one."""
-        more = slot - self.first + 1 - len(self._flag)
-        if more > 0:
-            old = (self._increment, self._register, self._covered, self._estimated, self._flag)
-            self._open(len(self._flag) + more)
-            new = (self._increment, self._register, self._covered, self._estimated, self._flag)
-            for before, after in zip(old, new, strict=True):
-                after[: len(before)] = before
+        m = len(self._flag)
+        if slot - self.first + 1 <= m:
+            return
+        old = self._increment, self._register, self._covered, self._estimated, self._flag
+        self._open(slot - self.first + 1)
+        self._increment[:m], self._register[:m] = old[:2]
+        self._covered[:m], self._estimated[:m], self._flag[:m] = old[2:]
 
     @property
     def open(self) -> int:
@@ -155,11 +156,10 @@ class Counters:
 
     # readings ------------------------------------------------------------------------------------
 
-    def row(self, time: int, value: F64, quality: U8) -> None:
-        """Take one row: (c,). The slots up to its time are open."""
+    def row(self, time: int, value: F64, quality: U8, good: Mask) -> None:
+        """Take one row: (c,), good where usable. The slots up to its time are open."""
         if not len(quality):
             return
-        good = usable(value, quality)
         reading = np.rint(np.where(good, value, 0.0) / self._grid) * self._grid
         normal = good & (self._time >= 0) & self._plausible(reading, time)
         if self.questions:
@@ -173,12 +173,11 @@ class Counters:
         for c in np.flatnonzero(good & ~normal).tolist():
             self._judge(c, time, float(reading[c]), int(quality[c]))
 
-    def run(self, time: I64, value: F64, quality: U8) -> bool:
+    def run(self, time: I64, value: F64, quality: U8, good: Mask) -> bool:
         """Take rows of the present slot at once, (c, n); return False if one asks a question."""
         if not len(quality):
             return True
-        good = usable(value, quality)
-        some: NDArray[np.bool_] = good.any(axis=1)
+        some = np.asarray(good.any(axis=1))
         if self.questions or not np.array_equal(some, good.all(axis=1)):
             return False
         if not some.any():
@@ -203,7 +202,7 @@ class Counters:
         self._reading[some] = reading[:, -1]
         return True
 
-    def _plausible(self, reading: F64, time: int) -> NDArray[np.bool_]:
+    def _plausible(self, reading: F64, time: int) -> Mask:
         step = reading - self._reading
         allowed = self._rate * ((time - self._time) / 1e9 + self._period)
         allowed += self._slack + self._relative * np.abs(reading)

@@ -46,8 +46,8 @@ def heating_value(text: str) -> tuple[float, str]:
 def amount_grid(factor: float) -> float:
     """Return the binary step of a converted amount: 64 times finer than that of its readings.
 
-    So sums stay exact up to 2**27 of the tag's units, and rounding each minute the same way does not
-    add up to anything that could be seen.
+    So sums stay exact up to 2**27 of the tag's units, and rounding every minute the same way does
+    not add up to anything that could be seen.
     """
     return float(2.0 ** (math.floor(math.log2(abs(factor))) - 26))
 

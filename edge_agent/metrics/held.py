@@ -9,11 +9,12 @@ run in the order of the rows, so every partition of a stream gives the same bits
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, QualityLimits, State, usable
+from edge_agent.metrics.base import MINUTE, QualityLimits, State
 from edge_agent.model import F64, I64, U8, Quality
 
-_NONE = np.array([], np.int64)
+Mask = NDArray[np.bool_]
 
 
 class Held:
@@ -39,11 +40,14 @@ class Held:
         self._covered += self._good * span
         self._weigh(self._value[:, None], np.array([span]))
 
-    def take(self, value: F64, quality: U8, spans: I64 = _NONE) -> None:
-        """Take the rows of one slot: (k, n), and the n - 1 ns that all but the last hold."""
-        good = usable(value, quality)
+    def take(self, value: F64, quality: U8, good: Mask, spans: I64) -> None:
+        """Take the rows of one slot.
+
+        value, quality, good (k, n), good where usable; spans (n - 1,): ns that all but the
+        last hold
+        """
         value = np.where(good, value, 0.0)
-        quality = np.where(good, quality, 0).astype(np.uint8)
+        quality = quality * good
         self._entered = True
         if len(spans):
             self._worst = np.maximum(self._worst, quality.max(axis=1))
@@ -94,7 +98,7 @@ class Held:
     def _enter(self) -> None:
         raise NotImplementedError
 
-    def _sample(self, value: F64, good: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
+    def _sample(self, value: F64, good: Mask) -> None:
         raise NotImplementedError
 
     def _weigh(self, value: F64, spans: I64) -> None:
@@ -124,7 +128,7 @@ class Gauges(Held):
         held = np.where(self._good, self._value, np.nan)
         self._low, self._high = held, held
 
-    def _sample(self, value: F64, good: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
+    def _sample(self, value: F64, good: Mask) -> None:
         value = np.where(good, value, np.nan)
         if value.shape[1] == 1:
             self._low = np.fmin(self._low, value[:, 0])
@@ -175,7 +179,15 @@ class States(Held):
     def _enter(self) -> None:
         self._seen = self._good
 
-    def _sample(self, value: F64, good: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
+    def _sample(self, value: F64, good: Mask) -> None:
+        if good.all():
+            known = self._known
+            self._changes = self._changes + ((value[:, 0] != known) & ~np.isnan(known))
+            if value.shape[1] > 1:
+                self._changes += (np.diff(value) != 0).sum(axis=1)
+            self._known = value[:, -1]
+            self._seen = good[:, -1]
+            return
         for column, usable_now in zip(value.T, good.T, strict=True):
             moved = usable_now & (column != self._known) & ~np.isnan(self._known)
             self._changes = self._changes + moved

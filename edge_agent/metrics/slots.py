@@ -20,8 +20,9 @@ from itertools import pairwise
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, SILENCE, QualityLimits, State
+from edge_agent.metrics.base import MINUTE, SILENCE, QualityLimits, State, usable
 from edge_agent.metrics.counters import Counters
 from edge_agent.metrics.held import Gauges, Held, States, floats, nulls
 from edge_agent.model import (
@@ -41,6 +42,7 @@ from edge_agent.units import Unit
 LONGEST_GAP = 31 * 1440  # slots
 DAY = 1440 * MINUTE
 _SHARE = Unit.parse("1")
+_NO_SPANS = np.array([], np.int64)
 _SUFFIXES = {
     Kind.COUNTER: ("increment", "reading", "coverage", "estimated"),
     Kind.GAUGE: ("mean", "min", "max", "coverage"),
@@ -62,6 +64,13 @@ def _column(tag: Tag, suffix: str) -> Tag:
     return Tag(f"{tag.name}.{suffix}", unit, kinds.get(suffix, Kind.GAUGE))
 
 
+def _span(members: NDArray[np.intp]) -> "slice | NDArray[np.intp]":
+    """Return columns as a slice if they stand together: a view instead of a copy."""
+    if len(members) and members[-1] - members[0] + 1 == len(members):
+        return slice(int(members[0]), int(members[-1]) + 1)
+    return members
+
+
 def hold_of(raw: Schema) -> int:
     """Return how long past its end a slot waits for a counter, in ns."""
     return round((max(SILENCE * raw.period, 30.0) + raw.period) * 1e9)
@@ -80,11 +89,13 @@ class SlotOperator:
         self._counters = Counters(
             tuple(tag for tag in raw.tags if tag.kind is Kind.COUNTER), raw.period
         )
+        self._counting = _span(self._members[Kind.COUNTER])
         self._held: dict[Kind, Held] = {}
         if len(self._members[Kind.GAUGE]):
             self._held[Kind.GAUGE] = Gauges(len(self._members[Kind.GAUGE]), limits)
         if len(self._members[Kind.STATE]):
             self._held[Kind.STATE] = States(len(self._members[Kind.STATE]), limits)
+        self._holding = [(_span(self._members[kind]), held) for kind, held in self._held.items()]
         self._silence = round(SILENCE * raw.period * 1e9)
         self._hold = hold_of(raw)
         self._time = -1  # of the last row
@@ -104,8 +115,11 @@ class SlotOperator:
 
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
         done: list[SampleBlock] = []
+        if len(block) == 1:
+            self._rows(block, done)
+            return concatenate(done) if done else None
         slots = block.time // MINUTE
-        borders = np.flatnonzero(np.diff(slots)) + 1 if len(slots) > 1 else ()
+        borders = np.flatnonzero(np.diff(slots)) + 1
         edges = [0, *borders, len(slots)]
         for start, stop in pairwise(edges):
             if stop > start:
@@ -118,20 +132,20 @@ class SlotOperator:
         """Take rows of one slot; append what closes."""
         time, n = int(block.time[0]), len(block)
         self._enter(time, done)
-        spans = np.minimum(np.diff(block.time), self._silence)
-        for kind, held in self._held.items():
-            members = self._members[kind]
-            held.take(block.value[members], block.quality[members], spans)
-        members = self._members[Kind.COUNTER]
-        value, quality = block.value[members], block.quality[members]
+        spans = np.minimum(np.diff(block.time), self._silence) if n > 1 else _NO_SPANS
+        good = usable(block.value, block.quality)
+        for members, held in self._holding:
+            held.take(block.value[members], block.quality[members], good[members], spans)
+        value, quality = block.value[self._counting], block.quality[self._counting]
+        good = good[self._counting]
         for i in range(n):
             if (
                 i
                 and self._counters.open == 1
-                and self._counters.run(block.time[i:], value[:, i:], quality[:, i:])
+                and self._counters.run(block.time[i:], value[:, i:], quality[:, i:], good[:, i:])
             ):
                 break
-            self._counters.row(int(block.time[i]), value[:, i], quality[:, i])
+            self._counters.row(int(block.time[i]), value[:, i], quality[:, i], good[:, i])
             if self._counters.open > 1:
                 self._close(int(block.time[i]), done)
         self._time = int(block.time[-1])

@@ -1,8 +1,10 @@
 """Slow, obvious versions of the metrics in plain Python, from raw rows to rows of any window.
 
-No NumPy and nothing of ``edge_agent.metrics`` is used. Rows of a tag are ``(ns, value, quality)``; all tags of a stream
-have the same times. Results are ``{end_ns: {column: (value or None, quality)}}``. Every function takes the raw rows and
-goes through them one by one.
+No NumPy and nothing of ``edge_agent.metrics`` is used. Rows of a tag are ``(ns, value, quality)``;
+all tags of a stream have the same times. Results are
+``{end_ns: {column: (value or None, quality)}}``
+for the minutes or for the spans ``(start_ns, end_ns)`` asked for. Every function takes the raw rows
+and goes through them one by one.
 """
 
 from bisect import bisect_left
@@ -190,7 +192,7 @@ class CounterOracle:
 def holding(
     rows: Sequence[Row], period: float, start: int, end: int
 ) -> list[tuple[float, int, int, int]]:
-    """(value, quality, ns it holds in the slot, its time) of the usable rows that hold or stand in it."""
+    """(value, quality, ns it holds in the slot, its time) of the usable rows of a slot."""
     found = []
     for i, (t, value, quality) in enumerate(rows):
         following = rows[i + 1][0] if i + 1 < len(rows) else inf
@@ -464,6 +466,7 @@ def energy(
 
 def oee(
     streams: Sequence[tuple[str, Stream]],
+    *,
     state: str,
     states: Mapping[str, Sequence[int]],
     produced: str,
@@ -537,6 +540,7 @@ def oee(
 
 def emissions(
     streams: Sequence[tuple[str, Stream]],
+    *,
     gases: Mapping[str, str],
     o2: str,
     flow: str | None,

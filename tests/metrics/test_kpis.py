@@ -341,23 +341,28 @@ def test_references_say_what_a_tag_must_be() -> None:
     }  # fmt: skip
 
 
+def oee(states: dict[str, tuple[int, ...]], cycle: float = 1.0) -> OeeConfig:
+    return OeeConfig(state="a.s", states=states, produced="a.p", ideal_cycle=Duration(cycle))
+
+
+def coal(lhv: str) -> EnergyConfig:
+    return EnergyConfig(inputs={"coal": CarrierInput(tags=("a.b",), lhv=lhv)})
+
+
 @pytest.mark.parametrize(
     ("config", "path"),
     [
         (EnergyConfig(inputs={}), ("inputs",)),
         (EnergyConfig(inputs={"electricity": ()}), ("inputs", "electricity")),
-        (EnergyConfig(inputs={"coal": CarrierInput(tags=("a.b",), lhv="23")}), ("inputs", "coal", "lhv")),
+        (coal("23"), ("inputs", "coal", "lhv")),
         (EmissionsConfig(o2="a.o2", o2_reference=6.0), ()),
         (EmissionsConfig(so2="a.so2", o2="a.o2", o2_reference=21.0), ("o2_reference",)),
         (EmissionsConfig(so2="a.so2", o2="a.o2", o2_reference=6.0, o2_limit=21.0), ("o2_limit",)),
-        (OeeConfig(state="a.s", states={"idle": (1,)}, produced="a.p", ideal_cycle=Duration(1)), ("states",)),
-        (
-            OeeConfig(state="a.s", states={"producing": (1,), "fault": (1,)}, produced="a.p", ideal_cycle=Duration(1)),
-            ("states", "fault", 0),
-        ),
-        (OeeConfig(state="a.s", states=STATES, produced="a.p", ideal_cycle=Duration(0)), ("ideal_cycle",)),
+        (oee({"idle": (1,)}), ("states",)),
+        (oee({"producing": (1,), "fault": (1,)}), ("states", "fault", 0)),
+        (oee(STATES, 0.0), ("ideal_cycle",)),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_configuration_is_named_by_its_place(
     config: MetricConfig, path: tuple[str | int, ...]
 ) -> None:
