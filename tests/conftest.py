@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.servers import Influx, Mosquitto, VictoriaMetrics
+
+# no folder of examples in the checkout, which may be read-only; no deadline on a loaded machine
+hypothesis.settings.register_profile("edge", database=None, deadline=None)
+hypothesis.settings.load_profile("edge")
 
 
 class NotLoopbackError(AssertionError):

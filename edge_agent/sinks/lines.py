@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_agent.model import Family, Gap, Kind, Quality, SampleBlock, Schema
 
+EXACT = 2.0**53  # every integer up to it is a float64
 PATTERNS = 256  # templates kept per stream
 
 
@@ -50,8 +51,8 @@ class Lines:
             )
         texts = _numbers(value)
         for column in self._states:
-            whole = np.where(np.isfinite(value[column::k]), value[column::k], 0.0)
-            texts[column::k] = _numbers(whole.astype(np.int64))
+            states = np.nan_to_num(value[column::k]).clip(-EXACT, EXACT)
+            texts[column::k] = _numbers(states.astype(np.int64))
         times = _numbers(block.time)
         patterns = quality.tobytes()
         return [

@@ -77,6 +77,15 @@ def test_an_infinite_number_is_left_out_like_a_bad_one() -> None:
     assert parse(line)[2] == {"quality": 128, "a.q": 128, "running.q": 128}
 
 
+def test_a_state_beyond_all_sense_is_still_an_integer() -> None:
+    columns = schema("lab/raw", "running")
+    value = np.array([[1e300, -1e300, 7.0]])
+    written = Lines(columns, "demo").of(
+        SampleBlock(columns, np.arange(3), value, np.zeros((1, 3), np.uint8))
+    )
+    assert [parse(line)[2]["running"] for line in written] == [2**53, -(2**53), 7]
+
+
 def test_a_gap_stands_at_its_first_row() -> None:
     gap = Gap(schema("em-kiln/raw"), 5, 9, 120, "bytes")
     assert gap_line(gap, "demo") == "gap,name=raw,owner=em-kiln,site=demo rows=120i,to=9i 5"

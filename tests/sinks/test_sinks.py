@@ -1,6 +1,8 @@
 """What every registered sink must do, against a real server: accept, refuse, lose, wait."""
 
 import asyncio
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -199,6 +201,13 @@ async def test_closing_is_always_allowed(peer: Peer) -> None:
     peer.stop()
     await sink.close()
     peer.start()
+
+
+def test_a_sink_that_is_not_used_costs_no_import() -> None:
+    program = "import sys, edge_agent.sinks; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.decode().split()}
+    assert not loaded & {"aiomqtt", "paho", "influxdb_client", "urllib3", "isal"}
 
 
 @pytest.mark.parametrize("config", SINKS)
