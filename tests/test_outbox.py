@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from edge_agent import outbox_committer
 from edge_agent.errors import ConfigError
 from edge_agent.model import Family, Gap, SampleBlock, Schema
 from edge_agent.outbox import Archive, Budget, Outbox, Reader, ReaderSpec, Record
@@ -215,6 +216,28 @@ async def test_a_checkpoint_is_restored_with_its_sequence(path: Path) -> None:
         assert outbox.restore() == (2, states)
         assert outbox.last_ns(RAW.stream) == 3
         assert outbox.newest_ns == 3
+
+
+async def test_a_checkpoint_is_not_committed_before_the_rows_it_covers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_committer, "BATCH", 1)  # a commit for each push
+    outbox = Outbox(path, [ALL], budget=BUDGET)
+    seen = list[tuple[int, int]]()
+
+    def look() -> None:
+        seen.append((outbox.restore()[0], outbox.ledger.totals["committed"]))
+
+    monkeypatch.setattr(outbox._committer, "_woken", look)
+    for i in range(50):
+        push(outbox, block_of(RAW, i))
+    outbox.checkpoint({"metric": 1})
+    await outbox.start()
+    await outbox.flush()
+    await outbox.close()
+    assert len(seen) >= 50
+    assert all(checkpoint <= committed for checkpoint, committed in seen)
+    assert seen[-1] == (50, 50)
 
 
 async def test_a_new_reader_begins_at_the_oldest_stored_row(path: Path) -> None:

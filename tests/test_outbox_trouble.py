@@ -83,6 +83,7 @@ async def test_over_the_budget_the_oldest_rows_leave_and_a_marker_stands_for_the
         assert outbox.counts().conserved
         push(outbox, block_of(RAW, 1000))
         assert not gaps(await outbox.reader("all").take(9)), "a marker came twice"
+        assert outbox.db.execute("SELECT count(*) FROM gap").fetchone() == (0,)
 
 
 async def test_neither_class_of_rows_starves_the_other(path: Path) -> None:
@@ -140,6 +141,49 @@ async def test_rows_that_were_handed_out_are_not_dropped_and_not_counted_twice(p
         assert isinstance(marker, Marker)
         assert (marker.sequence, marker.first_ns) == (len(handed) + 1, len(handed))
         assert sequences(after)[0] == marker.sequence + marker.rows
+
+
+async def test_a_marker_does_not_reach_over_rows_that_are_still_there(path: Path) -> None:
+    async with opened(path, ALL, RAW_ONLY, budget=SMALL) as outbox:
+        for i in range(1000):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        handed = await outbox.reader("raw only").take(10)
+        for i in range(1000, 1500):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        taken = await take_all(outbox.reader("all"))
+        before, *kept, after = taken[: len(handed) + 1]
+        assert [type(before), type(after)] == [Marker, Marker]
+        assert sequences(kept) == sequences(handed)
+        assert before.last_ns < kept[0].first_ns <= kept[-1].last_ns < after.first_ns
+        assert sum(gap.rows for gap in gaps(taken)) + len(sequences(taken)) == 1500
+
+
+async def test_a_reader_that_works_while_rows_leave_misses_none_unmarked(path: Path) -> None:
+    async with opened(path, ALL, RAW_ONLY, budget=SMALL, commit=0.001) as outbox:
+        reader = outbox.reader("all")
+        n, seen = 20_000, list[tuple[int, int]]()  # first row and rows
+
+        async def deliver() -> None:
+            while sum(rows for _, rows in seen) < n:
+                items = await reader.take(7)
+                seen.extend((item.first_ns, item.rows) for item in items)
+                await asyncio.sleep(0.0003 * (len(seen) % 5))
+                done = sum(item.rows for item in items if isinstance(item, Record))
+                reader.acknowledge(items[-1].sequence, delivered=done)
+
+        task = asyncio.create_task(deliver())
+        for i in range(n):
+            push(outbox, block_of(RAW, i))
+            if i % 20 == 0:
+                await asyncio.sleep(0.0005)
+        await task
+        await outbox.flush()
+        ends = [0, *(first + rows for first, rows in seen)]
+        assert [first for first, _ in seen] == ends[:-1]
+        assert outbox.counts().conserved
+        assert outbox.counts().readers["all"].dropped > 0, "the reader was fast enough"
 
 
 async def test_a_marker_handed_out_does_not_grow(path: Path) -> None:
@@ -396,6 +440,26 @@ async def test_derived_rows_are_dropped_from_memory_when_no_raw_ones_are_left(
         assert {gap.schema.stream for gap in gaps(taken)} == {WIDE.stream, SLOT.stream}
         await outbox.flush()
         assert outbox.counts().conserved
+
+
+async def test_numbers_of_rows_dropped_from_memory_are_not_used_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_committer, "MEMORY", 0)
+    async with opened(path, ALL) as outbox:
+        for i in range(5):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        assert outbox.counts().dropped == 5
+        assert outbox.counts().conserved
+        marker = (await outbox.reader("all").take(5))[0]
+        assert isinstance(marker, Marker)
+        assert (marker.first_ns, marker.last_ns, marker.rows) == (0, 4, 5)
+        outbox.reader("all").acknowledge(marker.sequence, delivered=0)
+    monkeypatch.undo()
+    async with opened(path, ALL) as outbox:
+        assert push(outbox, block_of(RAW, 5)) == 6
+        assert sequences(await outbox.reader("all").take(5)) == [6]
 
 
 async def test_close_gives_up_on_a_disk_that_stays_full(path: Path) -> None:
