@@ -221,6 +221,53 @@ def test_minutes_and_longer_windows_equal_the_oracle(kind: str, seed: int) -> No
         agrees(block, expected(kind, rows, spans), 1e-12)
 
 
+def days_of(kind: str, seed: int) -> SampleBlock:
+    """Minute rows of three days: those of a quarter of an hour, over and over."""
+    minutes = run(build(kind), interleaved(used(kind, plant_rows(seed)), Random(seed), 3, 0.0))
+    block = minutes["kpi/1min"]
+    times = 3 * 1440 // len(block)
+    time = START + (np.arange(times * len(block)) + 1) * oracle.MINUTE
+    value = np.tile(block.value, (1, times))
+    return SampleBlock(block.schema, time, value, np.tile(block.quality, (1, times)))
+
+
+@KINDS
+@pytest.mark.parametrize("window", WINDOWS[1:])
+def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str, window: str) -> None:
+    def rollup() -> Metric:
+        return EXAMPLES[kind].build("kpi", Works())[WINDOWS.index(window)]
+
+    random, block = Random(3), days_of(kind, 3)
+    end = START + 40 * 1440 * oracle.MINUTE  # the next month, to close everything
+    last = SampleBlock(
+        block.schema, np.array([end]), block.value[:, :1].copy(), block.quality[:, :1].copy()
+    )
+    stream = rollup().output.stream
+    whole = run([rollup()], [block, last])[stream]
+    for longest in (1, 100):
+        cut = pieces(block, random, longest)
+        same(whole, run([rollup()], [*cut, last])[stream])
+    renewed = run([rollup()], [*pieces(block, random, 50), last], lambda m: restored(rollup(), m))
+    same(whole, renewed[stream])
+
+
+@KINDS
+def test_a_day_adds_up_what_its_minutes_have(kind: str) -> None:
+    metric = EXAMPLES[kind].build("kpi", Works())[WINDOWS.index("1d")]
+    block = days_of(kind, 3)
+    days = metric.update(block)
+    assert days is not None
+    names = {
+        "energy": ("electricity", "raw-coal", "output_t"),
+        "oee": ("apt_s", "pbt_s", "adot_s", "produced", "good"),
+        "emissions": ("valid_min", "so2_mass_kg", "nox_mass_kg"),
+    }
+    for name in names[kind]:
+        for end, total in zip(days.time, days[name], strict=True):
+            inside = (block.time > end - 1440 * oracle.MINUTE) & (block.time <= end)
+            assert total == pytest.approx(np.nansum(block[name][inside]), rel=1e-12)
+
+
 def test_slots_of_a_fast_source_are_at_least_five_times_faster_than_plain_python() -> None:
     random = Random(1)
     slow = plant_rows(1)[METER.stream]
