@@ -8,7 +8,8 @@ the metrics' checkpoint, so that one transaction moves them all: after a kill th
 another. Raw and derived rows stand in two tables (``raw``, ``derived``) that share the sequence
 numbers; each has a budget of its own and is accounted by itself, so neither can starve the other.
 A record is one block, columnar and compressed, with a checksum (``codec.py``); its schema is
-stored once, by content hash.
+stored once, by content hash. ``<name>.lock`` keeps a second agent out; commands that read beside a
+running agent use ``Archive``.
 
 **Two threads.** ``append``, ``acknowledge``, ``checkpoint`` and ``take`` are called by the event
 loop. The first three touch no disk: they put what they are given on the next batch. The committer,
