@@ -72,6 +72,7 @@ class Agent:
         self.ready = asyncio.Event()
         self._grace = grace
         self._stopping = asyncio.Event()
+        self._final: LogCounts | None = None
         config.data.mkdir(parents=True, exist_ok=True)
         specs = [ReaderSpec(HISTORY, _kept_in_history)]
         specs += [ReaderSpec(name, sink.takes) for name, sink in config.sinks.items()]
@@ -131,6 +132,8 @@ class Agent:
             gc.unfreeze()
             if web is not None:
                 await web.stop()
+            await self.outbox.flush()
+            self._final = self.outbox.counts()
             await self.outbox.close()
 
     def _start_sinks(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -215,8 +218,8 @@ class Agent:
         )
 
     def counts(self) -> LogCounts:
-        """Return the committed counts of the log."""
-        return self.outbox.counts()
+        """Return the committed counts of the log; after the stop, those it was left with."""
+        return self._final or self.outbox.counts()
 
     def newest(self, family: Family) -> list[SampleBlock]:
         """Return the last row of every stream of one family."""

@@ -19,7 +19,6 @@ from edge_agent.agent import Agent
 from edge_agent.check import probe, summary
 from edge_agent.config import data_dir, json_schema, load
 from edge_agent.errors import ConfigError, EdgeError
-from edge_agent.report import write_leader
 from edge_agent.units import Duration
 
 WRONG, UNREACHED = 2, 3
@@ -136,6 +135,8 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from edge_agent.report import write_leader
+
     for line in write_leader(load(options.config), options.period, options.output, options.metric):
         _say(line)
     return 0

@@ -21,7 +21,7 @@ from edge_agent.clock import SECOND, PlantClock
 from edge_agent.config import Config, data_dir, load
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.metrics.base import MINUTE
-from edge_agent.model import Family, Quality
+from edge_agent.model import Family, Quality, SampleBlock
 from edge_agent.units import Duration
 
 READY = 30.0  # seconds the simulators may take to start
@@ -147,7 +147,7 @@ async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
             return
 
 
-def _kpi_rows(agent: Agent) -> list:
+def _kpi_rows(agent: Agent) -> list[SampleBlock]:
     families = (Family.ENERGY, Family.OEE, Family.EMISSIONS)
     return [row for family in families for row in agent.newest(family)]
 

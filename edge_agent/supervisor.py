@@ -14,7 +14,7 @@ ends the process; the next start is a recovery.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol, TypeVar
@@ -26,7 +26,7 @@ from edge_agent.drivers.base import Driver, Group
 from edge_agent.errors import Corrupt, Disconnected, EdgeError, NoAnswer, Rejected
 from edge_agent.health import LinkHealth, SinkHealth, State
 from edge_agent.model import Gap, Quality, SampleBlock, concatenate, no_answer
-from edge_agent.outbox import Outbox, Reader, Record
+from edge_agent.outbox import Outbox, Reader
 from edge_agent.sinks.base import Item, Sink
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,27 @@ class PlugInFailed(EdgeError):
     """A driver or sink raised what its contract does not allow: a bug in it."""
 
 
-async def _plug_in(call: Awaitable[T]) -> T:
-    """Await a call into a plug-in; whatever it raises beyond its contract becomes one error."""
+async def _plug_in(call: Awaitable[T], *, closing: bool = False) -> T:
+    """Await a call into a plug-in; whatever it raises beyond its contract becomes one error.
+
+    Cancellation is seen to here too. Libraries on Python 3.11's ``wait_for`` lose one that comes together
+    with the answer (python/cpython#86296), and some raise a kind of their own, which a ``TaskGroup`` takes for
+    an error: without this, a stop would now and then wait for ever.
+    """
     try:
-        return await call
+        result = await call
+    except asyncio.CancelledError as e:
+        if type(e) is asyncio.CancelledError:
+            raise
+        raise asyncio.CancelledError from e
     except EdgeError:
         raise
     except Exception as e:  # noqa: BLE001  the one catch-all: a plug-in's bug must not cost the others
         raise PlugInFailed(f"{type(e).__name__}: {e}") from e
+    task = asyncio.current_task()
+    if not closing and task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    return result
 
 
 @dataclass
@@ -183,12 +196,13 @@ class _LinkRunner:
             await self._clock.sleep(self._backoff.next())
 
     async def _substitute(self) -> NoReturn:
-        while True:
-            tick = min(self._ticks, key=lambda t: t.deadline)
-            await self._clock.sleep_until(tick.deadline)
-            tick.advance(self._clock.monotonic())
-            if self._down_since is not None:  # before the first try fails there is nothing to report
-                self._answer_for(tick)
+        with self._clock.participant():
+            while True:
+                tick = min(self._ticks, key=lambda t: t.deadline)
+                await self._clock.sleep_until(tick.deadline)
+                tick.advance(self._clock.monotonic())
+                if self._down_since is not None:  # before the first try fails nothing is to report
+                    self._answer_for(tick)
 
     async def _follow(self, group: Group) -> NoReturn:
         while True:
@@ -241,8 +255,8 @@ class _LinkRunner:
 
     def _flush(self, tick: _Tick) -> None:
         if tick.joined:
-            self._hand_on(concatenate(tick.joined))
-            tick.joined = []
+            scans, tick.joined = tick.joined, []
+            self._hand_on(concatenate(scans))
 
     def _hand_on(self, block: SampleBlock) -> None:
         self._fruitful = True
@@ -286,7 +300,7 @@ class _LinkRunner:
 
     async def _close(self) -> None:
         with suppress(Disconnected, PlugInFailed):  # closing a link that is lost tells nothing new
-            await _plug_in(self._driver.close())
+            await _plug_in(self._driver.close(), closing=True)
 
 
 async def run_driver(
@@ -336,37 +350,32 @@ async def _deliver(health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbo
     """Hand the next records to the sink and move the cursor behind them."""
     records = await reader.take(ROWS)
     items: list[Item] = []
-    rows: list[int] = []
+    rows: list[int] = []  # a gap marker stands for rows that are counted as dropped
     for record in records:
+        if isinstance(record, Gap):
+            items.append(record)
+            rows.append(0)
+            continue
         try:
-            items.append(outbox.block(record) if isinstance(record, Record) else record)
-            rows.append(0 if isinstance(record, Gap) else record.rows)
+            items.append(outbox.block(record))
+            rows.append(record.rows)
         except Corrupt as e:
             log.error("record %d of the log is damaged: %s", record.sequence, e)
-            if isinstance(record, Record):
-                reader.skip(record)
+            items.append(reader.skip(record))
+            rows.append(0)
     refused = 0
-    if items:
-        try:
-            await _plug_in(sink.write(items))
-        except Rejected as e:
-            refused = sum(rows[i] for i in e.reasons)
-            first = next(iter(e.reasons.items()))
-            if not health.last_refusal:
-                stream = items[first[0]].schema.stream
-                log.error("%s refuses rows of %s: %s", health.name, stream, first[1])
-            health.last_refusal = first[1]
-    _acknowledge(reader, records, delivered=sum(rows) - refused, refused=refused)
-
-
-def _acknowledge(
-    reader: Reader, records: Sequence[Record | Gap], *, delivered: int, refused: int
-) -> None:
-    """Move the cursor behind the last record; gap markers have no place of their own in it."""
-    last = [r.sequence for r in records if isinstance(r, Record)]
-    reader.acknowledge(max(last, default=0), delivered=delivered, refused=refused)
+    try:
+        await _plug_in(sink.write(items))
+    except Rejected as e:
+        refused = sum(rows[i] for i in e.reasons)
+        index, reason = next(iter(e.reasons.items()))
+        if not health.last_refusal:
+            log.error("%s refuses rows of %s: %s", health.name, items[index].schema.stream, reason)
+        health.last_refusal = reason
+    last = records[-1].sequence
+    reader.acknowledge(last, delivered=sum(rows) - refused, refused=refused)
 
 
 async def _close(sink: Sink) -> None:
     with suppress(Disconnected, PlugInFailed):
-        await _plug_in(sink.close())
+        await _plug_in(sink.close(), closing=True)
