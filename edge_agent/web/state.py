@@ -176,8 +176,12 @@ def kpis(sources: Sources) -> list[Json]:
                 for window in _windows(sources, schema, running.get(schema.stream))
             ],
         }
-        for owner, streams in owners.items()
+        for owner, streams in sorted(owners.items(), key=_by_family)
     ]
+
+
+def _by_family(owned: tuple[str, list[Schema]]) -> tuple[int, str]:
+    return list(Family).index(owned[1][0].family), owned[0]
 
 
 def _by_window(schema: Schema) -> int:

@@ -131,7 +131,10 @@ function card(kpi) {
   const names = mainColumns(kpi, all);
   const rest = all.map((c) => c.name).filter((n) => !names.includes(n) && n !== "coverage");
   const closed = kpi.windows.filter((w) => !w.running);
-  const last = [...closed].reverse().find((w) => ["1min", "15min", "1h"].includes(w.name) && w.columns.some((c) => c.name === names[0] && c.value !== null)) || closed[0];
+  // the longest window up to an hour that is good; else the longest that has a value
+  const short = [...closed].reverse().filter((w) => ["1min", "15min", "1h"].includes(w.name));
+  const below = (limit) => short.find((w) => w.columns.some((c) => c.name === names[0] && c.quality < limit));
+  const last = below(64) || below(128) || closed[0];
   const details = el("details", {}, el("summary", {}, word("details")), grid(kpi, rest, all));
   details.open = open.has(kpi.id);
   details.addEventListener("toggle", () => (details.open ? open.add(kpi.id) : open.delete(kpi.id)));
@@ -226,7 +229,7 @@ function drawDevices() {
     const head = el("h3", {}, device.id, el("em", { class: "tagged", "data-link": device.id }), el("span", { class: "when" }, device.streams.map((s) => `${s.stream.split("/")[1]} ${s.period_s} s`).join(" · ")));
     const heads = ["tag", "value", "unit", "quality", "age"].map((w) => el("th", { scope: "col" }, word(w)));
     return el("article", { class: "device panel", id: `device-${device.id}` }, head,
-      device.rows.length ? el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body)) : el("p", { class: "note" }, word("never")));
+      device.rows.length ? el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": device.id }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body)) : el("p", { class: "note" }, word("never")));
   }));
   for (const device of state.devices) for (const stream of device.streams) fill(stream);
   drawLinks();

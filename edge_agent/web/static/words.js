@@ -23,19 +23,21 @@ const WORDS = {
 };
 // KPI columns and the names of the field's signals
 const COLUMNS = {
-  intensity: ["单位产品综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
+  intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
   coverage: ["覆盖率", "coverage"], estimated: ["估算占比", "estimated"], quality: ["质量", "quality"],
   availability: ["可用率", "avail\u00adability"], effectiveness: ["表现性", "effec\u00adtiveness"], quality_ratio: ["合格率", "quality ratio"], oee: ["OEE", "OEE"],
   produced: ["产出", "produced"], good: ["合格", "good"], apt_s: ["实际生产时间", "production time"], pbt_s: ["计划忙时", "planned busy time"],
   aust_s: ["准备时间", "set-up time"], adet_s: ["故障延误", "delay"], adot_s: ["停机时间", "downtime"],
   so2: ["二氧化硫", "SO₂"], nox: ["氮氧化物", "NOₓ"], no: ["一氧化氮", "NO"], no2: ["二氧化氮", "NO₂"], dust: ["颗粒物", "dust"], pm: ["颗粒物", "dust"],
   co: ["一氧化碳", "CO"], nh3: ["氨", "NH₃"], hg: ["汞", "Hg"], hcl: ["氯化氢", "HCl"], hf: ["氟化物", "HF"], o2: ["含氧量", "O₂"], valid_min: ["有效分钟", "valid minutes"],
-  flow: ["烟气流量", "flue gas flow"], velocity: ["流速", "velocity"], humidity: ["湿度", "humidity"], moisture: ["湿度", "moisture"],
+  flow: ["流量", "flow"], velocity: ["流速", "velocity"], humidity: ["湿度", "humidity"], moisture: ["湿度", "moisture"],
   electricity: ["电力", "electricity"], "raw-coal": ["原煤", "raw coal"], coal: ["煤", "coal"], "natural-gas": ["天然气", "natural gas"], diesel: ["柴油", "diesel"],
   heat: ["热力", "heat"], steam: ["蒸汽", "steam"], water: ["水", "water"], "fresh-water": ["新水", "fresh water"], "compressed-air": ["压缩空气", "compressed air"],
   active_power: ["有功功率", "active power"], reactive_power: ["无功功率", "reactive power"], apparent_power: ["视在功率", "apparent power"],
   power_factor: ["功率因数", "power factor"], frequency: ["频率", "frequency"], active_energy_import: ["正向有功电能", "energy imported"],
   active_energy_export: ["反向有功电能", "energy exported"], reactive_energy_import: ["正向无功电能", "reactive energy imported"],
+  active_energy: ["有功电能", "active energy"], reactive_energy: ["无功电能", "reactive energy"], apparent_energy: ["视在电能", "apparent energy"],
+  speed: ["转速", "speed"], feed: ["喂料量", "feed"], burning_zone_temperature: ["烧成带温度", "burning zone temperature"],
   reactive_energy_export: ["反向无功电能", "reactive energy exported"], voltage: ["电压", "voltage"], current: ["电流", "current"],
   temperature: ["温度", "temperature"], pressure: ["压力", "pressure"], mass: ["质量累计", "mass"], rate: ["流量", "rate"], state: ["状态", "state"],
   bags: ["袋数", "bags"], reject: ["剔除", "rejected"], flag: ["仪表标志", "instrument flag"], volume: ["体积累计", "volume"],
@@ -43,6 +45,7 @@ const COLUMNS = {
 const SUFFIXES = {
   _corrected: ["折算", "corrected"], _mass_kg: ["排放量", "mass"], _mass: ["排放量", "mass"], _kgce: ["折标煤", "coal equivalent"],
   _returned: ["回收", "returned"], _returned_kgce: ["回收折标煤", "returned, coal equivalent"], _dry: ["干基", "dry"],
+  _total: ["（总）", "total"], _sharp: ["（尖）", "sharp peak"], _peak: ["（峰）", "peak"], _flat: ["（平）", "flat"], _valley: ["（谷）", "valley"],
   _l1: ["A 相", "L1"], _l2: ["B 相", "L2"], _l3: ["C 相", "L3"], _n: ["中性线", "N"], _l12: ["AB", "L1–L2"], _l23: ["BC", "L2–L3"], _l31: ["CA", "L3–L1"],
 };
 const STATES = {
@@ -87,11 +90,15 @@ export function levelWord(name) {
 }
 
 export function columnWord(name) {
+  return known(name) ?? name.replaceAll("_", " ");
+}
+
+function known(name) {
   if (COLUMNS[name]) return pick(COLUMNS[name]);
   const fits = Object.keys(SUFFIXES).filter((s) => name.endsWith(s)).sort((a, b) => b.length - a.length);
   for (const suffix of fits) {
-    const stem = name.slice(0, -suffix.length);
-    if (COLUMNS[stem]) return lang === "zh" ? `${pick(COLUMNS[stem])}\u200b${pick(SUFFIXES[suffix])}` : `${pick(COLUMNS[stem])}, ${pick(SUFFIXES[suffix])}`;
+    const stem = known(name.slice(0, -suffix.length));
+    if (stem) return lang === "zh" ? `${stem}\u200b${pick(SUFFIXES[suffix])}` : `${stem}, ${pick(SUFFIXES[suffix])}`;
   }
-  return name.replaceAll("_", " ");
+  return null;
 }
