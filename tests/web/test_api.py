@@ -15,6 +15,7 @@ from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.health import LinkHealth, LogCounts, State
 from edge_agent.model import Family, Quality, SampleBlock, concatenate
+from edge_agent.web import stream
 from edge_agent.web.app import WebServer, create_app
 from edge_agent.web.server import split_address
 from edge_agent.web.state import window_span
@@ -159,6 +160,22 @@ async def test_changes_come_no_faster_than_twice_a_second(serve: Serve) -> None:
             arrived.append(loop.time())
 
     assert min(np.diff(arrived)) > 0.45
+
+
+async def test_a_heartbeat_keeps_the_line_open(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT", 0.1)
+    address = await serve(small_plant())
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        client.stream("GET", f"{address}/api/v1/live") as response,
+    ):
+        async for line in response.aiter_lines():
+            if line.startswith(":"):
+                break
+
+    assert line == ": heartbeat"
 
 
 async def test_a_new_stream_makes_the_full_state_come_again(serve: Serve) -> None:
