@@ -1,8 +1,9 @@
 """Wiring, start and orderly stop of the whole agent.
 
-Start: open the log (which is the recovery), load the metrics' states and feed what came after them, then the
-sinks, then the web page, then the drivers, so nothing is produced before it can be received. Stop: drivers,
-open batches, checkpoint, sinks until ``grace``, log; what did not finish is named.
+Start: open the log (which is the recovery), load the metrics' states and feed what came after
+them, then the sinks, then the web page, then the drivers, so nothing is produced before it can be
+received. Stop: drivers, open batches, checkpoint, sinks until ``grace``, log; what did not finish
+is named.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ class Link:
 
 
 def links_of(config: Config, clock: Clock) -> list[Link]:
-    """Return the links of a configuration: devices that share a socket or line, and their driver."""
+    """Return the links: devices that share a socket or line, with their driver."""
     shared: dict[Hashable, dict[str, DeviceConfig]] = {}
     for name, device in config.devices.items():
         shared.setdefault((type(device), device.link), {})[name] = device
@@ -178,13 +179,15 @@ class Agent:
         try:
             async with asyncio.timeout(self._grace):
                 await self.outbox.flush()
-                while any(self._lag(name) for name in self._up()):
+                while any(self._lag(name) for name in self._up()):  # noqa: ASYNC110  bounded by grace
                     await asyncio.sleep(0.02)
                 await self.outbox.flush()  # the cursors
         except TimeoutError:
             left = {name: self._lag(name) for name in self.health.sinks}
             names = ", ".join(f"{name} ({lag} rows)" for name, lag in left.items() if lag)
-            log.warning("stopped before everything was delivered; kept for the next start: %s", names)
+            log.warning(
+                "stopped before everything was delivered; kept for the next start: %s", names
+            )
 
     def _lag(self, name: str) -> int:
         return self.outbox.reader(name).lag
@@ -193,7 +196,9 @@ class Agent:
         return [name for name, sink in self.health.sinks.items() if sink.state is State.UP]
 
     def _commit_period(self) -> float:
-        periods = [d.period_of(tag) for d in self.config.devices.values() for tag in d.tags.values()]
+        periods = [
+            d.period_of(tag) for d in self.config.devices.values() for tag in d.tags.values()
+        ]
         return min(1.0, max(0.05, min(periods, default=1.0)))
 
     def _sources(self) -> Sources:
@@ -233,9 +238,7 @@ def _kept_in_history(schema: Schema) -> bool:
 
 def _budget(config: Config) -> Budget:
     kept = config.retention
-    return Budget(
-        raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns, derived_bytes=kept.slots_bytes
-    )
+    return Budget(raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns, derived_bytes=kept.slots_bytes)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

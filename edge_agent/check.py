@@ -1,4 +1,4 @@
-"""``edge-agent check``: what a configuration means, and with ``--connect`` what the plant answers."""
+"""``edge-agent check``: what a configuration means and, if asked, what the plant answers."""
 
 import time
 from collections.abc import Iterator

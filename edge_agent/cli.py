@@ -1,7 +1,8 @@
 """The commands: ``edge-agent run | demo | check | simulate | report``.
 
-Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not reach something;
-1 anything else. Errors go to standard error, one line per fault, never a traceback for a person's mistake.
+Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not
+reach something; 1 anything else. Errors go to standard error, one line per fault, never a
+traceback for a person's mistake.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from edge_agent.agent import Agent
 from edge_agent.check import probe, summary
 from edge_agent.config import data_dir, json_schema, load
 from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.report import write_leader
 from edge_agent.units import Duration
 
 WRONG, UNREACHED = 2, 3
@@ -36,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as e:
         print(e, file=sys.stderr)
         return WRONG
+    except BrokenPipeError:  # ``edge-agent check … | head``: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (EdgeError, OSError) as e:
         print(f"edge-agent: {e}", file=sys.stderr)
         return 1
@@ -135,8 +140,6 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from edge_agent.report import write_leader
-
     for line in write_leader(load(options.config), options.period, options.output, options.metric):
         _say(line)
     return 0
@@ -187,8 +190,8 @@ def _command(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent",
-        description="Reads the meters and machines of a plant, computes its energy and production figures, "
-        "keeps every sample safe and passes them on. It only reads from devices.",
+        description="Reads the meters and machines of a plant, computes its energy and production "
+        "figures, keeps every sample safe and passes them on. It only reads from devices.",
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     parser.add_argument(
@@ -197,55 +200,48 @@ def _parser() -> argparse.ArgumentParser:
         help="what is logged (info for run, else warning)",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    what = "start a simulated cement plant and the agent on it, with the dashboard"
+    _demo_options(_command(commands, "demo", _demo, what, "edge-agent demo --for 10m"))
 
-    one = _command(
-        commands, "demo", _demo,
-        "start a simulated cement plant and the agent on it, with the dashboard",
-        "edge-agent demo --for 10m",
-    )  # fmt: skip
-    one.add_argument("--listen", metavar="ADDR", help="where the dashboard listens (127.0.0.1:8080)")
-    one.add_argument("--for", dest="length", type=_duration, metavar="TIME",
-                     help="end by itself after this much plant time, from the next full minute on")  # fmt: skip
-    one.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="plant seconds per second")
-    one.add_argument("--data", type=Path, metavar="DIR", help="keep the data here (a temporary folder)")
-    one.add_argument("--mqtt", metavar="URL", help="publish to a broker too (mqtt://host:1883)")
-    one.add_argument("--influx", metavar="URL",
-                     help="write to InfluxDB too (http://host:8086?org=o&bucket=b; token in $INFLUX_TOKEN)")  # fmt: skip
-    one.add_argument("--log-scans", type=Path, metavar="DIR",
-                     help="note every scan that the simulators serve")  # fmt: skip
-    one.add_argument("--seed", type=int, default=1, metavar="N", help="another plant")
-
-    one = _command(
-        commands, "run", _run, "run the agent in the foreground until SIGTERM; SIGHUP reads the file again",
-        "edge-agent run /etc/edge-agent/plant.yaml",
-    )  # fmt: skip
+    what = "run the agent in the foreground until SIGTERM; SIGHUP reads the file again"
+    one = _command(commands, "run", _run, what, "edge-agent run /etc/edge-agent/plant.yaml")
     one.add_argument("config", type=Path, metavar="CONFIG")
 
-    one = _command(
-        commands, "check", _check, "name every mistake of a configuration at once, with file:line:column",
-        "edge-agent check plant.yaml --connect",
-    )  # fmt: skip
-    one.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
-    one.add_argument("--connect", action="store_true",
-                     help="also try every device and sink, and show what is read")  # fmt: skip
-    one.add_argument("--schema", action="store_true", help="print the JSON schema for editors")
+    what = "name every mistake of a configuration at once, with file:line:column"
+    one = _command(commands, "check", _check, what, "edge-agent check plant.yaml --connect")
+    add = one.add_argument
+    add("config", type=Path, nargs="?", metavar="CONFIG")
+    add("--connect", action="store_true", help="try every device and sink, show what is read")
+    add("--schema", action="store_true", help="print the JSON schema for editors")
 
-    one = _command(
-        commands, "simulate", _simulate, "run the simulators alone and print where they listen",
-        "edge-agent simulate plant.yaml --faults trouble.yaml",
-    )  # fmt: skip
-    one.add_argument("plant", type=Path, nargs="?", metavar="CONFIG_OR_PLANT")
-    one.add_argument("--faults", type=Path, metavar="FILE", help="scripted trouble")
-    one.add_argument("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
+    what = "run the simulators alone and print where they listen"
+    example = "edge-agent simulate plant.yaml --faults trouble.yaml"
+    add = _command(commands, "simulate", _simulate, what, example).add_argument
+    add("plant", type=Path, nargs="?", metavar="CONFIG_OR_PLANT")
+    add("--faults", type=Path, metavar="FILE", help="scripted trouble")
+    add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
 
-    one = _command(
-        commands, "report", _report, "write a report with the evidence for every figure",
-        "edge-agent report leader plant.yaml --period 2026-10 -o reports",
-    )  # fmt: skip
-    one.add_argument("kind", choices=["leader"], metavar="KIND", help="leader")
-    one.add_argument("config", type=Path, metavar="CONFIG")
-    one.add_argument("--period", required=True, metavar="PERIOD",
-                     help="2026, 2026-10, 2026-10-05 or 2026-10-05T08:00/2026-10-05T09:00")  # fmt: skip
-    one.add_argument("--metric", help="the energy metric, if there are several")
-    one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR")
+    what = "write a report with the evidence for every figure"
+    example = "edge-agent report leader plant.yaml --period 2026-10 -o reports"
+    add = _command(commands, "report", _report, what, example).add_argument
+    periods = "2026, 2026-10, 2026-10-05 or 2026-10-05T08:00/2026-10-05T09:00"
+    add("kind", choices=["leader"], metavar="KIND", help="leader")
+    add("config", type=Path, metavar="CONFIG")
+    add("--period", required=True, metavar="PERIOD", help=periods)
+    add("--metric", help="the energy metric, if there are several")
+    add("-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder for the files")
     return parser
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    until = "end by itself after this much plant time, from the next full minute on"
+    influx = "write to InfluxDB too (http://host:8086?org=o&bucket=b; token in $INFLUX_TOKEN)"
+    add("--listen", metavar="ADDR", help="where the dashboard listens (127.0.0.1:8080)")
+    add("--for", dest="length", type=_duration, metavar="TIME", help=until)
+    add("--speed", type=_speed, default=1.0, metavar="N", help="plant seconds per second")
+    add("--data", type=Path, metavar="DIR", help="keep the data here (a temporary folder)")
+    add("--mqtt", metavar="URL", help="publish to a broker too (mqtt://host:1883)")
+    add("--influx", metavar="URL", help=influx)
+    add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
+    add("--seed", type=int, default=1, metavar="N", help="another plant")

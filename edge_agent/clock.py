@@ -1,14 +1,15 @@
 """The only place that asks for the time.
 
-Wall time is only for stamps, monotonic time only for durations. The wall time of the agent runs as
-monotonic time plus an offset, so a step of the box's clock cannot tear a stream: a step forward is
-taken over at once (the gap is not covered by data); a step backward is not followed, and the rows are
-``UNCERTAIN_CLOCK`` until the box's clock has caught up. The same holds when the box starts with a
-clock behind the last stored row.
+Wall time is only for stamps, monotonic time only for durations. The wall time of the agent runs
+as monotonic time plus an offset, so a step of the box's clock cannot tear a stream: a step
+forward is taken over at once (the gap is not covered by data); a step backward is not followed,
+and the rows are ``UNCERTAIN_CLOCK`` until the box's clock has caught up. The same holds when the
+box starts with a clock behind the last stored row.
 
-*Plant time* may run faster than real time: ``wall = start + (monotonic - origin) * speed``. The demo
-hands the same three numbers to the agent and to the simulators. All seconds taken and returned here
-are plant time; ``VirtualClock`` is the tests' clock, on which months pass in seconds.
+*Plant time* may run faster than real time: ``wall = start + (monotonic - origin) * speed``. The
+demo hands the same three numbers to the agent and to the simulators. All seconds taken and
+returned here are plant time; ``VirtualClock`` is the tests' clock, on which months pass in
+seconds.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """``edge-agent demo``: the bundled plant as a process of its own, and the agent on it.
 
-Nothing has to be installed or started by hand: the simulators print where they listen, the demo lays these
-addresses over ``configs/demo.yaml``, and the embedded store and page are the agent's own.
+Nothing has to be installed or started by hand: the simulators print where they listen, the demo
+lays these addresses over ``configs/demo.yaml``, and the embedded store and page are the agent's
+own.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from edge_agent.agent import HISTORY, Agent
-from edge_agent.clock import SECOND, PlantClock
+from edge_agent.clock import PlantClock
 from edge_agent.config import Config, data_dir, load
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.metrics.base import MINUTE
@@ -98,7 +99,7 @@ def configuration(demo: Demo, connect: dict[str, str], data: Path) -> Config:
 
 
 def _influx(url: str) -> dict[str, object]:
-    """Return the sink for ``http://host:8086?org=plant&bucket=energy``; the token is ${INFLUX_TOKEN}."""
+    """Return the sink for ``http://host:8086?org=plant&bucket=energy``."""
     parts = urlsplit(url)
     options = {name: values[0] for name, values in parse_qs(parts.query).items()}
     return {
@@ -127,7 +128,11 @@ async def run(demo: Demo, say: Callable[[str], None], watch: Callable[[Agent], N
                 await agent.ready.wait()
                 say(f"dashboard   http://{agent.address}/")
                 say(f"data        {data}{'' if demo.data else '  (removed at the end)'}")
-                say("stop        Ctrl-C" if demo.length is None else f"running     {demo.length:g} s")
+                say(
+                    "stop        Ctrl-C"
+                    if demo.length is None
+                    else f"running     {demo.length:g} s"
+                )
                 if demo.length is not None:
                     await _until(agent, clock, demo.length)
                     agent.stop()
@@ -136,7 +141,7 @@ async def run(demo: Demo, say: Callable[[str], None], watch: Callable[[Agent], N
 
 
 async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
-    """Return when the asked time from the next full minute on has passed and its windows are closed."""
+    """Return when the time asked for has passed and its windows are closed."""
     begin = -(-clock.wall_ns() // MINUTE) * MINUTE
     end = begin + length.ns
     last_window = end // MINUTE * MINUTE

@@ -1,8 +1,9 @@
 """What the agent knows of itself: links, sinks, and the conservation of rows.
 
-Rows appended to the log = rows read + substituted (a silent device is answered for) + derived. For every
-sink: rows appended that it takes = delivered + refused + pending + dropped. The counts are committed by the
-outbox with the rows and cursors themselves, so both identities hold after a kill; ``Health`` only reads them.
+Rows appended to the log = rows read + substituted (a silent device is answered for) + derived.
+For every sink: rows appended that it takes = delivered + refused + pending + dropped. The counts
+are committed by the outbox with the rows and cursors themselves, so both identities hold after a
+kill; ``Health`` only reads them.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -110,7 +111,7 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs a person: silent devices repair themselves, a full disk does not."""
+        """Whether nothing needs a person; a silent device repairs itself, a full disk does not."""
         states = [link.state for link in self.links.values()]
         states += [sink.state for sink in self.sinks.values()]
         return not self.faults and State.FAILED not in states

@@ -1,8 +1,8 @@
 """The one type that flows: a read-only columnar block of samples with time and quality.
 
-A ``SampleBlock`` holds n consecutive scans of the k signals of one stream. Its ``Schema`` says what the
-columns are and is identified by a hash of its content, so a stored block can be read with the meaning
-it was written with, whatever the configuration has become since.
+A ``SampleBlock`` holds n consecutive scans of the k signals of one stream. Its ``Schema`` says
+what the columns are and is identified by a hash of its content, so a stored block can be read
+with the meaning it was written with, whatever the configuration has become since.
 """
 
 import json
@@ -78,7 +78,8 @@ class Tag:
 
     modulus   the reading at which a counter begins again at 0, in tag units; None: it never does
     low, high the limits of the instrument, in tag units; a value outside is ``UNCERTAIN_RANGE``
-    max_rate  the largest plausible increase of a counter, tag units per second (from the rated power)
+    max_rate  the largest plausible increase of a counter, tag units per second (from the rated
+              power)
     """
 
     name: str
@@ -91,7 +92,11 @@ class Tag:
 
     def to_json(self) -> dict[str, object]:
         """Return what ``from_json`` reads; infinite limits are left out, JSON has none."""
-        written: dict[str, object] = {"name": self.name, "unit": self.unit.code, "kind": self.kind.value}
+        written: dict[str, object] = {
+            "name": self.name,
+            "unit": self.unit.code,
+            "kind": self.kind.value,
+        }
         for name in ("modulus", "max_rate"):
             if getattr(self, name) is not None:
                 written[name] = float(getattr(self, name))
@@ -144,7 +149,12 @@ class Schema:
     def canonical(self) -> str:
         """The schema as JSON with a fixed order, the text that its id is the hash of."""
         tags = [tag.to_json() for tag in self.tags]
-        written = {"stream": self.stream, "family": self.family.value, "period": self.period, "tags": tags}
+        written = {
+            "stream": self.stream,
+            "family": self.family.value,
+            "period": self.period,
+            "tags": tags,
+        }
         return json.dumps(written, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     @cached_property
@@ -186,7 +196,8 @@ class SampleBlock:
 
     def __getitem__(self, name: str) -> F64:
         """Return the values of one signal, (n,)."""
-        return self.value[self.schema.index[name]]
+        column: F64 = self.value[self.schema.index[name]]
+        return column
 
     def rows(self, start: int, stop: int) -> "SampleBlock":
         """Return a view of some of the rows."""

@@ -1,10 +1,12 @@
 """Block -> metrics -> log, in one synchronous call.
 
-Between a driver and the log there is no queue: ``push`` hands the block to the metrics that want its stream,
-their rows go the same way, and all of it is appended to the log as one batch that no commit parts.
+Between a driver and the log there is no queue: ``push`` hands the block to the metrics that want
+its stream, their rows go the same way, and all of it is appended to the log as one batch that no
+commit parts.
 
-Start is recovery: the last checkpoint is loaded and the raw records behind it are fed through the metrics in
-log order. A derived row at or before the last time of its stream is in the log already and is dropped.
+Start is recovery: the last checkpoint is loaded and the raw records behind it are fed through the
+metrics in log order. A derived row at or before the last time of its stream is in the log already
+and is dropped.
 """
 
 import logging
@@ -127,8 +129,8 @@ class Pipeline:
     def _forward_only(self, block: SampleBlock) -> SampleBlock:
         """Return the block with no row before the last one of its stream.
 
-        A source whose clock went back, or a restart with a wrong clock: the row keeps its value, gets the
-        time of the row before it and is marked.
+        A source whose clock went back, or a restart with a wrong clock: the row keeps its value,
+        gets the time of the row before it and is marked.
         """
         last = self._outbox.last_ns(block.schema.stream)
         if last is None or block.time[0] >= last:

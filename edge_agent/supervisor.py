@@ -1,14 +1,15 @@
 """The one place of pace, retry and reconnect, for every link and every sink.
 
-A link's runner is one task: it keeps the absolute deadlines of all polled groups of the link and reads the
-one that is due; a deadline is added up from the one before, never from "now", and a tick that has passed is
-skipped. A pushed group has a task of its own for as long as the connection lives. While the link is down
-every group still gets its row ``BAD_NO_ANSWER`` once a period: silence is data.
+A link's runner is one task: it keeps the absolute deadlines of all polled groups of the link and
+reads the one that is due; a deadline is added up from the one before, never from "now", and a
+tick that has passed is skipped. A pushed group has a task of its own for as long as the
+connection lives. While the link is down every group still gets its row ``BAD_NO_ANSWER`` once a
+period: silence is data.
 
-A unit that times out is answered for and left to its breaker, so it costs the others of its line one time-out
-per probe and nothing in between. What a plug-in raises that it should not is caught here and nowhere else:
-traceback, FAILED in health, a long pause, and the others go on. What the pipeline raises is a bug of ours and
-ends the process; the next start is a recovery.
+A unit that times out is answered for and left to its breaker, so it costs the others of its line
+one time-out per probe and nothing in between. What a plug-in raises that it should not is caught
+here and nowhere else: traceback, FAILED in health, a long pause, and the others go on. What the
+pipeline raises is a bug of ours and ends the process; the next start is a recovery.
 """
 
 import asyncio
@@ -33,7 +34,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FAILED_PAUSE = 60.0  # seconds after a bug of a plug-in
-SILENT_CONNECT = 0.7  # a connect that took this long was not refused: the peer is away, ask again soon
+SILENT_CONNECT = (
+    0.7  # a connect that took this long was not refused: the peer is away, ask again soon
+)
 AWAY_PAUSE = 0.5
 ROWS = 64  # scans that are joined at most
 
@@ -51,9 +54,9 @@ class PlugInFailed(EdgeError):
 async def _plug_in(call: Awaitable[T], *, closing: bool = False) -> T:
     """Await a call into a plug-in; whatever it raises beyond its contract becomes one error.
 
-    Cancellation is seen to here too. Libraries on Python 3.11's ``wait_for`` lose one that comes together
-    with the answer (python/cpython#86296), and some raise a kind of their own, which a ``TaskGroup`` takes for
-    an error: without this, a stop would now and then wait for ever.
+    Cancellation is seen to here too. Libraries on Python 3.11's ``wait_for`` lose one that comes
+    together with the answer (python/cpython#86296), and some raise a kind of their own, which a
+    ``TaskGroup`` takes for an error: without this, a stop would now and then wait for ever.
     """
     try:
         result = await call
@@ -63,7 +66,7 @@ async def _plug_in(call: Awaitable[T], *, closing: bool = False) -> T:
         raise asyncio.CancelledError from e
     except EdgeError:
         raise
-    except Exception as e:  # noqa: BLE001  the one catch-all: a plug-in's bug must not cost the others
+    except Exception as e:
         raise PlugInFailed(f"{type(e).__name__}: {e}") from e
     task = asyncio.current_task()
     if not closing and task is not None and task.cancelling():

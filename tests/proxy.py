@@ -1,9 +1,9 @@
 """A wire that can be cut: a TCP forwarder between a client and a real server.
 
-    async with Wire(server_port) as wire:
-        ...                 # connect the client to wire.port
-        wire.cut()          # resets every connection, refuses new ones
-        wire.mend()
+async with Wire(server_port) as wire:
+    ...                 # connect the client to wire.port
+    wire.cut()          # resets every connection, refuses new ones
+    wire.mend()
 """
 
 import asyncio

@@ -82,7 +82,7 @@ async def run_for(seconds: float, line: Line, rows: Rows, batch: float = 1.0) ->
     health = LinkHealth("line-1", tuple(g.schema.owner for g in line.groups))
     task = asyncio.create_task(run_driver(health, line, rows, line.clock, batch))
     end = line.clock.monotonic() + seconds
-    while line.clock.monotonic() < end and not task.done():
+    while line.clock.monotonic() < end and not task.done():  # noqa: ASYNC110  time is virtual
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
@@ -197,7 +197,7 @@ async def test_a_bug_behind_push_ends_the_runner() -> None:
     line = Line(clock, (group("em-1"),))
 
     def broken(block: SampleBlock, *, substituted: bool = False) -> None:
-        raise RuntimeError("a metric is wrong")
+        raise RuntimeError(f"a metric is wrong: {len(block)} rows, {substituted=}")
 
     health = LinkHealth("line-1", ("em-1",))
     with pytest.raises(ExceptionGroup) as caught:

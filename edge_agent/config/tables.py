@@ -241,10 +241,10 @@ class Tables:
         ]
         return blake2b(repr(rows).encode(), digest_size=8).hexdigest()
 
-    def coefficient(
+    def coal(
         self, code: str, basis: str, on: date | None = None, standard: str = STANDARD
-    ) -> Coefficient:
-        """Return the coefficient of a carrier.
+    ) -> CoalRow:
+        """Return the row of a carrier's coefficient; it has a value.
 
         on      the day it is in force; None: that of the edition that has no end yet
         errors  ``KeyError`` that says why there is none
@@ -261,8 +261,15 @@ class Tables:
         row = rows[-1]
         if row.kgce_per_unit is None:
             raise KeyError(f"the coefficient for {name} has no value yet ({row.place}): {row.note}")
+        return row
+
+    def coefficient(
+        self, code: str, basis: str, on: date | None = None, standard: str = STANDARD
+    ) -> Coefficient:
+        """Return the coefficient of a carrier, as ``coal`` finds it."""
+        row = self.coal(code, basis, on, standard)
         return Coefficient(
-            row.code, row.unit, float(row.kgce_per_unit), row.basis, row.standard, row.source,
+            row.code, row.unit, float(row.kgce_per_unit or 0), row.basis, row.standard, row.source,
             row.edition, row.valid_from, row.valid_to, row.confidence, row.approved,
         )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 A driver reads one physical link and does nothing else: no pace, no retry, no reconnect, no log of
 failures. These are the supervisor's. To add a protocol, write one file with a ``DeviceConfig``
-subclass and a class with the four members of ``Driver``, and name the config in ``drivers/__init__.py``.
+subclass and a class with the four members of ``Driver``, and name the config in
+``drivers/__init__.py``.
 """
 
 from collections.abc import Hashable, Mapping
@@ -184,8 +185,8 @@ class DeviceConfig:
 def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]:
     """Return the streams of a device and the names of the tags in each, in the order written.
 
-    ``raw`` and ``raw.slow`` are the poll classes, ``raw.5s`` a tag's own period, ``raw.sub`` what the
-    device pushes. A device's flag is read with every stream that it judges.
+    ``raw`` and ``raw.slow`` are the poll classes, ``raw.5s`` a tag's own period, ``raw.sub`` what
+    the device pushes. A device's flag is read with every stream that it judges.
     """
     members: dict[str, list[str]] = {}
     periods: dict[str, float | None] = {}
