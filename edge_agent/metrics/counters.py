@@ -83,7 +83,7 @@ class Counters:
         self._time = np.full(c, -1, np.int64)  # of the last accepted reading; -1: none yet
         self._reading = np.zeros(c)
         self._done = np.full(c, np.nan)  # reading at the last border booked, on the present scale
-        self._owed = np.zeros(c, bool)  # a border since then was left out
+        self._after = np.zeros(c, np.int64)  # the slot that begins at that border
         self.questions: dict[int, Question] = {}
         self.first = 0
         self._open(0)
@@ -144,8 +144,6 @@ class Counters:
         cells = np.stack(
             [np.where(booked, quality, missing), np.where(known, quality, missing), full, full]
         )
-        if n:
-            self._owed |= ~known[-1] & ~np.isnan(self._done)
         self.first += n
         self._increment = self._increment[n:]
         self._register = self._register[n:]
@@ -300,7 +298,9 @@ class Counters:
             here = slot - self.first
             self._flag[here, who] = np.maximum(self._flag[here, who], quality)
         if time % MINUTE == 0:
-            self._done[who] = reading
+            self._done[who], self._after[who] = reading, slot
+            if slot > self.first:
+                self._register[slot - 1 - self.first, who] = reading
 
     def _borders(self, who: Index, t0: int, t1: int, r1: F64) -> None:
         low, high = max(t0 // MINUTE, self.first), t1 // MINUTE
@@ -314,16 +314,15 @@ class Counters:
         modulus = self._modulus[who]
         before_turn = (readings < 0) & np.isfinite(modulus)  # on the scale after a rollover
         self._register[slots, who] = np.where(before_turn, readings + modulus, readings)
-        self._done[who] = readings[-1]
-        late = np.where(self._owed[who], np.uint8(Quality.UNCERTAIN_ESTIMATED), np.uint8(0))
+        late = ~np.isnan(self._done[who]) & (self._after[who] < low)  # borders were left out
+        mark = np.where(late, np.uint8(Quality.UNCERTAIN_ESTIMATED), np.uint8(0))
         here = low - self.first
-        self._flag[here, who] = np.maximum(self._flag[here, who], late)
-        self._owed[who] = False
+        self._flag[here, who] = np.maximum(self._flag[here, who], mark)
+        self._done[who], self._after[who] = readings[-1], high
 
     def _shares(self, who: Index, t0: int, t1: int, quality: U8) -> None:
-        if t1 == t0:
-            return
-        low, high = max(t0 // MINUTE, self.first), (t1 - 1) // MINUTE + 1
+        low = max(t0 // MINUTE, self.first)
+        high = (t1 - 1) // MINUTE + 1 if t1 > t0 else t1 // MINUTE + 1  # two readings at one time
         start = np.arange(low, high) * MINUTE
         inside = np.minimum(start + MINUTE, t1) - np.maximum(start, t0)
         share = self._covered if t1 - t0 <= self._limit else self._estimated
@@ -339,7 +338,7 @@ class Counters:
             "time": self._time.tolist(),
             "reading": self._reading.tolist(),
             "done": nulls(self._done),
-            "owed": self._owed.tolist(),
+            "after": self._after.tolist(),
             "questions": [[c, q.since, q.suspects] for c, q in self.questions.items()],
             "first": self.first,
             "increment": [nulls(row) for row in self._increment],
@@ -353,7 +352,7 @@ class Counters:
         """Take over what ``save`` returned."""
         self._time = np.array(state["time"], np.int64)
         self._reading, self._done = floats(state, "reading"), floats(state, "done")
-        self._owed = np.array(state["owed"], bool)
+        self._after = np.array(state["after"], np.int64)
         asked = cast("list[tuple[int, int, list[tuple[int, float]]]]", state["questions"])
         self.questions = {c: Question(since, [(t, r) for t, r in rest]) for c, since, rest in asked}
         self.first = int(str(state["first"]))

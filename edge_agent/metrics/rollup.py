@@ -85,6 +85,10 @@ class Formula(Protocol):
     def scale(self) -> F64:
         """What the published additive columns are multiplied with to be the totals, (a,)."""
 
+    @property
+    def limits(self) -> QualityLimits:
+        """The thresholds of window quality."""
+
     def derive(self, sums: Sums) -> tuple[F64, U8]:
         """Return value and quality of all columns but the last two, (k - 2, n)."""
 
@@ -193,7 +197,10 @@ class RollUp:
         sums = self._sums
         sums.total = np.cumsum(np.hstack([sums.total, value]), axis=1)[:, -1:]  # in order
         sums.known = sums.known + good.sum(axis=1, keepdims=True)
-        worst = np.where(good, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
+        # a minute that is UNCERTAIN for its coverage does not make the hour so: it has its own
+        thin = block.value[-2:].sum(axis=0) < self._formula.limits.uncertain_below
+        counts = good & ~(thin & (quality == Quality.UNCERTAIN))
+        worst = np.where(counts, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
         sums.worst = np.maximum(sums.worst, worst)
         shares = np.rint(block.value[-2:] * MINUTE).astype(np.int64).sum(axis=1)
         sums.covered = sums.covered + shares[0]

@@ -75,7 +75,7 @@ class CounterOracle:
     suspects: list[tuple[int, float]] = field(default_factory=list)
     since: int = 0
     links: list[Link] = field(default_factory=list)
-    firsts: list[tuple[int, int]] = field(default_factory=list)
+    firsts: list[tuple[int, float, int]] = field(default_factory=list)
     border: tuple[int, Fraction] | None = None  # the last one booked
 
     @property
@@ -102,7 +102,7 @@ class CounterOracle:
         r = round(value / self.grid) * self.grid
         if self.last is None:
             self.last = (t, r)
-            self.firsts.append((t, quality))
+            self.firsts.append((t, r, quality))
             if t % MINUTE == 0:
                 self.border = (t, Fraction(r))
         elif self.follows(self.last, t, r):
@@ -153,8 +153,9 @@ class CounterOracle:
         increment: float | None = None
         at_end: Fraction | None = None
         self.links = [link for link in self.links if link.t1 > start - 1]
-        for t, q in self.firsts:
+        for t, r, q in self.firsts:
             quality = max(quality, q) if start <= t < end else quality
+            reading = r if t == end else reading
         for link in self.links:
             inside = min(link.t1, end) - max(link.t0, start)
             if inside > 0:
@@ -320,6 +321,14 @@ class Part:
 
 def merged(parts: Sequence[Part], minutes: int) -> Part:
     first = parts[0]
+
+    def worst(part: Part, name: str) -> int:
+        """A minute that is uncertain for its coverage does not make the hour so."""
+        if len(parts) == 1:
+            return part.worst[name]
+        thin = part.share() < LIMITS[0] and part.worst[name] == UNCERTAIN
+        return 0 if thin or not part.known[name] else part.worst[name]
+
     total = {name: first.total[name] for name in first.total}
     for part in parts[1:]:
         for name in total:
@@ -327,10 +336,7 @@ def merged(parts: Sequence[Part], minutes: int) -> Part:
     return Part(
         total,
         {name: sum(p.known[name] for p in parts) for name in total},
-        {
-            n: max((p.worst[n] for p in parts if p.known[n] or len(parts) == 1), default=0)
-            for n in total
-        },
+        {name: max(worst(p, name) for p in parts) for name in total},
         sum(p.covered for p in parts),
         sum(p.estimated for p in parts),
         minutes,

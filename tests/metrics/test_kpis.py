@@ -320,6 +320,22 @@ def test_a_day_is_the_sum_of_its_minutes_also_when_the_time_changes(
     assert (found.quality[0] == 0).all()
 
 
+def test_a_thin_minute_does_not_make_the_quarter_hour_uncertain() -> None:
+    block = rows(METER, 16.0, energy=lambda s: 100 + s / 8)
+    config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("1min", "15min"))
+    formula = config.build("kpi", Works())[0]
+    minutes = compute(config, [block])["kpi/1min"]
+    value, marks = minutes.value.copy(), minutes.quality.copy()
+    value[minutes.schema.index["coverage"], 4] = 0.9
+    marks[minutes.schema.index["electricity"], 4] = Quality.UNCERTAIN
+    assert isinstance(formula, Minutes)
+    rollup = RollUp("kpi", formula.formula, "15min", Calendar(ZoneInfo("Asia/Shanghai")))
+    found = rollup.update(SampleBlock(minutes.schema, minutes.time, value, marks))
+    assert found is not None
+    assert found["coverage"].tolist() == [pytest.approx(14.9 / 15)]
+    assert found.quality[found.schema.index["electricity"]].tolist() == [Quality.GOOD]
+
+
 def test_a_window_with_missing_minutes_keeps_its_value_and_says_so() -> None:
     config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("1min", "15min"))
     found = compute(config, [rows(METER, 12.0, 4.0, energy=lambda s: 100 + s / 8)])["kpi/15min"]
