@@ -1,11 +1,11 @@
 """Joining rows of several streams per base slot: what every KPI's ``1min`` operator does.
 
 A slot closes when every input has a row at or after its end. It closes without the missing ones
-when some input is ``lateness`` past what was the newest row when the end was first passed. That is
-counted from there, not from the slot's end, so that after a silence of the whole agent the first
-stream to come back does not close the slots of the gap before the others have told of them. Rows
-for a closed slot are counted in ``rows_late`` and otherwise ignored (of a raw stream they still are
-the values that hold from then on).
+when the newest input has gone on for ``lateness`` since the end was first passed. A silence of all
+inputs counts as one step of at most ``step``: after a stop of the agent the first stream to come
+back does not close the slots of the gap, or those that were waiting, before the others have told of
+them. Rows for a closed slot are counted in ``rows_late`` and otherwise ignored (of a raw stream
+they still are the values that hold from then on).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -147,16 +147,18 @@ class Minutes:
     """The ``1min`` operator of a KPI."""
 
     def __init__(
-        self, name: str, formula: SlotFormula, feeds: Sequence[Feed], lateness: int
+        self, name: str, formula: SlotFormula, feeds: Sequence[Feed], lateness: int, step: int
     ) -> None:
         self.formula = formula
         self._feeds = {feed.schema.stream: feed for feed in feeds}
         self._output = schema_of(name, "1min", formula)
-        self._lateness = lateness
+        self._lateness, self._step = lateness, step
+        self._newest = -1  # time of the newest row of any input
+        self._waited = 0  # ns that the newest input has gone on, silence left out
         self._next = -1  # number of the first open slot
         self._due: list[
             tuple[int, int]
-        ] = []  # slots before -> newest row when their ends were passed
+        ] = []  # slots before -> ``_waited`` when their ends were passed
         self.rows_late = 0
 
     @property
@@ -177,12 +179,14 @@ class Minutes:
             if int(block.time[0]) < border:
                 self.rows_late += int(np.searchsorted(block.time, border))
         feed.add(block)
-        newest = max(f.seen for f in self._feeds.values())
-        passed = newest // MINUTE
+        if feed.seen > self._newest:
+            self._waited += min(feed.seen - self._newest, self._step)
+            self._newest = feed.seen
+        passed = self._newest // MINUTE
         if not self._due or passed > self._due[-1][0]:
-            self._due.append((passed, newest))
+            self._due.append((passed, self._waited))
         until = min(f.seen for f in self._feeds.values()) // MINUTE
-        while self._due and newest >= self._due[0][1] + self._lateness:
+        while self._due and self._waited >= self._due[0][1] + self._lateness:
             until = max(until, self._due.pop(0)[0])
         while self._due and self._due[0][0] <= until:
             del self._due[0]
@@ -210,6 +214,8 @@ class Minutes:
     def save(self) -> State:
         return {
             "next": self._next,
+            "newest": self._newest,
+            "waited": self._waited,
             "due": self._due,
             "late": self.rows_late,
             "feeds": {stream: feed.save() for stream, feed in self._feeds.items()},
@@ -217,9 +223,10 @@ class Minutes:
 
     def load(self, state: State, /) -> None:
         self._next, self.rows_late = int(str(state["next"])), int(str(state["late"]))
+        self._newest, self._waited = int(str(state["newest"])), int(str(state["waited"]))
         due = cast("list[tuple[int, int]]", state["due"])
         feeds = cast("Mapping[str, State]", state["feeds"])
-        self._due = [(int(slot), int(newest)) for slot, newest in due]
+        self._due = [(int(slot), int(waited)) for slot, waited in due]
         for stream, feed in self._feeds.items():
             feed.load(feeds[stream])
 
@@ -264,7 +271,9 @@ class Inputs:
     def _minutes(self, name: str, formula: SlotFormula) -> "Minutes":
         asked = self._columns.values()
         feeds = [Feed(schema, columns) for schema, _, columns in asked]
-        return Minutes(name, formula, feeds, lateness_of((schema, raw) for schema, raw, _ in asked))
+        lateness = lateness_of((schema, raw) for schema, raw, _ in asked)
+        step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
+        return Minutes(name, formula, feeds, lateness, step)
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,19 @@ def test_after_a_stop_of_the_agent_no_stream_closes_the_gap_before_the_others_ca
     assert float(np.sum(found["output_t"])) == pytest.approx(6.0)
 
 
+def test_a_question_at_the_return_does_not_cost_the_slots_before_it() -> None:
+    before = rows(PACKER, 4.2, state=1, bags=lambda s: 1000 + s)
+    value, marks = before.value.copy(), before.quality.copy()
+    value[1, -6:], marks[1, -6:] = np.nan, Quality.BAD_DEVICE  # the fourth minute waits
+    before = SampleBlock(PACKER, before.time, value, marks)
+    after = rows(PACKER, 3.0, 14.0, state=1, bags=lambda s: s - 840)  # replaced in the gap
+    found = compute(PACKING, [before, after])["kpi/1min"]
+    assert found.time.tolist() == [START + (i + 1) * MINUTE for i in range(17)]
+    assert not np.isnan(found["produced"]).any()
+    column = found.quality[found.schema.index["produced"]]
+    assert column[3:13].tolist() == [Quality.UNCERTAIN_ESTIMATED] * 10
+
+
 def test_windows_that_are_not_listed_are_not_published() -> None:
     config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("15min",))
     assert [m.output.stream for m in config.build("kpi", Works())] == ["kpi/15min"]
