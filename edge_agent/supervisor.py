@@ -158,7 +158,9 @@ class _LinkRunner:
     async def _until_up(self) -> None:
         """Connect, however long it takes; answer for the devices meanwhile."""
         async with asyncio.TaskGroup() as tasks:
-            ticker = tasks.create_task(self._substitute(), name=f"silence of {self._health.name}")
+            ticker: asyncio.Task[NoReturn] | None = None
+            if self._down_since is not None:
+                ticker = self._answering(tasks)
             if self._health.state is State.FAILED:
                 await self._clock.sleep(FAILED_PAUSE)
             elif not self._fruitful:
@@ -171,10 +173,16 @@ class _LinkRunner:
                     break
                 except (Disconnected, PlugInFailed) as e:
                     self._down(e)
+                    if ticker is None:  # before the first try fails nothing is to report
+                        ticker = self._answering(tasks)
                     await self._close()
                     await self._pause(e, self._clock.monotonic() - began)
-            ticker.cancel()
+            if ticker is not None:
+                ticker.cancel()
         self._up()
+
+    def _answering(self, tasks: asyncio.TaskGroup) -> "asyncio.Task[NoReturn]":
+        return tasks.create_task(self._substitute(), name=f"silence of {self._health.name}")
 
     async def _while_up(self) -> None:
         """Read until the link is of no use; the first ``Disconnected`` ends all tasks of it."""
@@ -204,8 +212,7 @@ class _LinkRunner:
                 tick = min(self._ticks, key=lambda t: t.deadline)
                 await self._clock.sleep_until(tick.deadline)
                 tick.advance(self._clock.monotonic())
-                if self._down_since is not None:  # before the first try fails nothing is to report
-                    self._answer_for(tick)
+                self._answer_for(tick)
 
     async def _follow(self, group: Group) -> NoReturn:
         while True:

@@ -29,12 +29,15 @@ class Line:
     groups: tuple[Group, ...]
     trouble: Callable[[str, float], BaseException | None] = lambda *_: None
     answer_time: float = 0.01
+    connect_time: float = 0.0
     connects: list[float] = field(default_factory=list)
     reads: list[tuple[str, float]] = field(default_factory=list)
     closes: int = 0
 
     async def connect(self) -> None:
         self.connects.append(self.clock.monotonic())
+        if self.connect_time:
+            await self.clock.sleep(self.connect_time)
         await self._meet("connect")
 
     async def read(self, group: Group) -> SampleBlock:
@@ -98,6 +101,26 @@ async def test_the_schedule_does_not_drift() -> None:
     asked = [t for _, t in line.reads]
     assert np.allclose(np.diff(asked), 1.0)
     assert asked[-1] == pytest.approx(600, abs=1.5)
+
+
+async def test_the_first_scan_is_read_as_soon_as_the_link_is_up_whatever_the_period() -> None:
+    clock = VirtualClock()
+    line = Line(clock, (group("em-1", 60.0), group("em-2", 900.0)), connect_time=0.2)
+    health = await run_for(1800, line, Rows())
+    first = {name: min(t for device, t in line.reads if device == name) for name in health.devices}
+    assert first == {"em-1": 0.2, "em-2": 450.0}  # the groups of a line are spread
+    assert health.ticks_missed == 0
+
+
+async def test_a_link_that_has_never_answered_is_answered_for_from_its_first_failure() -> None:
+    clock = VirtualClock()
+    start = clock.now_ns
+    refused = lambda what, _: Disconnected("refused") if what == "connect" else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1", 60.0),), refused, connect_time=0.2), Rows()
+    await run_for(600, line, rows)
+    times = [(t - start) / SECOND for t, _, _ in rows.of("em-1")[:10]]
+    assert times == pytest.approx([0.2, *(60.0 * i for i in range(1, 10))])
+    assert all(q == Quality.BAD_NO_ANSWER and s for _, q, s in rows.of("em-1"))
 
 
 async def test_a_silent_unit_costs_the_others_of_its_line_no_poll() -> None:
