@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from itertools import combinations
 from urllib.parse import parse_qs, urlsplit
 
@@ -115,10 +116,26 @@ def quality(limits: QualityLimits, report: Report) -> None:
 
 
 def listen(address: str, report: Report) -> None:
-    """Check that the dashboard's address is ``host:port``."""
+    """Check that the dashboard's address is ``host:port`` of this machine's loopback.
+
+    The page knows no users yet, so everybody who reaches it could read it.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         report(("web", "listen"), f'"{address}" is not an address (write "127.0.0.1:8080")')
+    elif not _is_loopback(host.removeprefix("[").removesuffix("]")):
+        report(
+            ("web", "listen"),
+            f'"{address}" is open to the network, and the page has no users yet: '
+            f'listen on "127.0.0.1:{port}" and put a reverse proxy with a login in front',
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 # ---- devices ---------------------------------------------------------------------------------

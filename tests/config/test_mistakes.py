@@ -55,6 +55,10 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
     ("section", "told"),
     [
         ("web: {listen: here}", 'web.listen: "here" is not an address (write "127.0.0.1:8080")'),
+        ("web: {listen: '0.0.0.0:80'}", 'web.listen: "0.0.0.0:80" is open to the network, and the page has no users yet: listen on "127.0.0.1:80"'),
+        ("web: {listen: '[::]:80'}", 'web.listen: "[::]:80" is open to the network, and the page has no users yet: listen on "127.0.0.1:80"'),
+        ("web: {listen: '192.168.1.9:80'}", 'web.listen: "192.168.1.9:80" is open to the network, and the page has no users yet: listen on "127.0.0.1:80"'),
+        ("web: {listen: 'gateway.plant:80'}", 'web.listen: "gateway.plant:80" is open to the network, and the page has no users yet: listen on "127.0.0.1:80"'),
         ("quality: {bad_below: 0.99}", "quality: must be 0 <= bad_below <= uncertain_below <= 1"),
         ("quality: {bad_below: high}", "quality.bad_below: must be a number"),
         ("shifts: {calendar: {A: '8-16'}}", 'shifts.calendar.A: "8-16" is not a shift'),
