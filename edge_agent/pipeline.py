@@ -48,6 +48,7 @@ class Pipeline:
         self._outbox = outbox
         self._live = live
         self._digest = digest
+        self._newest = 0  # time of the newest raw row
         self._wanting: dict[str, list[Metric]] = {}
         for metric in self._metrics:
             for stream in metric.inputs:
@@ -59,6 +60,7 @@ class Pipeline:
         substituted  the rows answer for a silent device; they are counted apart
         """
         block = self._forward_only(block)
+        self._newest = max(self._newest, int(block.time[-1]))
         batch: list[SampleBlock] = []
         self._flow(block, batch)
         counts = {"substituted" if substituted else "read": len(block)}
@@ -70,7 +72,7 @@ class Pipeline:
         sequence, states = self._outbox.restore()
         if states.get("digest") == self._digest:
             for metric in self._metrics:
-                state = states.get(metric.output.stream)
+                state = states.get(metric.output.id)
                 if isinstance(state, dict):
                     metric.load(state)
         elif states:
@@ -93,13 +95,17 @@ class Pipeline:
 
     def checkpoint(self) -> None:
         """Put the state of all metrics into the next commit, with the sequence it belongs to."""
-        states: dict[str, object] = {m.output.stream: m.save() for m in self._metrics}
+        states: dict[str, object] = {m.output.id: m.save() for m in self._metrics}
         self._outbox.checkpoint(states | {"digest": self._digest})
 
     def running(self) -> Running:
         """Return the open window of every KPI stream as it stands, one row each."""
-        kpis = (m for m in self._metrics if m.output.family is not Family.SLOT)
-        return [row for m in kpis if (row := m.running()) is not None]
+        rows: dict[str, SampleBlock] = {}
+        for metric in self._metrics:
+            row = metric.running(self._newest, rows)
+            if row is not None:
+                rows[row.schema.stream] = row
+        return [row for row in rows.values() if row.schema.family is not Family.SLOT]
 
     @property
     def rows_late(self) -> int:

@@ -36,8 +36,12 @@ class Metric(Protocol):
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
         """Return the rows that the block completes, if any."""
 
-    def running(self) -> SampleBlock | None:
-        """Return the one row of the window that is still open, as it stands; never stored."""
+    def running(self, now: int, open_rows: Mapping[str, SampleBlock], /) -> SampleBlock | None:
+        """Return the one row of the window that is still open, as it stands; never stored.
+
+        now        time of the newest raw row, ns
+        open_rows  what the metrics before it returned, by stream
+        """
 
     def save(self) -> State:
         """Return the whole state, small and JSON-able."""

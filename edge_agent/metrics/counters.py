@@ -152,6 +152,21 @@ class Counters:
         self._flag = self._flag[n:]
         return value, cells
 
+    def standing(self, now: int) -> tuple[F64, U8]:
+        """Return ``increment reading coverage estimated`` of the first open slot so far, (4, c)."""
+        end = (self.first + 1) * MINUTE
+        known = np.where(
+            np.isnan(self._increment[0]), self._reading - self._done, self._increment[0]
+        )
+        since = np.minimum(now, end) - np.minimum(self._time, end)
+        tail = np.where((self._time >= 0) & (since <= self._limit), since, 0)
+        covered = np.minimum(self._covered[0] + tail, MINUTE) / MINUTE
+        cells = np.stack([known, self._reading, covered, self._estimated[0] / MINUTE])
+        marks = np.zeros(cells.shape, np.uint8)
+        marks[:2] = np.where(np.isnan(known), Quality.BAD_MISSING, self._flag[0])
+        cells[1] = np.where(np.isnan(known), np.nan, cells[1])
+        return cells, marks
+
     # readings ------------------------------------------------------------------------------------
 
     def row(self, time: int, value: F64, quality: U8, good: Mask) -> None:

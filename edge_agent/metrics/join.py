@@ -90,6 +90,24 @@ class Feed:
             )
         return self._kept
 
+    def so_far(self, now: int, end: int, open_row: SampleBlock | None) -> Rows:
+        """Return the rows kept, and what stands for the slot that ends there and is still open."""
+        rows = self.rows()
+        if not self.is_slot:  # the last value holds until now, no further
+            time, missing = np.array([max(now, self.seen)], np.int64), Quality.BAD_MISSING
+            value = np.full((len(self.names), 1), np.nan)
+            marks = np.full(value.shape, missing, np.uint8)
+        elif open_row is not None and int(open_row.time[0]) == end:
+            time, value = open_row.time, open_row.value[self._columns]
+            marks = open_row.quality[self._columns]
+        else:
+            return rows
+        return self._rows(
+            np.concatenate([rows.time, time]),
+            np.hstack([rows.value, value]),
+            np.hstack([rows.quality, marks]),
+        )
+
     def slots(self) -> I64:
         """Return the numbers of the slots that have rows."""
         return np.unique((self.rows().time - self.is_slot) // MINUTE)
@@ -169,8 +187,22 @@ class Minutes:
     def output(self) -> Schema:
         return self._output
 
-    def running(self) -> SampleBlock | None:
-        return None
+    def running(self, now: int, open_rows: Mapping[str, SampleBlock], /) -> SampleBlock | None:
+        """Return the first open slot so far; its coverage is of the part that has passed."""
+        slot = self._next if self._next >= 0 else self._start()
+        start, end = slot * MINUTE, (slot + 1) * MINUTE
+        now = min(now, end - 1)
+        if slot < 0 or now <= start:
+            return None
+        rows = {
+            stream: feed.so_far(now, end, open_rows.get(stream))
+            for stream, feed in self._feeds.items()
+        }
+        sums = self.formula.base(np.array([end]), rows)
+        sums.length[0] = now - start
+        sums.covered = np.minimum(sums.covered, sums.length)
+        sums.estimated = np.minimum(sums.estimated, sums.length - sums.covered)
+        return row_of(self.formula, self._output, np.array([now]), sums)
 
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
         feed = self._feeds[block.schema.stream]
@@ -196,7 +228,7 @@ class Minutes:
         return self._close(first, until)
 
     def _start(self) -> int:
-        return min(f.first for f in self._feeds.values() if f.first >= 0)
+        return min((f.first for f in self._feeds.values() if f.first >= 0), default=-1)
 
     def _close(self, first: int, until: int) -> SampleBlock | None:
         slots = np.arange(first, until)

@@ -5,6 +5,7 @@ derives the others from them with one pure function. Longer windows add up the a
 the ``1min`` rows and derive again: a ratio is never averaged.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -177,11 +178,19 @@ class RollUp:
             i = j
         return concatenate(done) if done else None
 
-    def running(self) -> SampleBlock | None:
-        if self._span is None:
+    def running(self, _now: int, open_rows: Mapping[str, SampleBlock], /) -> SampleBlock | None:
+        """Return the open window so far with its open minute; coverage is of what has passed."""
+        minute, span = open_rows.get(self._input), self._span
+        now = self._newest if minute is None else int(minute.time[-1])
+        if span is None and minute is not None:
+            span = self._calendar.window(self._window, now)
+        if span is None:
             return None
-        self._sums.length[0] = self._newest - self._span[0]
-        return row_of(self._formula, self._output, np.array([self._newest]), self._copy())
+        sums = self._copy()
+        if minute is not None:
+            self._plus(sums, minute, now % MINUTE)
+        sums.length[0] = now - span[0]
+        return row_of(self._formula, self._output, np.array([now]), sums)
 
     def _go_to(self, instant: int, done: list[SampleBlock]) -> None:
         if self._span is not None and instant >= self._span[1]:
@@ -190,11 +199,15 @@ class RollUp:
             self._span = self._calendar.window(self._window, instant)
 
     def _add(self, block: SampleBlock) -> None:
+        self._plus(self._sums, block, MINUTE)
+        self._newest = int(block.time[-1])
+
+    def _plus(self, sums: Sums, block: SampleBlock, length: int) -> None:
+        """Add rows of so many ns each."""
         value, quality = block.value[self._columns], block.quality[self._columns]
         good = quality < Quality.BAD
         value = np.where(good, value, 0.0) * self._formula.scale[:, None]
         value = np.where(self._formula.scale[:, None] != 1.0, np.rint(value), value)
-        sums = self._sums
         sums.total = np.cumsum(np.hstack([sums.total, value]), axis=1)[:, -1:]  # in order
         sums.known = sums.known + good.sum(axis=1, keepdims=True)
         # a minute that is UNCERTAIN for its coverage does not make the hour so: it has its own
@@ -202,10 +215,9 @@ class RollUp:
         counts = good & ~(thin & (quality == Quality.UNCERTAIN))
         worst = np.where(counts, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
         sums.worst = np.maximum(sums.worst, worst)
-        shares = np.rint(block.value[-2:] * MINUTE).astype(np.int64).sum(axis=1)
+        shares = np.rint(block.value[-2:] * length).astype(np.int64).sum(axis=1)
         sums.covered = sums.covered + shares[0]
         sums.estimated = sums.estimated + shares[1]
-        self._newest = int(block.time[-1])
 
     def _close(self, done: list[SampleBlock]) -> None:
         if self._span is None:
@@ -271,8 +283,9 @@ class Chained:
         rows = self._minutes.update(block)
         return None if rows is None else self._rollup.update(rows)
 
-    def running(self) -> SampleBlock | None:
-        return self._rollup.running()
+    def running(self, now: int, open_rows: Mapping[str, SampleBlock], /) -> SampleBlock | None:
+        minute = self._minutes.running(now, open_rows)
+        return self._rollup.running(now, {} if minute is None else {minute.schema.stream: minute})
 
     def save(self) -> State:
         return {"minutes": self._minutes.save(), "rollup": self._rollup.save()}

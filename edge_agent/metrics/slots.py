@@ -110,8 +110,16 @@ class SlotOperator:
     def output(self) -> Schema:
         return self._output
 
-    def running(self) -> SampleBlock | None:
-        return None
+    def running(self, _now: int, _open: Mapping[str, SampleBlock], /) -> SampleBlock | None:
+        """Return the first open slot, labelled by its end; only its counters are told."""
+        if self._time < 0 or not len(self._members[Kind.COUNTER]):
+            return None
+        value, quality = self._empty[0][:, None].copy(), self._empty[1][:, None].copy()
+        cells, marks = self._counters.standing(self._time)
+        value[self._targets[Kind.COUNTER], 0] = cells
+        quality[self._targets[Kind.COUNTER], 0] = marks
+        end = np.array([(self._counters.first + 1) * MINUTE], np.int64)
+        return SampleBlock(self._output, end, value, quality)
 
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
         done: list[SampleBlock] = []
@@ -163,7 +171,11 @@ class SlotOperator:
         self._keep(min(until, (last + 1) * MINUTE) - self._time)
         self._put(last)
         for held_slot in range(last + 1, min(slot, (until - 1) // MINUTE + 1)):
-            self._keep(min(until, (held_slot + 1) * MINUTE) - held_slot * MINUTE)
+            span = min(until, (held_slot + 1) * MINUTE) - held_slot * MINUTE
+            if span == MINUTE and held_slot - 1 > last and self._held:  # as the whole slot before
+                self._cells[held_slot] = self._cells[held_slot - 1]
+                continue
+            self._keep(span)
             self._put(held_slot)
         if slot - last > LONGEST_GAP:
             self._emit(last + 1 - self._counters.first, done)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import ConfigError
-from edge_agent.metrics.base import MetricConfig, Reference
+from edge_agent.metrics.base import Metric, MetricConfig, Reference
 from edge_agent.metrics.emissions import EmissionsConfig, corrected
 from edge_agent.metrics.energy import CarrierInput, EnergyConfig, heating_value
 from edge_agent.metrics.join import Minutes
@@ -297,13 +297,43 @@ def test_windows_that_are_not_listed_are_not_published() -> None:
 def test_the_running_row_is_the_window_so_far() -> None:
     config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("1min", "1h"))
     metrics = [*operators(), *config.build("kpi", Works())]
-    assert metrics[-1].running() is None
-    run(metrics, [rows(METER, 10.0, energy=lambda s: 100 + s / 60)])
-    row = metrics[-1].running()
-    assert row is not None
-    assert row.time.tolist() == [START + 10 * MINUTE]
-    assert row["electricity"].tolist() == [10.0]
-    assert row["coverage"].tolist() == [1.0]
+    assert so_far(metrics) == {}
+    run(metrics, [rows(METER, 10.5, energy=lambda s: 100 + s / 60)])
+    found = so_far(metrics, 10.5)
+    for stream, energy in (("kpi/1min", 0.5), ("kpi/1h", 10.5)):
+        row = found[stream]
+        assert row.time.tolist() == [START + 10 * MINUTE + 30 * SECOND]
+        assert row["electricity"].tolist() == pytest.approx([energy])
+        assert row["coverage"].tolist() == [1.0]
+
+
+def test_a_running_row_at_a_border_is_of_the_window_that_is_not_closed_yet() -> None:
+    config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("1min", "15min"))
+    metrics = [*operators(), *config.build("kpi", Works())]
+    run(metrics, [rows(METER, 15.0, energy=lambda s: 100 + s / 60)])
+    assert "kpi/15min" not in so_far(metrics, 15.0)
+    run(metrics, [rows(METER, 0.1, start=15.25, energy=lambda s: 100 + s / 60)])
+    assert so_far(metrics, 15.35)["kpi/15min"]["electricity"].tolist() == pytest.approx(
+        [0.35], abs=0.02
+    )
+
+
+def test_the_running_row_of_a_state_ends_now() -> None:
+    metrics = [*operators(), *PACKING.build("kpi", Works())]
+    run(metrics, [rows(PACKER, 1.5, state=1.0, bags=lambda s: s / 2, reject=lambda _s: 0.0)])
+    found = so_far(metrics, 1.5)["kpi/15min"]
+    assert found["apt_s"].tolist() == [90.0]
+    assert found["produced"].tolist() == pytest.approx([45.0])
+
+
+def so_far(metrics: Sequence[Metric], minutes: float = 0.0) -> dict[str, SampleBlock]:
+    found: dict[str, SampleBlock] = {}
+    now = START + round(minutes * MINUTE)
+    for metric in metrics:
+        row = metric.running(now, found)
+        if row is not None:
+            found[row.schema.stream] = row
+    return {stream: row for stream, row in found.items() if stream.startswith("kpi")}
 
 
 @pytest.mark.parametrize(
