@@ -8,6 +8,7 @@ own.
 import asyncio
 import json
 import math
+import os
 import sys
 import tempfile
 import time
@@ -20,13 +21,14 @@ from urllib.parse import parse_qs, urlsplit
 from edge_agent.agent import HISTORY, Agent
 from edge_agent.clock import PlantClock
 from edge_agent.config import Config, data_dir, load
-from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.errors import ConfigError, EdgeError, Fault
 from edge_agent.metrics.base import MINUTE
 from edge_agent.model import Family, Quality, SampleBlock
 from edge_agent.units import Duration
 
 READY = 30.0  # seconds the simulators may take to start
 FASTEST = 0.05  # seconds of real time between two polls, at least
+OPTIONS = {"web.listen": "--listen", "sinks.broker.url": "--mqtt", "sinks.influx": "--influx"}
 CLOSING = Duration(30.0)  # plant time that the last window may take to close after its end
 
 
@@ -36,6 +38,7 @@ class Demo:
 
     length  plant time to run from the next full minute on; None: until stopped
     log     folder in which the simulators note every scan that they serve
+    start   plant time at the start, ns since the Unix epoch; None: now
     """
 
     listen: str | None = None
@@ -46,6 +49,7 @@ class Demo:
     influx: str | None = None
     log: Path | None = None
     seed: int = 1
+    start: int | None = None
 
 
 @asynccontextmanager
@@ -57,7 +61,10 @@ async def simulators(clock: PlantClock, demo: Demo) -> AsyncIterator[dict[str, s
     if demo.log is not None:
         command += ["--log", str(demo.log)]
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C stops the agent, and the agent the simulators
     )
     try:
         if process.stdout is None:
@@ -90,7 +97,10 @@ def configuration(demo: Demo, connect: dict[str, str], data: Path) -> Config:
         sinks["influx"] = _influx(demo.influx)
     if sinks:
         overlay["sinks"] = sinks
-    config = load(data_dir() / "demo.yaml", overlay)
+    try:
+        config = load(data_dir() / "demo.yaml", overlay)
+    except ConfigError as e:
+        raise ConfigError([_of_option(fault) for fault in e.faults]) from e
     shortest = min(d.period_of(t) for d in config.devices.values() for t in d.tags.values())
     if shortest / demo.speed < FASTEST:
         fastest = math.floor(shortest / FASTEST)
@@ -98,8 +108,19 @@ def configuration(demo: Demo, connect: dict[str, str], data: Path) -> Config:
     return config
 
 
+def _of_option(fault: Fault | str) -> Fault | str:
+    """Return a mistake in what was laid over the file as one of the option that it came from."""
+    if isinstance(fault, Fault):
+        for place, option in OPTIONS.items():
+            if fault.message.startswith(place):
+                return f"{option}: {fault.message.removeprefix(place).lstrip(':. ')}"
+    return fault
+
+
 def _influx(url: str) -> dict[str, object]:
     """Return the sink for ``http://host:8086?org=plant&bucket=energy``."""
+    if not os.environ.get("INFLUX_TOKEN"):
+        raise ConfigError(["--influx: put the token into the environment variable INFLUX_TOKEN"])
     parts = urlsplit(url)
     options = {name: values[0] for name, values in parse_qs(parts.query).items()}
     return {
@@ -117,27 +138,39 @@ async def run(demo: Demo, say: Callable[[str], None], watch: Callable[[Agent], N
     say    prints a line for the person
     watch  is handed the agent once it exists, to stop it on a signal
     """
-    clock = PlantClock(time.time_ns(), time.monotonic_ns(), demo.speed)
+    start = time.time_ns() if demo.start is None else demo.start
+    clock = PlantClock(start, time.monotonic_ns(), demo.speed)
     with tempfile.TemporaryDirectory(prefix="edge-agent-") as temporary:
         data = demo.data or Path(temporary)
+        configuration(demo, {}, data)  # what is wrong is told before anything is started
         async with simulators(clock, demo) as connect:
             agent = Agent(configuration(demo, connect, data.absolute()), clock)
             watch(agent)
-            async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(agent.run(), name="agent")
-                await agent.ready.wait()
-                say(f"dashboard   http://{agent.address}/")
-                say(f"data        {data}{'' if demo.data else '  (removed at the end)'}")
-                say(
-                    "stop        Ctrl-C"
-                    if demo.length is None
-                    else f"running     {demo.length:g} s"
-                )
-                if demo.length is not None:
-                    await _until(agent, clock, demo.length)
-                    agent.stop()
-                await running
+            guide = asyncio.create_task(_guide(agent, clock, demo, data, say), name="guide")
+            guide.add_done_callback(lambda _: agent.stop())
+            try:
+                await agent.run()
+            finally:
+                guide.cancel()
+                await asyncio.wait([guide])
+            if not guide.cancelled():
+                guide.result()  # raises what went wrong
             return _summary(agent, say)
+
+
+async def _guide(
+    agent: Agent, clock: PlantClock, demo: Demo, data: Path, say: Callable[[str], None]
+) -> None:
+    """Say where everything is; return when the demo is over."""
+    await agent.ready.wait()
+    say(f"dashboard   http://{agent.address}/")
+    say(f"data        {data}{'' if demo.data else '  (removed at the end)'}")
+    if demo.length is None:
+        say("stop        Ctrl-C")
+        await asyncio.Event().wait()
+    else:
+        say(f"running     {demo.length:g} s")
+        await _until(agent, clock, demo.length)
 
 
 async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
