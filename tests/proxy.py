@@ -14,6 +14,7 @@ class Wire:
     def __init__(self, target: int) -> None:
         self._target = target
         self._intact = True
+        self._cuts = 0
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -37,6 +38,7 @@ class Wire:
 
     def cut(self) -> None:
         self._intact = False
+        self._cuts += 1
         for end in list(self._ends):
             end.transport.abort()
 
@@ -52,12 +54,19 @@ class Wire:
             if not self._intact:
                 writer.transport.abort()
                 return
+            cuts = self._cuts
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             self._ends.add(back)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pump(reader, back))
-                tasks.create_task(self._pump(there, writer))
-            self._ends.discard(back)
+            try:
+                if self._cuts != cuts:  # cut while it was being laid
+                    back.transport.abort()
+                    writer.transport.abort()
+                    return
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._pump(reader, back))
+                    tasks.create_task(self._pump(there, writer))
+            finally:
+                self._ends.discard(back)
         except OSError:
             writer.transport.abort()
         finally:
