@@ -1,5 +1,7 @@
 """Slots of streams that are read more seldom than once a minute."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ TAGS = (
 )
 RAW = Schema("m/raw", Family.SAMPLE, TAGS, float(PERIOD))
 SECOND = 1_000_000_000
+MEAN = SlotOperator(RAW).output.index["power.mean"]
 
 
 @st.composite
@@ -48,7 +51,9 @@ def held(rows: list[tuple[int, int, bool]], second: int) -> int | None:
 
 @settings(max_examples=150)
 @given(scans())
-def test_a_value_holds_over_all_slots_up_to_the_next_read(rows: list[tuple[int, int, bool]]) -> None:
+def test_a_value_holds_over_all_slots_up_to_the_next_read(
+    rows: list[tuple[int, int, bool]],
+) -> None:
     operator = SlotOperator(RAW)
     given_rows = block(rows)
     parts = [operator.update(given_rows.rows(i, i + 1)) for i in range(len(rows))]
@@ -73,17 +78,14 @@ def test_a_value_holds_over_all_slots_up_to_the_next_read(rows: list[tuple[int, 
         assert found["running.coverage"][i] == pytest.approx(share)
         states = [v % 2 for v in good]
         before = [known, *states] if known is not None else states
-        changes = sum(a != b for a, b in zip(before, before[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(before))
         known = states[-1] if states else known
         if share < 0.5:
-            assert found.quality[RAW_MEAN, i] == Quality.BAD_MISSING
+            assert found.quality[MEAN, i] == Quality.BAD_MISSING
             continue
         assert found["power.mean"][i] == pytest.approx(np.mean(good))
         assert (found["power.min"][i], found["power.max"][i]) == (min(good), max(good))
         assert found["running.last"][i] == states[-1]
         assert found["running.changes"][i] == changes
         graded = Quality.GOOD if share >= 0.95 else Quality.UNCERTAIN
-        assert found.quality[RAW_MEAN, i] == graded
-
-
-RAW_MEAN = SlotOperator(RAW).output.index["power.mean"]
+        assert found.quality[MEAN, i] == graded
