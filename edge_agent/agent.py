@@ -1,7 +1,7 @@
 """Wiring, start and orderly stop of the whole agent.
 
 Start: open the log (which is the recovery), load the metrics' states and feed what came after
-them, then the sinks, then the web page, then the drivers, so nothing is produced before it can be
+them, then the web page, then the sinks, then the drivers, so nothing is produced before it can be
 received. Stop: drivers, open batches, checkpoint, sinks until ``grace``, log; what did not finish
 is named.
 """
@@ -10,12 +10,14 @@ import asyncio
 import gc
 import logging
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from edge_agent import __version__
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config
 from edge_agent.drivers.base import DeviceConfig, Driver
+from edge_agent.errors import ConfigError
 from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
 from edge_agent.live import Live
 from edge_agent.metrics.base import Metric
@@ -57,7 +59,8 @@ def links_of(config: Config, clock: Clock) -> list[Link]:
 
 def metrics_of(config: Config, links: list[Link]) -> list[Metric]:
     """Return the slot operator of every stream and the operators of every KPI, in feeding order."""
-    slots = [SlotOperator(group.schema) for link in links for group in link.driver.groups]
+    limits = config.quality
+    slots = [SlotOperator(group.schema, limits) for link in links for group in link.driver.groups]
     plant = config.plant()
     kpis = [m for name, kpi in config.metrics.items() for m in kpi.build(name, plant)]
     return [*slots, *kpis]
@@ -74,7 +77,11 @@ class Agent:
         self._grace = grace
         self._stopping = asyncio.Event()
         self._final: LogCounts | None = None
-        config.data.mkdir(parents=True, exist_ok=True)
+        try:
+            config.data.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            advice = "data names a folder that the agent may write"
+            raise ConfigError([f"{config.data}: {e.strerror} ({advice})"]) from e
         specs = [ReaderSpec(HISTORY, _kept_in_history)]
         specs += [ReaderSpec(name, sink.takes) for name, sink in config.sinks.items()]
         self.outbox = Outbox(
@@ -103,10 +110,10 @@ class Agent:
             fed = self.pipeline.recover()
             if fed:
                 log.info("recovered: %d records fed again through the metrics", fed)
+            web = WebServer()
+            self.address = await web.start(create_app(self._sources()), self.config.web.listen)
             async with asyncio.TaskGroup() as tasks:
                 sinks = self._start_sinks(tasks)
-                web = WebServer()
-                self.address = await web.start(create_app(self._sources()), self.config.web.listen)
                 drivers = [
                     tasks.create_task(
                         run_driver(
@@ -133,7 +140,9 @@ class Agent:
             gc.unfreeze()
             if web is not None:
                 await web.stop()
-            await self.outbox.flush()
+            with suppress(TimeoutError):  # a full disk; closing the log says what is not written
+                async with asyncio.timeout(self._grace):
+                    await self.outbox.flush()
             self._final = self.outbox.counts()
             await self.outbox.close()
 
@@ -196,6 +205,8 @@ class Agent:
         return [name for name, sink in self.health.sinks.items() if sink.state is State.UP]
 
     def _commit_period(self) -> float:
+        if self.config.commit is not None:
+            return self.config.commit
         periods = [
             d.period_of(tag) for d in self.config.devices.values() for tag in d.tags.values()
         ]

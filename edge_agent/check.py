@@ -1,5 +1,6 @@
 """``edge-agent check``: what a configuration means and, if asked, what the plant answers."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from unicodedata import east_asian_width
@@ -12,6 +13,8 @@ from edge_agent.errors import Disconnected, NoAnswer, Rejected
 from edge_agent.model import Quality, SampleBlock
 
 Row = tuple[str, ...]
+
+PATIENCE = 15.0  # seconds for one read; what pushes says something every five
 
 
 def summary(config: Config) -> Iterator[str]:
@@ -38,7 +41,7 @@ async def probe(config: Config) -> tuple[list[str], bool]:
     A device is read once per stream, as the agent would; nothing is stored.
     """
     clock = SystemClock()
-    rows: list[Row] = [("device", "tag", "value", "unit", "quality", "ms")]
+    rows: list[Row] = [("device", "tag", "value", "unit", "ms", "quality")]
     reached = True
     for link in links_of(config, clock):
         found, up = await _probe_link(link)
@@ -66,15 +69,25 @@ async def _probe_link(link: Link) -> tuple[list[Row], bool]:
         for group in link.driver.groups:
             began = time.perf_counter()
             try:
-                block = await link.driver.read(group)
-            except NoAnswer as e:
-                rows.append((group.schema.owner, group.schema.name, "-", "", f"no answer: {e}", ""))
+                async with asyncio.timeout(PATIENCE):
+                    block = await link.driver.read(group)
+            except (NoAnswer, TimeoutError) as e:
+                said = str(e) or f"nothing came within {PATIENCE:g} s"
+                rows.append((group.schema.owner, group.schema.name, "-", "", "", said))
                 reached = False
                 continue
             took = f"{(time.perf_counter() - began) * 1e3:.1f}"
-            rows += [(group.schema.owner, *row, took) for row in _values(block)]
+            rows += [
+                (group.schema.owner, tag, value, unit, took, quality)
+                for tag, value, unit, quality in _values(block)
+            ]
     except Disconnected as e:
-        rows += [(device, "-", "-", "", f"not reached: {e}", "") for device in link.devices]
+        known = {row[0] for row in rows}
+        rows += [
+            (device, "-", "-", "", "", f"not reached: {e}")
+            for device in link.devices
+            if device not in known
+        ]
         reached = False
     finally:
         await link.driver.close()

@@ -14,14 +14,17 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from edge_agent import __version__, demo
 from edge_agent.agent import Agent
 from edge_agent.check import probe, summary
-from edge_agent.config import data_dir, json_schema, load
+from edge_agent.config import Config, data_dir, json_schema, load
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.report import write_leader
 from edge_agent.units import Duration
+
+log = logging.getLogger(__name__)
 
 WRONG, UNREACHED = 2, 3
 
@@ -68,24 +71,30 @@ def _on_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     async def run() -> int:
-        again = True
-        while again:
-            again = False
-            agent = Agent(load(options.config))
+        config: Config | None = load(options.config)
+        stopping = False
+        agent: Agent | None = None
 
-            def reload() -> None:
-                nonlocal again
-                try:
-                    load(options.config)
-                except ConfigError as e:
-                    logging.getLogger(__name__).error("the old configuration stays:\n%s", e)
-                    return
-                again = True
-                agent.stop()  # noqa: B023  the handler is replaced with each agent
+        def stop() -> None:
+            nonlocal stopping
+            stopping = True
+            if agent is not None:
+                agent.stop()
 
-            _on_signals(
-                {signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: reload}
-            )
+        def reload() -> None:
+            nonlocal config
+            try:
+                config = load(options.config)
+            except ConfigError as e:
+                log.error("the old configuration stays:\n%s", e)
+                return
+            log.info("the configuration is read again")
+            if agent is not None:
+                agent.stop()
+
+        _on_signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload})
+        while config is not None and not stopping:
+            agent, config = Agent(config), None
             await agent.run()
         return 0
 
@@ -154,9 +163,12 @@ def _say(line: str) -> None:
 
 def _duration(text: str) -> Duration:
     try:
-        return Duration.parse(text)
+        length = Duration.parse(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(str(e)) from e
+    if length <= 0:
+        raise argparse.ArgumentTypeError(f"{text} has no length (write 10m)")
+    return length
 
 
 def _speed(text: str) -> float:
@@ -187,8 +199,15 @@ def _command(
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="edge-agent",
         description="Reads the meters and machines of a plant, computes its energy and production "
         "figures, keeps every sample safe and passes them on. It only reads from devices.",
@@ -205,19 +224,19 @@ def _parser() -> argparse.ArgumentParser:
 
     what = "run the agent in the foreground until SIGTERM; SIGHUP reads the file again"
     one = _command(commands, "run", _run, what, "edge-agent run /etc/edge-agent/plant.yaml")
-    one.add_argument("config", type=Path, metavar="CONFIG")
+    one.add_argument("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
 
     what = "name every mistake of a configuration at once, with file:line:column"
     one = _command(commands, "check", _check, what, "edge-agent check plant.yaml --connect")
     add = one.add_argument
-    add("config", type=Path, nargs="?", metavar="CONFIG")
+    add("config", type=Path, nargs="?", metavar="CONFIG", help="the plant's YAML file")
     add("--connect", action="store_true", help="try every device and sink, show what is read")
     add("--schema", action="store_true", help="print the JSON schema for editors")
 
     what = "run the simulators alone and print where they listen"
     example = "edge-agent simulate plant.yaml --faults trouble.yaml"
     add = _command(commands, "simulate", _simulate, what, example).add_argument
-    add("plant", type=Path, nargs="?", metavar="CONFIG_OR_PLANT")
+    add("plant", type=Path, nargs="?", metavar="CONFIG", help="whose devices (the demo's)")
     add("--faults", type=Path, metavar="FILE", help="scripted trouble")
     add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
 
@@ -226,10 +245,17 @@ def _parser() -> argparse.ArgumentParser:
     add = _command(commands, "report", _report, what, example).add_argument
     periods = "2026, 2026-10, 2026-10-05 or 2026-10-05T08:00/2026-10-05T09:00"
     add("kind", choices=["leader"], metavar="KIND", help="leader")
-    add("config", type=Path, metavar="CONFIG")
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
     add("--period", required=True, metavar="PERIOD", help=periods)
-    add("--metric", help="the energy metric, if there are several")
-    add("-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder for the files")
+    add("--metric", metavar="NAME", help="the energy metric, if there are several")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder for the files (here)",
+    )
     return parser
 
 
@@ -239,9 +265,9 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     influx = "write to InfluxDB too (http://host:8086?org=o&bucket=b; token in $INFLUX_TOKEN)"
     add("--listen", metavar="ADDR", help="where the dashboard listens (127.0.0.1:8080)")
     add("--for", dest="length", type=_duration, metavar="TIME", help=until)
-    add("--speed", type=_speed, default=1.0, metavar="N", help="plant seconds per second")
+    add("--speed", type=_speed, default=1.0, metavar="N", help="plant seconds per second (1)")
     add("--data", type=Path, metavar="DIR", help="keep the data here (a temporary folder)")
     add("--mqtt", metavar="URL", help="publish to a broker too (mqtt://host:1883)")
     add("--influx", metavar="URL", help=influx)
     add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
-    add("--seed", type=int, default=1, metavar="N", help="another plant")
+    add("--seed", type=int, default=1, metavar="N", help="another plant (1)")

@@ -159,6 +159,7 @@ class Duration(float):
         "ms": 1e-3,
         "s": 1.0,
         "min": 60.0,
+        "m": 60.0,
         "h": 3600.0,
         "d": 86400.0,
         "y": 365 * 86400.0,
@@ -174,7 +175,7 @@ class Duration(float):
         """Return the duration that a person wrote; ``ValueError`` says what would be right."""
         if isinstance(text, Duration):
             return cls(text)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d|y)", str(text).strip())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|y)", str(text).strip())
         if not match:
             raise ValueError(f"{text!r} is not a duration (write 500ms, 1s, 15min, 1h, 7d)")
         return cls(float(match[1]) * cls._UNITS[match[2]])

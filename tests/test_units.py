@@ -61,7 +61,7 @@ def test_a_rate_has_the_dimension_of_its_amount_per_time(amount: str, time: str)
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("500ms", 0.5), ("1s", 1), ("15min", 900), ("1.5h", 5400), ("7d", 604800),
+        ("500ms", 0.5), ("1s", 1), ("15min", 900), ("10m", 600), ("1.5h", 5400), ("7d", 604800),
         ("5y", 157680000), (" 2 s ", 2),
     ],
 )  # fmt: skip
