@@ -1,6 +1,7 @@
 """One run of the whole demo on real servers, and everything that came out of it.
 
-The plant's clock begins shortly before a full hour, so windows of a minute, a quarter and an hour close.
+The plant's clock begins shortly before a full hour, so windows of a minute, of a quarter and of an
+hour close.
 """
 
 import asyncio
@@ -92,7 +93,7 @@ async def play(folder: Path, broker: Mosquitto, influx: Influx) -> Run:
     with broker.subscriber() as subscriber:
         async with asyncio.TaskGroup() as tasks:
             done = tasks.create_task(demo.run(wish, run.said.append, agents.append))
-            while not agents:
+            while not agents:  # noqa: ASYNC110  it is made once the simulators are ready
                 await asyncio.sleep(0.05)
             await agents[0].ready.wait()
             await _look(run, agents[0])
@@ -159,7 +160,7 @@ def readings(
 
 def _number(words: list[int], kind: str, order: str) -> int | float:
     if order in {"CDAB", "DCBA"}:
-        words = words[::-1]
+        words = list(reversed(words))
     raw = b"".join(w.to_bytes(2, "big" if order in {"ABCD", "CDAB"} else "little") for w in words)
     form = {"u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "f64": "d", "u64": "Q"}
     number: int | float = struct.unpack(f">{form[kind]}", raw)[0]

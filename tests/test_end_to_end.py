@@ -1,13 +1,13 @@
 """The whole agent against ground truth, on a real broker, a real database and a real browser.
 
-(a) The stored rows are what the devices say that they served. (b) Every KPI row is what a slow oracle makes of
-the stored rows, and the same number stands everywhere. (c) It is near the plant's continuous truth.
+(a) The stored rows are what the devices say that they served. (b) Every KPI row is what a slow
+oracle makes of the stored rows, and the same number stands everywhere. (c) It is near the plant's
+continuous truth.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
