@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from playwright.async_api import Page, async_playwright
@@ -159,9 +160,9 @@ def readings(
 
 
 def _number(words: list[int], kind: str, order: str) -> int | float:
-    if order in {"CDAB", "DCBA"}:
-        words = list(reversed(words))
-    raw = b"".join(w.to_bytes(2, "big" if order in {"ABCD", "CDAB"} else "little") for w in words)
+    ordered = words[::-1] if order in {"CDAB", "DCBA"} else words
+    ends: Literal["big", "little"] = "big" if order in {"ABCD", "CDAB"} else "little"
+    raw = b"".join(word.to_bytes(2, ends) for word in ordered)
     form = {"u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "f64": "d", "u64": "Q"}
     number: int | float = struct.unpack(f">{form[kind]}", raw)[0]
     return number
