@@ -90,7 +90,14 @@ class Agent:
         self.clock = clock or SystemClock(not_before=self.outbox.newest_ns)
         self._links = links_of(config, self.clock)
         metrics = metrics_of(config, self._links)
-        self.pipeline = Pipeline(metrics, self.outbox, self.live, config.digest)
+        self.pipeline = Pipeline(
+            metrics,
+            self.outbox,
+            self.live,
+            f"{config.digest} {__version__}",  # a state is read by the code that wrote it
+            devices=config.device_digests,
+            recorded=_recorded(config, self._links),
+        )
         self.health = Health(
             started_ns=self.clock.wall_ns(),
             links={link.name: LinkHealth(link.name, tuple(link.devices)) for link in self._links},
@@ -241,6 +248,12 @@ class Agent:
         """Return the last row of every stream of one family."""
         rows = [self.live.last(schema.stream) for schema in self.live.streams()]
         return [row for row in rows if row is not None and row.schema.family is family]
+
+
+def _recorded(config: Config, links: list[Link]) -> list[str]:
+    """Return the streams of the devices that have their own times: those played from a file."""
+    streams = (group.schema for link in links for group in link.driver.groups)
+    return [s.stream for s in streams if config.devices[s.owner].spacing is not None]
 
 
 def _kept_in_history(schema: Schema) -> bool:

@@ -60,6 +60,26 @@ class Archive:
                         yield self.record(row)
                 after = rows[-1][0]
 
+    def before(self, time_ns: int, most: int) -> int:
+        """Return the number of the newest raw record that ended before a time, or 0.
+
+        It looks back from the newest, so it costs no more than what came since.
+
+        most  records that may be behind the number returned
+        """
+        found = 0
+        try:
+            with closing(connect(self.path, query_only=True)) as db:
+                sql = "SELECT sequence, last_ns FROM raw ORDER BY sequence DESC LIMIT ?"
+                for sequence, last_ns in db.execute(sql, (most,)):
+                    if last_ns < time_ns:
+                        return int(sequence)
+                    found = sequence - 1
+        except sqlite3.DatabaseError as e:
+            self.read_fault = self.explain(e)
+            log.error("%s", self.read_fault)
+        return found
+
     def _page(self, db: sqlite3.Connection, sql: str, after: int) -> list[Row]:
         try:
             return db.execute(sql, (after, PAGE)).fetchall()

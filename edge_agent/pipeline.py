@@ -6,11 +6,12 @@ commit parts.
 
 Start is recovery: the last checkpoint is loaded and the raw records behind it are fed through the
 metrics in log order. A derived row at or before the last time of its stream is in the log already
-and is dropped.
+and is dropped. After a change of the configuration no state is of use: the metrics begin empty and
+are fed the last ``AGAIN`` of those devices that are what they were, so their hours stay whole.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,12 +19,15 @@ import numpy as np
 from edge_agent.errors import Corrupt
 from edge_agent.live import Live
 from edge_agent.metrics.base import Metric
-from edge_agent.model import Family, Quality, SampleBlock
+from edge_agent.model import Family, Quality, SampleBlock, Schema
 from edge_agent.outbox import Record
 
 log = logging.getLogger(__name__)
 
 Running = list[SampleBlock]
+
+AGAIN = 2 * 3600 * 1_000_000_000  # ns of raw rows that new metrics are fed
+MOST = 100_000  # records of them: about six seconds of work, in which nothing is read
 
 
 class Log(Protocol):
@@ -34,20 +38,38 @@ class Log(Protocol):
     def restore(self) -> tuple[int, dict[str, object]]: ...
     def records(self, after: int, family: Family | None = ...) -> Iterable[Record]: ...
     def block(self, record: Record) -> SampleBlock: ...
+    def schema(self, id: str) -> Schema: ...  # noqa: A002  a schema's id is called so everywhere
+    def before(self, time_ns: int, most: int) -> int: ...
     def last_ns(self, stream: str) -> int | None: ...
+    @property
+    def newest_ns(self) -> int: ...
 
 
 class Pipeline:
     """The way of a block; owns the metrics and nothing else that lasts.
 
-    digest  what the metrics were configured from; states of another configuration are not loaded
+    digest    what the metrics were configured from; states of another configuration are not loaded
+    devices   device -> what it was configured from
+    recorded  streams that come from a file, with their own times: at a start it is read again, and
+              rows that are in the log already are passed over
     """
 
-    def __init__(self, metrics: Sequence[Metric], outbox: Log, live: Live, digest: str) -> None:
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        outbox: Log,
+        live: Live,
+        digest: str,
+        *,
+        devices: Mapping[str, str] | None = None,
+        recorded: Collection[str] = (),
+    ) -> None:
         self._metrics = tuple(metrics)
         self._outbox = outbox
         self._live = live
         self._digest = digest
+        self._devices = dict(devices or {})
+        self._recorded = frozenset(recorded)
         self._newest = 0  # time of the newest raw row
         self._wanting: dict[str, list[Metric]] = {}
         for metric in self._metrics:
@@ -59,6 +81,10 @@ class Pipeline:
 
         substituted  the rows answer for a silent device; they are counted apart
         """
+        if block.schema.stream in self._recorded:
+            block = self._not_logged(block)
+        if not len(block):
+            return
         block = self._forward_only(block)
         self._newest = max(self._newest, int(block.time[-1]))
         batch: list[SampleBlock] = []
@@ -70,16 +96,23 @@ class Pipeline:
     def recover(self) -> int:
         """Load the last checkpoint, feed what came after it; return the number of records fed."""
         sequence, states = self._outbox.restore()
+        self._newest = self._outbox.newest_ns
+        usable: set[str] | None = None  # all
         if states.get("digest") == self._digest:
             for metric in self._metrics:
                 state = states.get(metric.output.id)
                 if isinstance(state, dict):
                     metric.load(state)
         elif states:
-            log.info("the configuration has changed: open windows begin anew")
-            return 0
+            log.info("the configuration has changed: the last two hours are computed anew")
+            sequence = self._outbox.before(self._outbox.newest_ns - AGAIN, MOST)
+            stored = states.get("devices")
+            known = stored if isinstance(stored, dict) else {}
+            usable = {name for name, digest in self._devices.items() if known.get(name) == digest}
         fed = 0
         for record in self._outbox.records(sequence):
+            if usable is not None and self._outbox.schema(record.schema).owner not in usable:
+                continue
             try:
                 block = self._outbox.block(record)
             except Corrupt as e:
@@ -96,7 +129,7 @@ class Pipeline:
     def checkpoint(self) -> None:
         """Put the state of all metrics into the next commit, with the sequence it belongs to."""
         states: dict[str, object] = {m.output.id: m.save() for m in self._metrics}
-        self._outbox.checkpoint(states | {"digest": self._digest})
+        self._outbox.checkpoint(states | {"digest": self._digest, "devices": self._devices})
 
     def running(self) -> Running:
         """Return the open window of every KPI stream as it stands, one row each."""

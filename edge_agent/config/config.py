@@ -133,16 +133,13 @@ class Config:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the hash of all that figures depend on; no secret is in it."""
-        said = [
-            self.site,
-            self.devices,
-            self.shifts,
-            self.quality,
-            self.metrics,
-            self.tables.digest,
-        ]
-        text = json.dumps([_canonical(part) for part in said], ensure_ascii=False)
-        return blake2b(text.encode(), digest_size=8).hexdigest()
+        parts = (self.site, self.devices, self.shifts, self.quality, self.metrics)
+        return _digest(*parts, self.tables.digest)
+
+    @property
+    def device_digests(self) -> dict[str, str]:
+        """The same for what the readings of each device depend on."""
+        return {name: _digest(name, device) for name, device in self.devices.items()}
 
     def targets(self) -> dict[str, Levels]:
         """Return the levels to show beside a figure, best first: ``clinker.intensity`` -> levels.
@@ -181,6 +178,11 @@ class Config:
 
 def _mark(*, approved: bool) -> tuple[str, str]:
     return ("", "") if approved else ("（未核准）", " (unapproved)")
+
+
+def _digest(*said: object) -> str:
+    text = json.dumps([_canonical(part) for part in said], ensure_ascii=False)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _canonical(value: object) -> object:
