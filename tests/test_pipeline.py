@@ -353,7 +353,6 @@ async def test_only_the_last_two_hours_are_computed_anew(tmp_path: Path) -> None
             r.sequence for r in outbox.records(0) if r.first_ns == START + 78 * 60 * SECOND
         )
         assert outbox.before(START, 1000) == 0
-        newest = list(outbox.records(0))[-1].sequence
-        assert outbox.before(START, 50) == newest - 50
+        assert len(list(outbox.records(outbox.before(START, 50)))) == 50
     async with opened(after, tmp_path) as (_, pipeline, _):
         assert pipeline.recover() == 121
