@@ -2,7 +2,8 @@
 
 async with Wire(server_port) as wire:
     ...                 # connect the client to wire.port
-    wire.cut()          # resets every connection, refuses new ones
+    wire.stall()        # takes what is sent and brings nothing to the other end
+    wire.cut()          # resets every connection, refuses new ones; what stalled is lost
     wire.mend()
 """
 
@@ -14,6 +15,8 @@ class Wire:
     def __init__(self, target: int) -> None:
         self._target = target
         self._intact = True
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._cuts = 0
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,14 +39,19 @@ class Wire:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
 
+    def stall(self) -> None:
+        self._flows.clear()
+
     def cut(self) -> None:
         self._intact = False
         self._cuts += 1
+        self._flows.set()
         for end in list(self._ends):
             end.transport.abort()
 
     def mend(self) -> None:
         self._intact = True
+        self._flows.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -74,8 +82,12 @@ class Wire:
             self._tasks.discard(task)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        cuts = self._cuts
         try:
             while piece := await source.read(65536):
+                await self._flows.wait()
+                if self._cuts != cuts:
+                    return
                 sink.write(piece)
                 await sink.drain()
                 self.forwarded += len(piece)
