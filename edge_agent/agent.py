@@ -128,7 +128,7 @@ class Agent:
                             link.driver,
                             self.pipeline.push,
                             self.clock,
-                            self._commit_period(),
+                            min(1.0, self._commit_period()),  # the page stays of this second
                         ),
                         name=f"driver {link.name}",
                     )
