@@ -37,7 +37,8 @@ soak: packages $(VENV)/.dev         ## long kills and outages
 	$(BIN)/python -m pytest -q -m soak --override-ini addopts= $(ARGS)
 
 bench: $(VENV)/.dev                 ## measured numbers, as JSON
-	for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+	for bench in benchmarks/bench_*.py; do \
+	  $(BIN)/python -m benchmarks.$$(basename $$bench .py) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
