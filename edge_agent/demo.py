@@ -12,14 +12,17 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from textwrap import wrap
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
 
 from edge_agent.agent import HISTORY, Agent
-from edge_agent.clock import PlantClock
+from edge_agent.clock import SECOND, PlantClock
 from edge_agent.config import Config, data_dir, load
 from edge_agent.errors import ConfigError, EdgeError, Fault
 from edge_agent.metrics.base import MINUTE
@@ -206,12 +209,25 @@ def _summary(agent: Agent, say: Callable[[str], None]) -> int:
             say(f"delivered   {reader.delivered} rows to {name}, {reader.pending} left")
     say(f"lost        {lost} rows{'' if counts.conserved else '; the counts do not add up'}")
     for row in _kpi_rows(agent):
-        columns = [
-            f"{tag.name} {value:.6g} {tag.unit.code}".rstrip(" 1")
-            for tag, value, quality in zip(
-                row.schema.tags, row.value[:, 0], row.quality[:, 0], strict=True
-            )
-            if quality < Quality.BAD
-        ]
-        say(f"{row.schema.stream:<19} {', '.join(columns)}")
+        say("")
+        for line in _figures(row, agent.config.site.zone):
+            say(line)
     return 0 if lost == 0 and missing == 0 and counts.conserved else 1
+
+
+def _figures(row: SampleBlock, zone: ZoneInfo) -> Iterator[str]:
+    """Yield a row as a person reads it: its stream and end, and the figures it has."""
+    end = datetime.fromtimestamp(int(row.time[-1]) // SECOND, zone)
+    columns = [
+        f"{tag.name} {value:.6g}" + ("" if tag.unit.code == "1" else f" {tag.unit.code}")
+        for tag, value, quality in zip(
+            row.schema.tags, row.value[:, -1], row.quality[:, -1], strict=True
+        )
+        if quality < Quality.BAD
+    ]
+    yield f"{row.schema.stream} until {end:%H:%M}"
+    whole = "; ".join(column.replace(" ", "\N{NO-BREAK SPACE}") for column in columns)
+    for line in wrap(
+        whole, 88, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    ):
+        yield line.replace("\N{NO-BREAK SPACE}", " ")
