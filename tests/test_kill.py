@@ -28,7 +28,7 @@ from edge_agent.model import Family, Quality, SampleBlock, Schema
 from edge_agent.outbox import Archive
 from edge_agent.sinks.history import History
 from tests.proxy import Wire
-from tests.servers import HOST, Influx, Message, Mosquitto, free_port
+from tests.servers import HOST, Influx, Message, Mosquitto, free_port, wait_until
 
 REPOSITORY = Path(__file__).parent.parent
 READY = 30.0  # seconds in which the simulators and the agent must be up
@@ -91,11 +91,21 @@ def plant(folder: Path, connect: dict[str, str], listen: str, mqtt: int, influx:
     return path
 
 
+def health(listen: str) -> dict[str, Any] | None:
+    """Return what the agent says of itself, or None while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://{listen}/healthz", timeout=5) as reply:
+            return dict(json.load(reply))
+    except OSError:
+        return None
+
+
 @dataclass
 class Running:
     """The agent as a process that is ended in both ways."""
 
     plant: Path
+    listen: str
     log: Path
     process: asyncio.subprocess.Process | None = None
 
@@ -116,6 +126,10 @@ class Running:
 
     async def stop(self) -> None:
         assert self.process is not None
+        # a SIGTERM that comes while Python still imports is met by nobody
+        await asyncio.to_thread(
+            wait_until, lambda: health(self.listen) is not None, READY, "health"
+        )
         self.process.terminate()
         status = await asyncio.wait_for(self.process.wait(), STOP)
         assert status == 0, f"it ended with {status}:\n{self.log.read_text()}"
@@ -129,30 +143,19 @@ class Running:
             await self.kill()
 
 
-def health(listen: str) -> dict[str, Any] | None:
-    """Return what the agent says of itself, or None while it does not answer."""
-    try:
-        with urllib.request.urlopen(f"http://{listen}/healthz", timeout=5) as reply:
-            return dict(json.load(reply))
-    except OSError:
-        return None
-
-
-async def caught_up(listen: str) -> None:
+def caught_up(listen: str) -> None:
     """Return when every sink has what the log holds now."""
-    deadline = time.monotonic() + CATCH_UP
-    wanted: dict[str, int] | None = None
-    found = None
-    while time.monotonic() < deadline:
-        found = await asyncio.to_thread(health, listen)
-        if found is not None:
-            sinks = {sink["name"]: sink for sink in found["sinks"]}
-            if wanted is None:
-                wanted = {name: sink["appended"] for name, sink in sinks.items()}
-            if all(sinks[name]["delivered"] >= rows for name, rows in wanted.items()):
-                return
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"not everything was delivered within {CATCH_UP:g} s: {found}")
+    wanted: dict[str, int] = {}
+
+    def delivered() -> bool:
+        found = health(listen)
+        if found is None:
+            return False
+        sinks = {sink["name"]: sink for sink in found["sinks"]}
+        wanted.update({} if wanted else {name: sink["appended"] for name, sink in sinks.items()})
+        return all(sinks[name]["delivered"] >= rows for name, rows in wanted.items())
+
+    wait_until(delivered, CATCH_UP, "everything is delivered")
 
 
 # ---- what is done to it --------------------------------------------------------------------------
@@ -342,7 +345,7 @@ async def test_nothing_committed_is_lost_or_changed_by_kills_and_outages(  # noq
     ):
         path = plant(tmp_path, connect, listen, to_broker.port, to_influx.port)
         with mosquitto.subscriber("edge/#") as subscriber:
-            async with Running(path, log) as agent:
+            async with Running(path, listen, log) as agent:
                 border = MINUTE - time.time() % MINUTE
                 border += MINUTE if border < 6 else 0  # some readings must come before it
                 events = script(random.Random(seed), kills, outage, border)
@@ -350,14 +353,13 @@ async def test_nothing_committed_is_lost_or_changed_by_kills_and_outages(  # noq
                 await play(events, agent, {"broker": to_broker, "influx": to_influx})
                 for topic in FIGURES:
                     await asyncio.to_thread(subscriber.wait_for, 1, topic, CLOSING)
-                await caught_up(listen)
+                await asyncio.to_thread(caught_up, listen)
                 await agent.stop()
             messages = list(subscriber.messages)
 
-    data = load(path).data
-    archive = Archive(data / "log.db")
+    archive = Archive(tmp_path / "data" / "log.db")
     raw, schemas = stored(archive)
-    derived, others = kept(History(data / "history.db"))
+    derived, others = kept(History(tmp_path / "data" / "history.db"))
     schemas |= others
     figures = {s: rows for s, rows in derived.items() if schemas[s].family is not Family.SLOT}
     sent = raw | figures
