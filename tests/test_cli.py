@@ -362,7 +362,7 @@ def test_the_report_shows_the_rows_that_a_demo_stored(tmp_path: Path) -> None:
         "demo", "--for", "60s", "--speed", "10", "--data", data, "--listen", FREE
     )
     assert (status, error) == (0, "")
-    assert re.search(r"^clinker/1min +.*intensity [\d.]+", said, re.MULTILINE)
+    assert re.search(r"^clinker/1min until \d\d:\d\d$(\n  .*)*intensity [\d.]+", said, re.MULTILINE)
     row = History(data / "history.db").last("clinker/1min", 1)
     assert row is not None
     plant = tmp_path / "plant.yaml"
