@@ -218,15 +218,17 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
 
 
 def apply_flag(config: DeviceConfig, schema: Schema, value: F64, quality: U8) -> None:
-    """Mark, in place, the good values of rows in which the instrument does not say it is normal.
+    """Mark, in place, the values of rows in which the instrument does not say that it is normal.
 
-    value, quality  (k, n), decoded; the flag's own column is left as it is. A flag that could not
-                    be read is in none of the lists, so its row is marked as well
+    value, quality  (k, n), decoded; the flag's own column is left as it is, and so is what is BAD.
+                    A flag that could not be read is in none of the lists, so its row is marked as
+                    well. The mark replaces any other doubt: metrics leave out what has it, and the
+                    span gas of a calibration may well be out of range
     """
     if config.flag is None or config.flag.tag not in schema.index:
         return
     column = schema.index[config.flag.tag]
     flagged = ~np.isin(value[column], config.flag.normal)
-    marked = flagged & (quality < Quality.UNCERTAIN)
+    marked = flagged & (quality < Quality.BAD)
     marked[column] = False
     quality[marked] = Quality.UNCERTAIN_FLAGGED

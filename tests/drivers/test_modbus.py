@@ -164,15 +164,18 @@ async def test_a_device_is_given_its_pause_between_requests() -> None:
     assert 0.1 <= took < 0.5
 
 
-async def test_a_flag_that_is_not_normal_marks_the_good_values_of_its_row() -> None:
+async def test_a_flag_that_is_not_normal_marks_all_values_of_its_row_but_bad_ones() -> None:
     flag = FlagConfig(tag="b", normal=(0,), maintenance=(1001,))
+    span_gas = TagConfig(at="hr:2", range=(0.0, 100.0))  # 1002: a calibration is out of range
     async with Meter() as meter:
-        analyser = device(at(meter), tags=tags(a="hr:0", b="hr:1", c=f"hr:{600}"), flag=flag)
+        read_out = tags(a="hr:0", b="hr:1", c=f"hr:{600}") | {"d": span_gas}
+        analyser = device(at(meter), tags=read_out, flag=flag)
         async with driving({"m": analyser}) as driver:
             found = row(await read(driver))
 
     assert found == [
         (1000.0, Quality.UNCERTAIN_FLAGGED), (1001.0, Quality.GOOD), (None, Quality.BAD_DEVICE),
+        (1002.0, Quality.UNCERTAIN_FLAGGED),
     ]  # fmt: skip
 
 
