@@ -15,7 +15,7 @@ import numpy as np
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference
 from edge_agent.metrics.join import Counter, Inputs, Rows
 from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
-from edge_agent.model import F64, I64, U8, Family, Kind, Tag
+from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
 
 MJ_PER_KGCE = 29.3076  # GB/T 2589-2020
@@ -99,13 +99,15 @@ class Energy:
         parts.append((self.output,) if self.output else ())
         for column, counters in enumerate(parts):
             total, worst = np.zeros(n), np.zeros(n, np.uint8)
+            if not counters:  # a boundary whose output nobody counts
+                worst += np.uint8(Quality.BAD_MISSING)
             for counter, factor in counters:
                 value, quality, full, guessed = counter.read(ends, rows)
                 total += np.rint(value * factor / (grid := amount_grid(factor))) * grid
                 worst = np.maximum(worst, quality)
                 covered = np.minimum(covered, full)
                 estimated = np.maximum(estimated, guessed)
-            sums.set(column, total, worst if counters else np.full(n, 255, np.uint8))
+            sums.set(column, total, worst)
         sums.covered, sums.estimated = covered, np.minimum(estimated, sums.length - covered)
         return sums
 

@@ -145,6 +145,15 @@ def test_energy_of_a_worked_example() -> None:
     ]  # fmt: skip
 
 
+def test_an_output_that_nobody_counts_is_missing() -> None:
+    config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("1min", "15min"))
+    found = compute(config, [rows(METER, 16.0, energy=lambda s: 100 + s / 60)])
+    for block in (found["kpi/1min"], found["kpi/15min"]):
+        for name in ("output_t", "intensity"):
+            marks = block.quality[block.schema.index[name]]
+            assert set(marks.tolist()) == {Quality.BAD_MISSING}
+
+
 def test_minutes_of_energy_add_up_exactly_to_the_quarter_hour() -> None:
     config = EnergyConfig(inputs={"electricity": ("em-a.energy",)}, windows=("1min", "15min"))
     found = compute(config, [rows(METER, 16.0, energy=lambda s: 100 + s * 0.0123456789)])
