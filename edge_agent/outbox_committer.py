@@ -235,7 +235,10 @@ class Committer:
         if isinstance(error, sqlite3.OperationalError):
             advice = "rows wait in memory; free some space, or mend the disk or its permissions"
             return f"the log {path} cannot be written: {error} ({advice})"
-        damage_flag(path).touch()
+        try:
+            damage_flag(path).touch()
+        except OSError as e:  # a disk that fails is often read-only by then
+            return f"the log {path} is damaged: {error} (move it away: {e.strerror})"
         return f"the log {path} is damaged: {error} (it is set aside at the next start)"
 
     def _tell(self, done: list[asyncio.Future[None]]) -> None:

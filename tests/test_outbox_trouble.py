@@ -564,3 +564,13 @@ async def test_damage_found_later_is_shown_and_set_aside_at_the_next_start(path:
     async with opened(path, ALL) as outbox:
         assert len(outbox.set_aside) == 1
         assert not outbox.fault
+
+
+async def test_damage_on_a_disk_that_takes_no_mark_does_not_end_the_agent(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        damage_flag(path).symlink_to(path.parent / "nowhere" / "flag")  # cannot be made
+        said = outbox.explain(sqlite3.DatabaseError("database disk image is malformed"))
+        push(outbox, block_of(RAW, 0))
+        await outbox.flush()
+    assert "is damaged" in said
+    assert "move it away" in said
