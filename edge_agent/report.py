@@ -11,6 +11,7 @@ from edge_agent import __version__
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.energy import CarrierInput, EnergyConfig
+from edge_agent.reports.figures import Label
 from edge_agent.reports.leader import (
     Benchmark,
     Boundary,
@@ -95,17 +96,22 @@ def _carrier(config: Config, energy: EnergyConfig, carrier: str) -> CarrierLine:
     given = energy.inputs.get(carrier, ())
     returned = energy.returned.get(carrier, ())
     if isinstance(given, CarrierInput) and given.lhv is not None:
-        source = f"metrics: inputs.{carrier}.lhv"
-        return CarrierLine(carrier, given.tags, given.lhv, returned, row=source)
+        source, name = f"metrics: inputs.{carrier}.lhv", _name(config, carrier)
+        return CarrierLine(carrier, given.tags, given.lhv, returned, name=name, row=source)
     row = config.tables.coal(carrier, energy.basis)
     return CarrierLine(
         carrier,
         given.tags if isinstance(given, CarrierInput) else given,
         config.tables.coefficient(carrier, energy.basis),
         returned,
-        name=(row.name_zh, carrier),
+        name=_name(config, carrier),
         row=row.place,
     )
+
+
+def _name(config: Config, carrier: str) -> Label:
+    """Return what a carrier is called: one with a measured heating value may be in no table."""
+    return config.tables.names.get(carrier, carrier), carrier
 
 
 def _levels(config: Config, product: str) -> Iterator[Level]:

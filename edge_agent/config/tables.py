@@ -277,6 +277,12 @@ class Tables:
         """Return the codes of a standard's carriers."""
         return tuple(dict.fromkeys(r.code for r in self._coal if r.standard == standard))
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Chinese names of the carriers, by code; as in the present standard where it has one."""
+        rows = sorted(self._coal, key=lambda r: r.standard == STANDARD)
+        return {row.code: row.name_zh.partition("（")[0] for row in rows}
+
     def limit_levels(self, product: str, indicator: str | None = None) -> tuple[LimitRow, ...]:
         """Return the levels of a product; several rows when they depend on a condition."""
         return tuple(
