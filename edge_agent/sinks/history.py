@@ -206,14 +206,19 @@ class History:
             schemas = [_newest(database, key) for key, _ in names]
         return [schema for schema in schemas if schema is not None]
 
-    def rows(self, stream: str, start_ns: int, end_ns: int) -> SampleBlock | None:
+    def rows(
+        self, stream: str, start_ns: int, end_ns: int, most: int | None = None
+    ) -> SampleBlock | None:
         """Return the rows with ``start < time <= end``, or None if there are none.
 
         Rows are labelled by the end of their window, so the windows of [start, end) are those. The
         columns are those of the stream's newest schema; a row written when a column was not there
         has ``BAD_MISSING`` in it, and columns that are no longer there are left out.
+
+        most  rows read at most, the oldest ones: a year of minutes takes hundreds of MB of memory
         """
-        return self._select(stream, "time > ? AND time <= ? ORDER BY time", (start_ns, end_ns))
+        where = "time > ? AND time <= ? ORDER BY time LIMIT ?"
+        return self._select(stream, where, (start_ns, end_ns, -1 if most is None else most))
 
     def last(self, stream: str, n: int) -> SampleBlock | None:
         """Return the newest n rows, oldest first, or None if there are none."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from edge_agent.clock import Clock
 from edge_agent.health import Health, LogCounts
@@ -11,12 +12,21 @@ from edge_agent.model import SampleBlock, Site
 Levels = Sequence[tuple[str, float]]  # ("标杆/benchmark", 100.0): Chinese and English name, bound
 
 
+class StoredRows(Protocol):
+    """How the page asks the history."""
+
+    def __call__(
+        self, stream: str, start_ns: int, end_ns: int, most: int | None = None, /
+    ) -> SampleBlock | None:
+        """Return the oldest rows, ``most`` of them, with start < time <= end; None if none."""
+
+
 @dataclass(frozen=True)
 class Sources:
     """Everything the page may read.
 
     running  one-row blocks: the open window of each KPI stream as it stands, never stored
-    rows     stored rows of a stream with start_ns < t <= end_ns; None when there are none
+    rows     stored rows of a stream
     states   ``"plc-packer.state"`` -> ``{1: "producing"}``, the words of a state's numbers
     targets  ``"clinker.intensity"`` -> levels to show beside the figure, best first
 
@@ -30,7 +40,7 @@ class Sources:
     health: Health
     counts: Callable[[], LogCounts]
     running: Callable[[], list[SampleBlock]]
-    rows: Callable[[str, int, int], SampleBlock | None]
+    rows: StoredRows
     states: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     targets: Mapping[str, Levels] = field(default_factory=dict)
     closed_before: dict[str, SampleBlock | None] = field(

@@ -107,6 +107,16 @@ async def test_rows_of_an_older_schema_are_read_by_the_names_of_the_newest(path:
     assert [s.id for s in History(path).streams()] == [wider.id]
 
 
+async def test_no_more_rows_are_read_than_asked_for_the_oldest_first(path: Path) -> None:
+    history = sink(path)
+    await history.connect()
+    stored = block(HOURS, 5)
+    await history.write([stored])
+    await history.close()
+    assert same(History(path).rows("clinker/1h", 0, 2 * START, 3), stored.rows(0, 3))
+    assert same(History(path).rows("clinker/1h", 0, 2 * START, 9), stored)
+
+
 async def test_old_rows_go_by_age_and_each_class_has_its_own(path: Path) -> None:
     history = sink(path, slots_s=100)
     await history.connect()

@@ -122,16 +122,20 @@ class Plant:
     health: Health = field(default_factory=Health)
     readers: dict[str, ReaderCounts] = field(default_factory=dict)
     read: int = 5000
+    asked: list[int | None] = field(default_factory=list)  # how many rows at most, by each request
 
     def counts(self) -> LogCounts:
         return LogCounts(self.read + 320, self.read, 20, 300, 0, 1_234_567, self.readers)
 
-    def rows(self, stream: str, start: int, end: int) -> SampleBlock | None:
+    def rows(
+        self, stream: str, start: int, end: int, most: int | None = None
+    ) -> SampleBlock | None:
+        self.asked.append(most)
         kept = self.stored.get(stream)
         if kept is None:
             return None
-        first, last = np.searchsorted(kept.time, [start, end], side="right")
-        return kept.rows(int(first), int(last))
+        first, last = np.searchsorted(kept.time, [start, end], side="right").tolist()
+        return kept.rows(first, last if most is None else min(last, first + most))
 
     def sources(self) -> Sources:
         return Sources(

@@ -242,6 +242,10 @@ async def test_a_time_without_a_zone_is_of_the_site(serve: Serve) -> None:
             "from is not before",
         ),
         ("stream=clinker/1min&limit=3", 400, "unknown parameter 'limit'"),
+        ("stream=clinker/1min&from=--5", 400, "is not a time"),
+        ("stream=clinker/1min&from=²", 400, "is not a time"),
+        ("stream=clinker/1min&to=9999-12-31", 400, "not a time that can be stored"),
+        ("stream=clinker/1min&to=99999999999999999999", 400, "not a time that can be stored"),
         ("stream=nothing/1h", 404, "no stream 'nothing/1h'"),
     ],
 )
@@ -252,6 +256,20 @@ async def test_a_bad_parameter_is_answered_in_plain_words(
 
     assert answer.status_code == status
     assert words in answer.json()["error"]
+
+
+async def test_a_span_of_too_many_rows_is_refused_and_not_read(serve: Serve) -> None:
+    plant, n = small_plant(), 60_000
+    schema = CLINKER["1min"]
+    time = NOON + np.arange(n, dtype=np.int64) * 60_000_000_000
+    value, quality = np.ones((len(schema.tags), n)), np.zeros((len(schema.tags), n), np.uint8)
+    plant.stored["clinker/1min"] = SampleBlock(schema, time, value, quality)
+    span = {"from": "0", "to": str(NOON * 2)}
+    answer = await get(await serve(plant), "/api/v1/rows", stream="clinker/1min", **span)
+
+    assert answer.status_code == 400
+    assert "more than 50000 rows" in answer.json()["error"]
+    assert plant.asked == [50_001]
 
 
 async def test_an_unknown_address_and_another_method_are_refused_in_json(serve: Serve) -> None:
