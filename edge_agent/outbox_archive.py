@@ -42,6 +42,12 @@ class Archive:
         for number, canonical in self.db.execute("SELECT number, canonical FROM schema").fetchall():
             self.know(number, Schema.from_canonical(canonical))
 
+    @property
+    def latest_ns(self) -> int:
+        """The newest time that any stream has ever had, or 0."""
+        (latest,) = self.db.execute("SELECT max(last_ns) FROM stream").fetchone()
+        return int(latest or 0)
+
     def know(self, number: int, schema: Schema) -> None:
         """Take over a schema with its number in the file."""
         self._by_number[number] = self._by_id[schema.id] = schema

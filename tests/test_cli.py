@@ -17,6 +17,8 @@ from openpyxl import load_workbook
 
 from edge_agent import __version__
 from edge_agent.cli import main
+from edge_agent.model import Quality
+from edge_agent.outbox_archive import Archive
 from edge_agent.sinks.history import History
 from tests.servers import free_port, wait_until
 
@@ -381,3 +383,18 @@ def test_the_report_shows_the_rows_that_a_demo_stored(tmp_path: Path) -> None:
     assert any(value == pytest.approx(row["intensity"][0], rel=1e-9) for value in numbers)
     assert f"{row['intensity'][0]:.6g}"[:6] in found.read_text(encoding="utf-8")
     assert run("report", "leader", plant, "--period", "13th month")[0] == 2
+
+
+@pytest.mark.timeout(90)  # two demos of a minute of plant time
+def test_a_demo_goes_on_behind_what_a_faster_one_stored(tmp_path: Path) -> None:
+    command = ("demo", "--for", "60s", "--speed", "20", "--data", tmp_path, "--listen", FREE)
+    newest = []
+    for _ in range(2):
+        status, _, error = run(*command)
+        assert (status, error) == (0, "")
+        archive = Archive(tmp_path / "log.db")
+        newest.append(archive.latest_ns)
+    blocks = (archive.block(record) for record in archive.records(0))
+    later = [block for block in blocks if block.time[0] > newest[0]]
+    assert later
+    assert not any((block.quality == Quality.UNCERTAIN_CLOCK).any() for block in later)
