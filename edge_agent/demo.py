@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from edge_agent.units import Duration
 READY = 30.0  # seconds the simulators may take to start
 FASTEST = 0.05  # seconds of real time between two polls, at least
 OPTIONS = {"web.listen": "--listen", "sinks.broker.url": "--mqtt", "sinks.influx": "--influx"}
+PAGE = ("127.0.0.1", 8080)  # as configs/demo.yaml has it
 CLOSING = Duration(30.0)  # plant time that the last window may take to close after its end
 
 
@@ -94,6 +96,8 @@ def configuration(demo: Demo, connect: dict[str, str], data: Path) -> Config:
     }
     if demo.listen is not None:
         overlay["web"] = {"listen": demo.listen}
+    elif _taken(PAGE):
+        overlay["web"] = {"listen": f"{PAGE[0]}:0"}
     sinks: dict[str, object] = {}
     if demo.mqtt is not None:
         sinks["broker"] = {"type": "mqtt", "url": demo.mqtt}
@@ -119,6 +123,17 @@ def _of_option(fault: Fault | str) -> Fault | str:
             if fault.message.startswith(place):
                 return f"{option}: {fault.message.removeprefix(place).lstrip(':. ')}"
     return fault
+
+
+def _taken(address: tuple[str, int]) -> bool:
+    """Return whether somebody listens there; a second demo then takes any free port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError:
+            return True
+    return False
 
 
 def _influx(url: str) -> dict[str, object]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -398,3 +399,19 @@ def test_a_demo_goes_on_behind_what_a_faster_one_stored(tmp_path: Path) -> None:
     later = [block for block in blocks if block.time[0] > newest[0]]
     assert later
     assert not any((block.quality == Quality.UNCERTAIN_CLOCK).any() for block in later)
+
+
+@pytest.mark.timeout(60)  # a demo of a minute of plant time
+def test_a_demo_takes_another_port_when_the_usual_one_is_in_use(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", 8080))
+            other.listen()
+        except OSError:
+            other.close()  # somebody else's listens there already: as good
+        status, said, error = run("demo", "--for", "60s", "--speed", "20", "--data", tmp_path)
+    assert (status, error) == (0, "")
+    address = re.search(r"^dashboard +http://127\.0\.0\.1:(\d+)/$", said, re.MULTILINE)
+    assert address is not None
+    assert int(address[1]) != 8080
