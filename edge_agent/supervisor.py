@@ -51,8 +51,10 @@ class PlugInFailed(EdgeError):
     """A driver or sink raised what its contract does not allow: a bug in it."""
 
 
-async def _plug_in(call: Awaitable[T], *, closing: bool = False) -> T:
+async def _plug_in(call: Awaitable[T], *allowed: type[EdgeError], closing: bool = False) -> T:
     """Await a call into a plug-in; whatever it raises beyond its contract becomes one error.
+
+    allowed  what this call may raise beside ``Disconnected``
 
     Cancellation is seen to here too. Libraries on Python 3.11's ``wait_for`` lose one that comes
     together with the answer (python/cpython#86296), and some raise a kind of their own, which a
@@ -64,9 +66,9 @@ async def _plug_in(call: Awaitable[T], *, closing: bool = False) -> T:
         if type(e) is asyncio.CancelledError:
             raise
         raise asyncio.CancelledError from e
-    except EdgeError:
-        raise
     except Exception as e:
+        if isinstance(e, (Disconnected, *allowed)):
+            raise
         raise PlugInFailed(f"{type(e).__name__}: {e}") from e
     task = asyncio.current_task()
     if not closing and task is not None and task.cancelling():
@@ -94,6 +96,16 @@ class Backoff:
     def reset(self) -> None:
         """Begin anew after a success."""
         self._tries = 0
+
+
+def _note_down(health: LinkHealth | SinkHealth, reason: BaseException) -> None:
+    """Keep why a link or sink is down, and log it if it was not so before: a bug with its trace."""
+    failed = isinstance(reason, PlugInFailed)
+    state = State.FAILED if failed else State.DOWN
+    if health.state not in {state, State.FAILED}:
+        level, cause = (logging.ERROR, reason.__cause__) if failed else (logging.WARNING, None)
+        log.log(level, "%s is down: %s", health.name, reason, exc_info=cause)
+    health.state, health.error = state, str(reason)
 
 
 # ---- links -----------------------------------------------------------------------------------
@@ -234,7 +246,7 @@ class _LinkRunner:
             self._answer_for(tick)
             return
         try:
-            block = await _plug_in(self._driver.read(tick.group))
+            block = await _plug_in(self._driver.read(tick.group), NoAnswer)
         except NoAnswer as e:
             pause = breaker.backoff.next()
             breaker.retry_at = self._clock.monotonic() + pause
@@ -243,7 +255,7 @@ class _LinkRunner:
                 log.warning("%s does not answer: %s", device, e)
             self._answer_for(tick)
             return
-        except Disconnected:
+        except (Disconnected, PlugInFailed):
             self._answer_for(tick)  # this tick's row; the others' come while the link is down
             raise
         if device in self._health.silent:
@@ -298,15 +310,10 @@ class _LinkRunner:
         self._health.since_ns = self._clock.wall_ns()
 
     def _down(self, reason: BaseException) -> None:
-        failed = isinstance(reason, PlugInFailed)
         if self._down_since is None:
             self._down_since = self._clock.monotonic()
             self._health.since_ns = self._clock.wall_ns()
-            level = logging.ERROR if failed else logging.WARNING
-            cause = reason.__cause__ if failed else None
-            log.log(level, "%s is down: %s", self._health.name, reason, exc_info=cause)
-        self._health.state = State.FAILED if failed else State.DOWN
-        self._health.error = str(reason)
+        _note_down(self._health, reason)
 
     async def _close(self) -> None:
         with suppress(Disconnected, PlugInFailed):  # closing a link that is lost tells nothing new
@@ -343,13 +350,11 @@ async def run_sink(
                     await _deliver(health, sink, reader, outbox)
                     backoff.reset()
             except (Disconnected, PlugInFailed) as e:
-                failed = isinstance(e, PlugInFailed)
-                health.state, health.error = State.FAILED if failed else State.DOWN, str(e)
                 if down_since is None:
                     down_since, health.since_ns = clock.monotonic(), clock.wall_ns()
-                    cause = e.__cause__ if failed else None
-                    log.warning("%s is down: %s", health.name, e, exc_info=cause)
+                _note_down(health, e)
                 await _close(sink)
+                failed = isinstance(e, PlugInFailed)
                 await clock.sleep(FAILED_PAUSE if failed else backoff.next() * clock.speed)
     finally:
         await _close(sink)
@@ -375,7 +380,7 @@ async def _deliver(health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbo
             rows.append(0)
     refused = 0
     try:
-        await _plug_in(sink.write(items))
+        await _plug_in(sink.write(items), Rejected)
     except Rejected as e:
         refused = sum(rows[i] for i in e.reasons)
         index, reason = next(iter(e.reasons.items()))

@@ -215,6 +215,31 @@ async def test_a_bug_in_a_driver_is_failed_and_tried_again_after_a_long_pause(
     assert 195 <= len(rows.of("em-1")) <= 202  # answered for during the pause
 
 
+async def test_a_bug_that_shows_while_the_link_is_down_is_told_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = VirtualClock()
+
+    def trouble(what: str, now: float) -> BaseException | None:
+        down = Disconnected("refused") if now < 10 else ZeroDivisionError("oops")
+        return down if what == "connect" and now < 20 else None
+
+    line, rows = Line(clock, (group("em-1"),), trouble), Rows()
+    await run_for(200, line, rows)
+    told = [(r.levelname, r.exc_info is not None) for r in caplog.records if "down" in r.msg]
+    assert told == [("WARNING", False), ("ERROR", True)]
+    assert rows.of("em-1")[-1][1] == Quality.GOOD
+
+
+async def test_an_error_that_a_call_may_not_raise_fails_the_link_and_not_the_agent() -> None:
+    clock = VirtualClock()
+    silent = lambda what, now: NoAnswer("plc-1") if what == "plc-1" and now < 10 else None  # noqa: E731
+    line, rows = Line(clock, (group("plc-1", None), group("plc-2")), silent), Rows()
+    await run_for(200, line, rows)
+    assert len(line.connects) == 2
+    assert {rows.of(device)[-1][1] for device in ("plc-1", "plc-2")} == {Quality.GOOD}
+
+
 async def test_a_bug_behind_push_ends_the_runner() -> None:
     clock = VirtualClock()
     line = Line(clock, (group("em-1"),))
