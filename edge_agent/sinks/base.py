@@ -5,10 +5,11 @@ buffers, the supervisor retries. To add one, write one file with a ``SinkConfig`
 class with the three members of ``Sink``, and name the config in ``sinks/__init__.py``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Protocol
+from urllib.parse import urlsplit
 
 from edge_agent.model import Family, Gap, SampleBlock, Schema, Site
 
@@ -57,3 +58,29 @@ class SinkConfig:
     def build(self, site: Site) -> Sink:
         """Return the sink."""
         raise NotImplementedError
+
+
+def address_problem(
+    url: str, peer: str, ports: Mapping[str, int], login: str, *, folder: bool = False
+) -> str | None:
+    """Return what is wrong with the address of a peer, or None; no secret in it is shown.
+
+    peer    what it is called: ``a broker``
+    ports   the schemes that it may have, each with the usual port
+    login   which keys say who the agent is
+    folder  whether a path may stand behind host and port
+    """
+    right = "write " + " or ".join(f"{scheme}://host:{port}" for scheme, port in ports.items())
+    if "@" in url:
+        return f"a user and a password do not stand in url (write the {login}; {right})"
+    try:
+        address = urlsplit(url)
+        port = address.port
+    except ValueError as e:
+        return f"{e} ({right})"
+    plain = url.partition("?")[0]
+    if address.scheme not in ports or not address.hostname or port == 0:
+        return f"{plain!r} is not the address of {peer} ({right})"
+    if address.query or address.fragment or (address.path not in {"", "/"} and not folder):
+        return f"url holds more than the address of {peer} ({right})"
+    return None

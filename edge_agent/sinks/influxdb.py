@@ -17,13 +17,12 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import urlsplit
 
 import orjson
 
 from edge_agent.errors import Disconnected, Rejected
 from edge_agent.model import Gap, Site
-from edge_agent.sinks.base import Item, SinkConfig
+from edge_agent.sinks.base import Item, SinkConfig, address_problem
 from edge_agent.sinks.lines import Lines, gap_line
 from edge_agent.units import Duration, Secret
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from influxdb_client.client.influxdb_client import InfluxDBClient
     from influxdb_client.service.write_service import WriteService
 
+PORTS = {"http": 8086, "https": 8086}
 MOST_LINES = 5_000
 MOST_BYTES = 1_000_000
 
@@ -63,7 +63,8 @@ class InfluxConfig(SinkConfig):
 
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         found: list[tuple[tuple[str | int, ...], str]] = []
-        if problem := _problem(self.url):
+        problem = address_problem(self.url, "a database", PORTS, "key token", folder=True)
+        if problem is not None:
             found.append((("url",), problem))
         found += [
             ((name,), f"{name} is empty (write its name)")
@@ -78,23 +79,6 @@ class InfluxConfig(SinkConfig):
 
     def build(self, site: Site) -> "InfluxSink":
         return InfluxSink(self, site)
-
-
-def _problem(url: str) -> str | None:
-    """Return what is wrong with the address of a database, or None."""
-    right = "write http://host:8086 or https://host:8086"
-    try:
-        address = urlsplit(url)
-        port = address.port
-    except ValueError as e:
-        return f"{e} ({right})"
-    if address.scheme not in {"http", "https"} or not address.hostname or port == 0:
-        return f"{url!r} is not the address of a database ({right})"
-    if "@" in address.netloc:
-        return "a user and a password do not stand in url (write the key token)"
-    if address.query or address.fragment:
-        return f"{url!r} holds more than the address of a database ({right})"
-    return None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import orjson
 
 from edge_agent.errors import Disconnected, Rejected
 from edge_agent.model import F64, Gap, Quality, Schema, Site
-from edge_agent.sinks.base import Item, SinkConfig
+from edge_agent.sinks.base import Item, SinkConfig, address_problem
 from edge_agent.sinks.mqtt_connection import IN_FLIGHT, Connection
 from edge_agent.units import Duration, Secret
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 library_log = logging.getLogger(f"{__name__}.library")
 library_log.setLevel(logging.CRITICAL)  # what it reports as an error is raised as well
 
+PORTS = {"mqtt": 1883, "mqtts": 8883}
 OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
 SUSPICIOUS = 2  # writes lost in a row, after which messages are sent one by one
 FEW = 4  # rows for which lists cost less than the arrays' overhead
@@ -64,7 +65,7 @@ class MqttConfig(SinkConfig):
     @property
     def port(self) -> int:
         """The broker's port; the registered ones where the URL has none."""
-        return self.address.port or (8883 if self.secure else 1883)
+        return self.address.port or PORTS[self.address.scheme]
 
     @property
     def secure(self) -> bool:
@@ -73,7 +74,7 @@ class MqttConfig(SinkConfig):
 
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         found: list[tuple[tuple[str | int, ...], str]] = []
-        if problem := _problem(self.url):
+        if problem := address_problem(self.url, "a broker", PORTS, "keys user and password"):
             found.append((("url",), problem))
         elif not self.secure:
             found += [
@@ -106,23 +107,6 @@ class MqttConfig(SinkConfig):
             files = ", ".join(f for f in (self.ca, self.certificate, self.private_key) if f)
             raise Disconnected(f"a certificate or key cannot be read ({files}): {e}") from e
         return context
-
-
-def _problem(url: str) -> str | None:
-    """Return what is wrong with the address of a broker, or None."""
-    right = "write mqtt://host:1883 or mqtts://host:8883"
-    try:
-        address = urlsplit(url)
-        port = address.port
-    except ValueError as e:
-        return f"{e} ({right})"
-    if address.scheme not in {"mqtt", "mqtts"} or not address.hostname or port == 0:
-        return f"{url!r} is not the address of a broker ({right})"
-    if "@" in address.netloc:
-        return "a user and a password do not stand in url (write the keys user and password)"
-    if address.path not in {"", "/"} or address.query or address.fragment:
-        return f"{url!r} holds more than the address of a broker ({right})"
-    return None
 
 
 def payload(item: Item) -> bytes:

@@ -219,7 +219,9 @@ async def test_victoria_metrics_takes_the_same_lines(victoria_metrics: VictoriaM
         ({"url": "127.0.0.1:8086"}, "url", "http://host:8086"),
         ({"url": "http://host:x"}, "url", "http://host:8086"),
         ({"url": "http://u:p@host"}, "url", "the key token"),
-        ({"url": "http://host?x=1"}, "url", "more than the address"),
+        ({"url": "influx://u:hunter2@host"}, "url", "the key token"),
+        ({"url": "http://host?token=hunter2"}, "url", "more than the address"),
+        ({"url": "influx://host?token=hunter2"}, "url", "http://host:8086"),
         ({"org": ""}, "org", "org is empty"),
         ({"bucket": ""}, "bucket", "bucket is empty"),
         ({"token": Secret("")}, "token", "${INFLUX_TOKEN}"),
@@ -234,3 +236,4 @@ def test_a_mistake_is_told_with_its_place(options: dict[str, Any], where: str, w
     ((path, message),) = InfluxConfig(**(right | options)).faults()
     assert path == (where,)
     assert what in message
+    assert "hunter2" not in message

@@ -276,7 +276,9 @@ async def test_tls_shows_the_gateways_own_certificate(tmp_path: Path, pem: Certi
         ({"url": "tcp://host:1883"}, "url", "mqtt://host:1883"),
         ({"url": "mqtt://:1883"}, "url", "mqtt://host:1883"),
         ({"url": "mqtt://host:99999"}, "url", "mqtt://host:1883"),
-        ({"url": "mqtt://edge:secret@host"}, "url", "keys user and password"),
+        ({"url": "mqtt://edge:hunter2@host"}, "url", "keys user and password"),
+        ({"url": "tcp://edge:hunter2@host:1883"}, "url", "keys user and password"),
+        ({"url": "edge:hunter2@host"}, "url", "keys user and password"),
         ({"url": "mqtt://host/topic"}, "url", "more than the address"),
         ({"url": "mqtt://host", "ca": "ca.pem"}, "ca", "mqtts://"),
         ({"url": "mqtts://host", "certificate": "c.pem"}, "certificate", "together"),
@@ -289,6 +291,7 @@ def test_a_mistake_is_told_with_its_place(options: dict[str, Any], where: str, w
     ((path, message),) = MqttConfig(**options).faults()
     assert path == (where,)
     assert what in message
+    assert "hunter2" not in message
 
 
 def test_a_right_configuration_has_no_faults() -> None:
