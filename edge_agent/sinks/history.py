@@ -313,4 +313,6 @@ def _disk_trouble() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as e:
-        raise Disconnected(f"the history cannot be read or written: {e}") from e
+        damaged = type(e) is sqlite3.DatabaseError
+        advice = "; it is damaged: move the file away and start again" if damaged else ""
+        raise Disconnected(f"the history cannot be read or written: {e}{advice}") from e

@@ -185,6 +185,13 @@ def test_a_history_that_is_not_there_yet_is_empty(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_damaged_history_says_what_a_person_must_do(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"no database at all" * 1000)
+    with pytest.raises(Disconnected, match="damaged: move the file away"):
+        History(path).streams()
+
+
 async def test_trouble_with_the_disk_is_told_and_nothing_half_written(path: Path) -> None:
     history = sink(path)
     with pytest.raises(Disconnected):
