@@ -32,7 +32,7 @@ from edge_agent.errors import ConfigError, Fault
 from edge_agent.model import F64, I64, U8, Quality, SampleBlock
 from edge_agent.units import Duration
 
-ROWS = 256  # rows that one read returns at most
+ROWS = 256  # rows that one read returns, but for those of the same time as the last
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SUM = re.compile(r"sum\((.+)\)")
@@ -175,14 +175,18 @@ class ReplayDriver:
         """Do nothing: no file is open."""
 
     async def read(self, group: Group) -> SampleBlock:
-        """Return the next rows, 256 at most; after the last one never return."""
+        """Return the next rows, about 256; after the last one never return.
+
+        Rows of one time stay together: those up to the last time logged are passed over.
+        """
         stream = group.schema.stream
         block, start = self._blocks[stream], self._next[stream]
         if start >= len(block):
             await asyncio.Event().wait()
         await asyncio.sleep(0)  # a long file must not keep the loop from everything else
-        self._next[stream] = start + ROWS
-        return block.rows(start, start + ROWS)
+        last = block.time[min(start + ROWS, len(block)) - 1]
+        self._next[stream] = stop = int(np.searchsorted(block.time, last, "right"))
+        return block.rows(start, stop)
 
 
 # ---- the file --------------------------------------------------------------------------------

@@ -167,6 +167,19 @@ async def test_after_a_reconnect_the_rows_go_on_where_they_stopped(tmp_path: Pat
     assert second["x"].tolist() == list(range(256, 300))
 
 
+async def test_rows_of_one_time_come_together(tmp_path: Path) -> None:
+    stamps = [min(i, 255) + max(0, i - 257) for i in range(300)]  # three rows at 255 s
+    lines = [f"2024-05-01T00:{s // 60:02}:{s % 60:02},{i}" for i, s in enumerate(stamps)]
+    played_from = write(tmp_path, "\n".join(["when,x", *lines]))
+    driver = ReplayDevice.build(
+        {"d": device(played_from, tags={"x": TagConfig(at="x")})}, VirtualClock()
+    )
+    (group,) = driver.groups
+    first, second = await driver.read(group), await driver.read(group)
+    assert (len(first), len(second)) == (258, 42)
+    assert first.time[-1] < second.time[0]
+
+
 def test_the_device_sets_the_pace_and_has_one_stream(tmp_path: Path) -> None:
     tags = {"a": TagConfig(at="power", class_="slow"), "b": TagConfig(at="energy")}
     recorded = device(write(tmp_path, HOURLY), tags=tags)
