@@ -5,18 +5,19 @@ twice, as whole milliseconds for a browser and as nanoseconds in text: 64-bit in
 survive JSON there.
 """
 
-from datetime import datetime, timedelta
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from edge_agent.clock import SECOND
 from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import LinkHealth, LogCounts, ReaderCounts
+from edge_agent.metrics.base import Window
+from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.web.sources import Sources
 
 Json = dict[str, object]
 MS = 1_000_000
-_FIXED = {"1min": 60, "15min": 900, "1h": 3600}  # aligned to the epoch
 _ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo")
 _LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for after a restart
 
@@ -24,22 +25,9 @@ _LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for 
 def window_span(name: str, time: int, zone: ZoneInfo) -> tuple[int, int] | None:
     """Return start and end of the window that a time belongs to, ns; a border ends its window.
 
-    returns  None for windows that follow no calendar known here (``shift``)
+    returns  None for a window without borders that are known here (``shift``)
     """
-    if name in _FIXED:
-        length = _FIXED[name] * SECOND
-        start = (time - 1) // length * length
-        return start, start + length
-    if name not in {"1d", "1mo"}:
-        return None
-    local = datetime.fromtimestamp((time - 1) // SECOND, zone)
-    first = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    if name == "1d":
-        after = first + timedelta(days=1)  # wall arithmetic: a day of 23 or 25 h stays a day
-    else:
-        first = first.replace(day=1)
-        after = (first + timedelta(days=32)).replace(day=1)
-    return int(first.timestamp()) * SECOND, int(after.timestamp()) * SECOND
+    return Calendar(zone).window(cast("Window", name), time - 1)
 
 
 def quality_name(quality: int) -> str:
