@@ -248,50 +248,6 @@ class Gap:
     reason: str
 
 
-class BlockBuilder:
-    """Preallocated columns that scans are appended to until they are sealed into a block."""
-
-    def __init__(self, schema: Schema, capacity: int = 64) -> None:
-        self.schema = schema
-        self._capacity = capacity
-        self._allocate()
-
-    def _allocate(self) -> None:
-        k = len(self.schema.tags)
-        self._n = 0
-        self._time = np.empty(self._capacity, np.int64)
-        self._value = np.empty((k, self._capacity))
-        self._quality = np.empty((k, self._capacity), np.uint8)
-
-    def __len__(self) -> int:
-        return self._n
-
-    @property
-    def full(self) -> bool:
-        """True when no further scan fits."""
-        return self._n == self._capacity
-
-    def append(self, time: int, value: F64, quality: U8) -> None:
-        """Append one scan: value and quality of shape (k,)."""
-        n = self._n
-        self._time[n] = time
-        self._value[:, n] = value
-        self._quality[:, n] = quality
-        self._n = n + 1
-
-    def seal(self) -> SampleBlock:
-        """Return what was appended as a block and begin a new one."""
-        n = self._n
-        block = SampleBlock(
-            self.schema,
-            self._time[:n],
-            np.ascontiguousarray(self._value[:, :n]),
-            np.ascontiguousarray(self._quality[:, :n]),
-        )
-        self._allocate()
-        return block
-
-
 @dataclass(frozen=True)
 class Site:
     """The plant that the agent stands in.

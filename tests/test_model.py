@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from edge_agent.model import (
-    BlockBuilder,
     Family,
     Kind,
     Quality,
@@ -28,10 +27,9 @@ SCHEMA = Schema(
 
 
 def block(*rows: tuple[int, float, float]) -> SampleBlock:
-    builder = BlockBuilder(SCHEMA)
-    for t, power, energy in rows:
-        builder.append(t, np.array([power, energy]), np.zeros(2, np.uint8))
-    return builder.seal()
+    time, *columns = zip(*rows, strict=True)
+    quality = np.zeros((2, len(rows)), np.uint8)
+    return SampleBlock(SCHEMA, np.array(time, np.int64), np.array(columns), quality)
 
 
 def test_a_block_cannot_be_changed() -> None:
@@ -51,15 +49,6 @@ def test_a_signal_is_one_contiguous_run() -> None:
 def test_a_block_of_another_shape_than_its_schema_is_refused() -> None:
     with pytest.raises(ValueError, match="em-kiln/raw"):
         SampleBlock(SCHEMA, np.zeros(1, np.int64), np.zeros((3, 1)), np.zeros((3, 1), np.uint8))
-
-
-def test_a_builder_begins_anew_when_it_is_sealed() -> None:
-    builder = BlockBuilder(SCHEMA, capacity=1)
-    builder.append(1, np.ones(2), np.zeros(2, np.uint8))
-    assert builder.full
-    first = builder.seal()
-    builder.append(2, np.full(2, 9.0), np.zeros(2, np.uint8))
-    assert (list(first["energy"]), len(builder)) == ([1.0], 1)
 
 
 def test_a_silent_device_gives_a_lawful_row_without_a_number() -> None:
