@@ -14,7 +14,7 @@ exception, so it is handed ready bytes.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,7 +34,8 @@ PORTS = {"http": 8086, "https": 8086}
 MOST_LINES = 5_000
 MOST_BYTES = 1_000_000
 
-REFUSED = {400, 413, 422}  # bad line or type conflict; too large; older than the bucket keeps
+TOO_LARGE = 413
+REFUSED = {400, TOO_LARGE, 422}  # bad line or type conflict; …; older than the bucket keeps
 ADVICE = {
     401: "the token is not accepted: mend token of this sink; nothing is lost meanwhile",
     403: "the token may not write to the bucket: mend token or bucket; nothing is lost meanwhile",
@@ -159,7 +160,7 @@ class InfluxSink:
             if refusal is None:
                 continue
             status, reason = refusal
-            halves = _halves(request, too_large=status == 413)
+            halves = _halves(request, too_large=status == TOO_LARGE)
             if not halves:
                 refused[request[0].index] = f"the database answered {status}: {reason}"
             requests += reversed(halves)
@@ -200,7 +201,7 @@ class InfluxSink:
 
             body, encoding = igzip.compress(body, compresslevel=1), "gzip"
         try:
-            self._service.post_write(  # type: ignore[no-untyped-call] # not annotated
+            _, status, headers = self._service.post_write_with_http_info(  # type: ignore[no-untyped-call] # not annotated
                 org=self._config.org,
                 bucket=self._config.bucket,
                 body=body,
@@ -210,13 +211,24 @@ class InfluxSink:
             )
         except ApiException as e:
             status, reason = int(e.status or 0), _reason(e.body, str(e.reason))
-            if status in REFUSED:
+            if status in REFUSED and (status == TOO_LARGE or not _is_page(e.headers)):
                 return status, reason
             told = f"the database answered {status}: {reason}" if status else reason
             raise Disconnected(f"{told}; {ADVICE[status]}" if status in ADVICE else told) from e
-        except (HTTPError, OSError) as e:
+        except (HTTPError, OSError, UnicodeDecodeError) as e:
             raise Disconnected(f"the database cannot be reached: {e}") from e
+        if _is_page(headers):
+            raise Disconnected(f"a web page answered ({status}), not a database: mend url")
         return None
+
+
+def _is_page(headers: Mapping[str, str] | None) -> bool:
+    """Return whether an answer is a web page: what it says of the rows is not a database's word.
+
+    A server on the wrong port, or a login in front of it, answers 400 or 200 to anything.
+    """
+    kind = next((v for k, v in (headers or {}).items() if k.lower() == "content-type"), "")
+    return kind.lower().startswith("text/html")
 
 
 def _reason(body: object, otherwise: str) -> str:

@@ -174,6 +174,39 @@ async def test_a_connection_cut_in_the_middle_is_told(influx: Influx) -> None:
     assert len(influx.query("select * from sample")) == 3
 
 
+PAGE = b"Content-Type: text/html; charset=utf-8\r\nContent-Length: 9\r\n\r\n<h1>a</h1>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n" + PAGE, "not a database"),
+        (b"HTTP/1.1 400 Bad Request\r\n" + PAGE, "answered 400"),  # http to a port of https
+        (b"HTTP/1.1 422 x\r\n" + PAGE, "answered 422"),
+        (b"HTTP/1.1 400 x\r\nContent-Length: 3\r\n\r\n\xff\xfe\xfd", "cannot be reached"),
+        (b"nonsense\r\n\r\n", "cannot be reached"),
+    ],
+)
+async def test_what_is_no_database_neither_takes_rows_nor_refuses_them(
+    answer: bytes, words: str
+) -> None:
+    async def web_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(web_server, HOST) as server:
+        url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        config = InfluxConfig(url=url, org="plant", bucket="energy", token=Secret("t"))
+        sink = config.build(SITE)
+        with pytest.raises(Disconnected, match=words):
+            await sink.connect()
+        with pytest.raises(Disconnected, match=words):
+            await sink.write([block(KILN)])
+        await sink.close()
+
+
 async def test_nobody_listening_is_told_in_plain_words(influx: Influx) -> None:
     sink = sink_for(influx, url=f"http://{HOST}:{free_port()}")
     with pytest.raises(Disconnected, match="the database cannot be reached"):
