@@ -98,7 +98,7 @@ class Store:
             self._prepare()
             with transaction(self._db):
                 self._declare()
-        except sqlite3.Error:
+        except (sqlite3.Error, ConfigError):
             self._db.close()
             self._lock.close()
             raise
@@ -135,7 +135,8 @@ class Store:
                 db.executemany("INSERT INTO total VALUES (?, 0)", [(name,) for name in TOTALS])
                 db.execute(f"PRAGMA user_version = {FORMAT}")
         elif version != FORMAT:
-            raise sqlite3.DatabaseError(f"format {version} of the log is not known")
+            advice = "install that version, or name another folder in data"
+            raise ConfigError([f"{self.path}: another version wrote this log ({advice})"])
 
     def _declare(self) -> None:
         """Read what is there and make the readers those that were declared."""

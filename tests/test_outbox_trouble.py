@@ -7,12 +7,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from edge_agent import outbox_committer
+from edge_agent.errors import ConfigError
 from edge_agent.model import Family, Gap
 from edge_agent.outbox import Budget, Marker, Outbox, ReaderSpec, Record
 from edge_agent.outbox_schema import SLACK, damage_flag, stored_size
@@ -574,3 +575,17 @@ async def test_damage_on_a_disk_that_takes_no_mark_does_not_end_the_agent(path: 
         await outbox.flush()
     assert "is damaged" in said
     assert "move it away" in said
+
+
+async def test_a_log_of_another_version_is_left_alone_and_told(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        push(outbox, block_of(RAW, 0))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    for _ in range(2):  # neither set aside nor kept locked
+        with pytest.raises(ConfigError, match="another version"):
+            Outbox(path, [ALL], budget=BUDGET)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 1")
+    async with opened(path, ALL) as outbox:
+        assert len(list(outbox.records(0))) == 1
