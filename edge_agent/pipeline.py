@@ -6,8 +6,9 @@ commit parts.
 
 Start is recovery: the last checkpoint is loaded and the raw records behind it are fed through the
 metrics in log order. A derived row at or before the last time of its stream is in the log already
-and is dropped. After a change of the configuration no state is of use: the metrics begin empty and
-are fed the last ``AGAIN`` of those devices that are what they were, so their hours stay whole.
+and is dropped. After a change of the configuration the metrics begin empty and are fed the last
+``AGAIN`` of those devices that are what they were; only the open sums of longer windows go on, so
+hours, days and months stay whole.
 """
 
 import logging
@@ -19,6 +20,7 @@ import numpy as np
 from edge_agent.errors import Corrupt
 from edge_agent.live import Live
 from edge_agent.metrics.base import Metric
+from edge_agent.metrics.rollup import Chained, RollUp
 from edge_agent.model import Family, Quality, SampleBlock, Schema
 from edge_agent.outbox import Record
 
@@ -105,6 +107,7 @@ class Pipeline:
                     metric.load(state)
         elif states:
             log.info("the configuration has changed: the last two hours are computed anew")
+            self._resume(states)
             sequence = self._outbox.before(self._outbox.newest_ns - AGAIN, MOST)
             stored = states.get("devices")
             known = stored if isinstance(stored, dict) else {}
@@ -125,6 +128,13 @@ class Pipeline:
                 self._outbox.append(batch, {"derived": sum(len(b) for b in batch)})
             fed += 1
         return fed
+
+    def _resume(self, states: Mapping[str, object]) -> None:
+        """Let the open windows go on that are sums of rows of the configuration before."""
+        for metric in self._metrics:
+            state = states.get(metric.output.id)
+            if isinstance(metric, RollUp | Chained) and isinstance(state, dict):
+                metric.resume(state)
 
     def checkpoint(self) -> None:
         """Put the state of all metrics into the next commit, with the sequence it belongs to."""

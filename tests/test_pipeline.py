@@ -316,6 +316,30 @@ async def test_after_a_change_of_the_configuration_the_open_windows_stay_whole(
         assert found[name] != expected[name]
 
 
+async def test_windows_longer_than_what_is_fed_again_stay_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.pipeline.AGAIN", 300 * SECOND)  # for 15min as 2 h are for 1d
+    before = plant(tmp_path)
+    after = plant(tmp_path, PLANT.replace("ideal_cycle: 1.5s", "ideal_cycle: 2s"))
+    blocks = blocks_of(before, 5, 44.0)
+    expected = await uninterrupted(before, tmp_path / "whole", blocks)
+    cut = len(blocks) * 5 // 8
+    async with opened(before, tmp_path / "cut") as (_, pipeline, _):
+        for block in blocks[:cut]:
+            pipeline.push(block)
+        pipeline.checkpoint()
+    async with opened(after, tmp_path / "cut") as (outbox, pipeline, _):
+        assert pipeline.recover() < cut
+        for block in blocks[cut:]:
+            pipeline.push(block)
+        await outbox.flush()
+        found = derived(outbox)
+    for name in ("clinker/1min", "clinker/15min"):
+        assert len(found[name]) > 1
+        assert found[name] == expected[name]
+
+
 async def test_rows_of_a_device_that_has_changed_are_not_mixed_with_those_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
