@@ -22,7 +22,7 @@ from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
 from edge_agent.live import Live
 from edge_agent.metrics.base import Metric
 from edge_agent.metrics.slots import SlotOperator
-from edge_agent.model import Family, SampleBlock, Schema
+from edge_agent.model import Family, SampleBlock
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.pipeline import Pipeline
 from edge_agent.sinks.base import Sink
@@ -82,7 +82,7 @@ class Agent:
         except OSError as e:
             advice = "data names a folder that the agent may write"
             raise ConfigError([f"{config.data}: {e.strerror} ({advice})"]) from e
-        specs = [ReaderSpec(HISTORY, _kept_in_history)]
+        specs = [ReaderSpec(HISTORY, HistorySink.takes)]
         specs += [ReaderSpec(name, sink.takes) for name, sink in config.sinks.items()]
         self.outbox = Outbox(
             config.data / "log.db", specs, budget=_budget(config), commit=self._commit_period()
@@ -185,10 +185,13 @@ class Agent:
                 self.pipeline.checkpoint()
                 due = CHECKPOINT
             self.health.rows_late_total = self.pipeline.rows_late
-            if self.outbox.fault:
-                self.health.faults["disk"] = self.outbox.fault
-            else:
-                self.health.faults.pop("disk", None)
+            kept = self.health.sinks[HISTORY]
+            away = kept.error if kept.state is State.DOWN else ""
+            for name, fault in (("disk", self.outbox.fault), (HISTORY, away)):
+                if fault:
+                    self.health.faults[name] = fault
+                else:
+                    self.health.faults.pop(name, None)
 
     async def _drain(self) -> None:
         """Let the sinks deliver what is committed, but no longer than ``grace``."""
@@ -254,10 +257,6 @@ def _recorded(config: Config, links: list[Link]) -> list[str]:
     """Return the streams of the devices that have their own times: those played from a file."""
     streams = (group.schema for link in links for group in link.driver.groups)
     return [s.stream for s in streams if config.devices[s.owner].spacing is not None]
-
-
-def _kept_in_history(schema: Schema) -> bool:
-    return schema.family.derived
 
 
 def _budget(config: Config) -> Budget:

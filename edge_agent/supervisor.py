@@ -98,11 +98,13 @@ class Backoff:
         self._tries = 0
 
 
-def _note_down(health: LinkHealth | SinkHealth, reason: BaseException) -> None:
-    """Keep why a link or sink is down, and log it if it was not so before: a bug with its trace."""
+def _note_down(
+    health: LinkHealth | SinkHealth, reason: BaseException, *, said: bool = False
+) -> None:
+    """Keep why a link or sink is down; log it, unless that was said: a bug with its trace."""
     failed = isinstance(reason, PlugInFailed)
     state = State.FAILED if failed else State.DOWN
-    if health.state not in {state, State.FAILED}:
+    if health.state not in {state, State.FAILED} and (failed or not said):
         level, cause = (logging.ERROR, reason.__cause__) if failed else (logging.WARNING, None)
         log.log(level, "%s is down: %s", health.name, reason, exc_info=cause)
     health.state, health.error = state, str(reason)
@@ -342,17 +344,18 @@ async def run_sink(
         while True:
             try:
                 await _plug_in(sink.connect())
-                if down_since is not None:
-                    log.info("%s is back after %.1f s", health.name, clock.monotonic() - down_since)
-                down_since = None
                 health.state, health.error, health.since_ns = State.UP, "", clock.wall_ns()
                 while True:
                     await _deliver(health, sink, reader, outbox)
                     backoff.reset()
+                    if down_since is not None:
+                        seconds = clock.monotonic() - down_since
+                        log.info("%s is back after %.1f s", health.name, seconds)
+                        down_since = None
             except (Disconnected, PlugInFailed) as e:
+                _note_down(health, e, said=down_since is not None)
                 if down_since is None:
                     down_since, health.since_ns = clock.monotonic(), clock.wall_ns()
-                _note_down(health, e)
                 await _close(sink)
                 failed = isinstance(e, PlugInFailed)
                 await clock.sleep(FAILED_PAUSE if failed else backoff.next() * clock.speed)

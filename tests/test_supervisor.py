@@ -1,8 +1,10 @@
-"""The runner of a link, on a virtual clock with devices that misbehave as told."""
+"""The runners of links and sinks, on a virtual clock with peers that misbehave as told."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from edge_agent.clock import SECOND, VirtualClock
 from edge_agent.drivers.base import Group
 from edge_agent.errors import Disconnected, NoAnswer
-from edge_agent.health import LinkHealth, State
-from edge_agent.model import Family, Quality, SampleBlock, Schema, Tag
-from edge_agent.supervisor import run_driver
+from edge_agent.health import LinkHealth, SinkHealth, State
+from edge_agent.model import Family, Quality, SampleBlock, Schema, Tag, no_answer
+from edge_agent.outbox import Budget, Outbox, ReaderSpec
+from edge_agent.sinks.base import Item
+from edge_agent.supervisor import run_driver, run_sink
 from edge_agent.units import Unit
 
 
@@ -275,3 +279,54 @@ async def test_a_slow_line_skips_ticks_and_counts_them() -> None:
     health = await run_for(60, line, rows)
     assert len(line.reads) + health.ticks_missed == pytest.approx(60, abs=3)
     assert np.allclose(np.diff([t for t, _, _ in rows.of("em-1")]) / SECOND, 2.5)
+
+
+# ---- sinks -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Peer:
+    """A peer that lets itself be reached and refuses the first writes."""
+
+    useless: int
+    got: list[Item] = field(default_factory=list)
+    connects: int = 0
+
+    async def connect(self) -> None:
+        self.connects += 1
+
+    async def write(self, items: Sequence[Item]) -> None:
+        if self.useless:
+            self.useless -= 1
+            raise Disconnected("reset by peer")
+        self.got += items
+
+    async def close(self) -> None:
+        return
+
+
+async def test_a_sink_that_connects_but_is_of_no_use_is_told_once_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    budget = Budget(raw_bytes=1 << 24, raw_age_ns=10**18, derived_bytes=1 << 24)
+    specs = [ReaderSpec("broker", lambda _: True)]
+    outbox = Outbox(tmp_path / "log.db", specs, budget=budget, commit=0.01)
+    await outbox.start()
+    peer, clock = Peer(useless=5), VirtualClock()
+    health = SinkHealth("broker", "mqtt")
+    task = asyncio.create_task(run_sink(health, peer, outbox.reader("broker"), outbox, clock))
+    for second in range(3):
+        outbox.append([no_answer(group("em-1").schema, second * SECOND)], {"read": 1})
+        await outbox.flush()
+    async with asyncio.timeout(10):
+        while outbox.reader("broker").lag:  # noqa: ASYNC110  the log's thread is real
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    await outbox.close()
+    rows = [item for item in peer.got if isinstance(item, SampleBlock)]
+    assert [int(row.time[0]) for row in rows] == [0, SECOND, 2 * SECOND]
+    assert peer.connects == 6
+    assert caplog.text.count("broker is down") == 1
+    assert caplog.text.count("broker is back") == 1
