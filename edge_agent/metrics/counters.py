@@ -13,10 +13,10 @@ is then always the difference of two border readings.
 ``BAD_MISSING`` and ``done`` is not moved. So the energy is booked in the slot in which the counter
 is known again, marked estimated; nothing is lost, and nothing twice.
 
-**A question, not an answer.** A reading below the last one, or above what the rated power allows,
-is held back. Readings that go on from the last accepted one make it a glitch; ``CONFIRMATIONS``
-readings that go on from the suspect one, or one of them after ``PATIENCE``, make it a rollover or a
-reset.
+**A question, not an answer.** A reading below the last one, or above what the rated power or the
+fastest rate so far allows for (see ``pace``), is held back. Readings that go on from the last
+accepted one make it a glitch; ``CONFIRMATIONS`` readings that go on from the suspect one, or one of
+them after ``PATIENCE``, make it a rollover, a load that began, or a reset.
 """
 
 import math
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, SILENCE, State
 from edge_agent.metrics.held import floats, nulls
+from edge_agent.metrics.pace import Mask, Pace
 from edge_agent.model import F64, I64, U8, Quality, Tag
 
 CONFIRMATIONS = 3  # readings after the suspect one that agree with it
@@ -35,7 +36,6 @@ PATIENCE = 30_000_000_000
 FINE = 2.0**-20
 
 Index = NDArray[np.intp]
-Mask = NDArray[np.bool_]
 
 
 def grid_of(tag: Tag) -> float:
@@ -74,12 +74,7 @@ class Counters:
         self._modulus = np.where(
             np.isfinite(self._modulus), np.rint(self._modulus / self._grid) * self._grid, np.inf
         )
-        self._rate = np.array([np.inf if tag.max_rate is None else tag.max_rate for tag in tags])
-        # what a step may exceed the rate by: two counts of eight digits, or float32's resolution
-        self._slack = np.where(
-            np.isfinite(self._modulus), 2e-8 * np.array([t.modulus or 0.0 for t in tags]), 0.0
-        )
-        self._relative = np.where(np.isfinite(self._modulus), 0.0, 2.0**-20)
+        self._pace = Pace(tags)
         self._time = np.full(c, -1, np.int64)  # of the last accepted reading; -1: none yet
         self._reading = np.zeros(c)
         self._done = np.full(c, np.nan)  # reading at the last border booked, on the present scale
@@ -174,14 +169,17 @@ class Counters:
         if not len(quality):
             return
         reading = np.rint(np.where(good, value, 0.0) / self._grid) * self._grid
-        normal = good & (self._time >= 0) & self._plausible(reading, time)
+        step, seconds = reading - self._reading, (time - self._time) / 1e9 + self._period
+        normal = good & (self._time >= 0) & self._pace.allows(step, seconds, reading)
         if self.questions:
             normal[list(self.questions)] = False
         if good.all() and normal.all():
+            self._pace.learn(None, step, seconds)
             self._accept(None, time, reading, quality)
             return
         if normal.any():
             chosen = np.flatnonzero(normal)
+            self._pace.learn(chosen, step, seconds)
             self._accept(chosen, time, reading[chosen], quality[chosen])
         for c in np.flatnonzero(good & ~normal).tolist():
             self._judge(c, time, float(reading[c]), int(quality[c]))
@@ -203,9 +201,7 @@ class Counters:
         readings = np.column_stack([self._reading[some], reading])
         times = np.column_stack([inside, np.broadcast_to(time, reading.shape)])
         spans, steps = np.diff(times), np.diff(readings)
-        allowed = self._rate[some, None] * (spans / 1e9 + self._period)
-        allowed += self._slack[some, None] + self._relative[some, None] * np.abs(reading)
-        if not ((steps >= 0) & (steps <= allowed)).all():
+        if not self._pace.take(some, steps, spans / 1e9 + self._period, reading):
             return False
         covered = spans <= self._limit
         self._covered[-1, some] += (spans * covered).sum(axis=1)
@@ -215,53 +211,69 @@ class Counters:
         self._reading[some] = reading[:, -1]
         return True
 
-    def _plausible(self, reading: F64, time: int) -> Mask:
-        step = reading - self._reading
-        allowed = self._rate * ((time - self._time) / 1e9 + self._period)
-        allowed += self._slack + self._relative * np.abs(reading)
-        return (step >= 0) & (step <= allowed)
+    def _seconds(self, t0: int, t1: int) -> float:
+        return (t1 - t0) / 1e9 + self._period
 
-    def _follows(self, c: int, t0: int, r0: float, t1: int, r1: float) -> bool:
-        """Return whether a reading can go on from another one."""
-        return 0 <= r1 - r0 <= self._allowed(c, t0, t1, r1)
-
-    def _allowed(self, c: int, t0: int, t1: int, r1: float) -> float:
-        seconds = (t1 - t0) / 1e9 + self._period
-        return float(self._rate[c] * seconds + (self._slack[c] + self._relative[c] * abs(r1)))
+    def _follows(self, c: int, before: tuple[int, float], t1: int, r1: float, rate: float) -> bool:
+        """Return whether a reading can go on from another one; rate: see ``Pace.allowed``."""
+        t0, r0 = before
+        return 0 <= r1 - r0 <= self._pace.allowed(c, self._seconds(t0, t1), r1, rate)
 
     def _judge(self, c: int, time: int, reading: float, quality: int) -> None:
         """Take a reading that is the first one, asks a question, or answers one."""
         t0, r0 = int(self._time[c]), float(self._reading[c])
         question = self.questions.get(c)
-        if t0 < 0 or self._follows(c, t0, r0, time, reading):  # the first one, or it was a glitch
+        if t0 < 0:
+            self._accept_one(c, time, reading, quality)
+            return
+        if self._follows(c, (t0, r0), time, reading, 0.0):  # if there was a question: a glitch
             self.questions.pop(c, None)
+            self._pace.learn_one(c, reading - r0, self._seconds(t0, time))
             self._accept_one(c, time, reading, quality)
             return
         if question is None:
             self.questions[c] = Question(time, [(time, reading)])
             return
-        if not self._follows(c, *question.suspects[-1], time, reading):
+        start = question.suspects[0][0]
+        if not self._agrees(c, question.suspects, time, reading):
             question.suspects = [(time, reading)]
             return
         question.suspects.append((time, reading))
-        start, new = question.suspects[0]
         if len(question.suspects) <= CONFIRMATIONS and time - start < PATIENCE:
             return
         del self.questions[c]
-        self._turn(c, start, new, quality)
-        for t, r in question.suspects[1:]:
-            self._accept_one(c, t, r, quality)
+        self._turn(c, question.suspects, quality)
+        for t, r in question.suspects[1:]:  # after a reset one of them may be a question again
+            self._judge(c, t, r, quality)
 
-    def _turn(self, c: int, time: int, new: float, quality: int) -> None:
-        """Go over to the scale of a confirmed new level: rollover, or reset or replacement."""
+    def _agrees(self, c: int, suspects: list[tuple[int, float]], time: int, reading: float) -> bool:
+        """Return whether a reading goes on from those held back."""
+        t0, r0 = int(self._time[c]), float(self._reading[c])
+        start, new = suspects[0]
+        if self._pace.learns[c] and new < r0 <= reading:  # back up: the fall was a glitch
+            return False
+        rate = self._pace.among_suspects(c, new - r0, self._seconds(t0, start))
+        return self._follows(c, suspects[-1], time, reading, rate)
+
+    def _turn(self, c: int, suspects: list[tuple[int, float]], quality: int) -> None:
+        """Go over to a confirmed new level: a load that began, rollover, reset or replacement."""
+        time, new = suspects[0]
         t0, r0, modulus = int(self._time[c]), float(self._reading[c]), float(self._modulus[c])
-        wrapped = modulus - r0 + new
+        seconds = self._seconds(t0, time)
+        if self._pace.learns[c] and new > r0:
+            went_on = (suspects[-1][1] - new) / self._seconds(time, suspects[-1][0])
+            if self._pace.believes(c, r0, new - r0, seconds, went_on):
+                self._pace.learn_one(c, new - r0, seconds)
+                self._accept_one(c, time, new, quality)
+                return
         if np.isinf(modulus) or new >= r0:
             over = False
-        elif np.isinf(self._rate[c]):
+        elif self._pace.learns[c]:
             over = r0 >= 0.9 * modulus and 0 <= new <= 0.1 * modulus
         else:
-            over = 0 <= wrapped <= self._allowed(c, t0, time, new)
+            over = 0 <= modulus - r0 + new <= self._pace.allowed(c, seconds, new)
+        if new < r0 and not over:
+            self._pace.fell(c)
         shift, reason = (
             (-modulus, Quality.GOOD_ROLLOVER) if over else (new - r0, Quality.UNCERTAIN_RESET)
         )
@@ -354,6 +366,7 @@ class Counters:
             "reading": self._reading.tolist(),
             "done": nulls(self._done),
             "after": self._after.tolist(),
+            "pace": self._pace.save(),
             "questions": [[c, q.since, q.suspects] for c, q in self.questions.items()],
             "first": self.first,
             "increment": [nulls(row) for row in self._increment],
@@ -368,6 +381,7 @@ class Counters:
         self._time = np.array(state["time"], np.int64)
         self._reading, self._done = floats(state, "reading"), floats(state, "done")
         self._after = np.array(state["after"], np.int64)
+        self._pace.load(cast("State", state["pace"]))
         asked = cast("list[tuple[int, int, list[tuple[int, float]]]]", state["questions"])
         self.questions = {c: Question(since, [(t, r) for t, r in rest]) for c, since, rest in asked}
         self.first = int(str(state["first"]))

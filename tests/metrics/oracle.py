@@ -77,6 +77,8 @@ class CounterOracle:
     links: list[Link] = field(default_factory=list)
     firsts: list[tuple[int, float, int]] = field(default_factory=list)
     border: tuple[int, Fraction] | None = None  # the last one booked
+    fastest: float = 0.0  # of all steps accepted and booked, counts per second
+    refused: float = 0.0  # rate of the last step upward that was not believed
 
     @property
     def grid(self) -> float:
@@ -88,18 +90,32 @@ class CounterOracle:
         m = self.signal.modulus
         return inf if m is None else round(m / self.grid) * self.grid
 
-    def allowed(self, t0: int, t1: int, r1: float) -> float:
-        m, rate = self.signal.modulus, self.signal.max_rate
-        slack = 2e-8 * m if m is not None else 2.0**-20 * abs(r1)
-        return inf if rate is None else rate * ((t1 - t0) / 1e9 + self.period) + slack
+    def rate(self, before: tuple[int, float], t: int, r: float) -> float:
+        return (r - before[1]) / ((t - before[0]) / 1e9 + self.period)
 
-    def follows(self, before: tuple[int, float], t: int, r: float) -> bool:
-        return 0 <= r - before[1] <= self.allowed(before[0], t, r)
+    def follows(self, before: tuple[int, float], t: int, r: float, factor_of: float = 0.0) -> bool:
+        """Whether a reading can go on from another; ``factor_of``: a rate to compare with."""
+        m, rate = self.signal.modulus, self.signal.max_rate
+        if rate is None:
+            rate = 10 * max(factor_of, self.fastest)
+        slack = 2e-8 * m if m is not None else 2.0**-20 * abs(r)
+        seconds = (t - before[0]) / 1e9 + self.period
+        return 0 <= r - before[1] <= rate * seconds + slack
+
+    def agrees(self, t: int, r: float) -> bool:
+        """Whether a reading goes on from the suspects."""
+        first, latest = self.suspects[0], self.suspects[-1]
+        if self.signal.max_rate is not None:
+            return self.follows(latest, t, r)
+        if first[1] > self.last[1]:
+            return self.follows(latest, t, r, self.rate(self.last, *first))
+        return latest[1] <= r and not first[1] < self.last[1] <= r
 
     def read(self, t: int, value: float, quality: int) -> None:
-        if not usable(value, quality):
-            return
-        r = round(value / self.grid) * self.grid
+        if usable(value, quality):
+            self.judge(t, round(value / self.grid) * self.grid, quality)
+
+    def judge(self, t: int, r: float, quality: int) -> None:
         if self.last is None:
             self.last = (t, r)
             self.firsts.append((t, r, quality))
@@ -107,38 +123,61 @@ class CounterOracle:
                 self.border = (t, Fraction(r))
         elif self.follows(self.last, t, r):
             self.suspects = []
+            self.fastest = max(self.fastest, self.rate(self.last, t, r))
             self.accept(t, r, quality)
         elif not self.suspects:
             self.suspects, self.since = [(t, r)], t
-        elif not self.follows(self.suspects[-1], t, r):
+        elif not self.agrees(t, r):
             self.suspects = [(t, r)]
         else:
             self.suspects.append((t, r))
             if len(self.suspects) > 3 or t - self.suspects[0][0] >= 30_000_000_000:
+                rest = self.suspects[1:]
                 self.turn(quality)
+                for t1, r1 in rest:
+                    self.judge(t1, r1, quality)
+
+    def believes(self) -> bool:
+        """Whether the suspects are a load that began, of a counter without a rated power."""
+        old, first = self.last[1], self.suspects[0]
+        rate = self.rate(self.last, *first)
+        if self.rate(first, *self.suspects[-1]) >= rate / 10:
+            return True
+        if first[1] - old <= abs(old) / 100:
+            return True
+        if first[1] - old > old:
+            return False
+        before, self.refused = self.refused, rate
+        return rate <= 10 * before
 
     def turn(self, quality: int) -> None:
-        (t, new), *rest = self.suspects
-        self.suspects = []
+        t, new = self.suspects[0]
         t0, r0 = self.last
         m = self.modulus
         wrapped = m - r0 + new
+        unknown = self.signal.max_rate is None
+        if unknown and new > r0 and self.believes():
+            self.suspects = []
+            self.fastest = max(self.fastest, self.rate(self.last, t, new))
+            self.accept(t, new, quality)
+            return
+        self.suspects = []
         if m == inf or new >= r0:
             over = False
-        elif self.signal.max_rate is None:
+        elif unknown:
             over = r0 >= 0.9 * m and 0 <= new <= 0.1 * m
         else:
-            over = 0 <= wrapped <= self.allowed(t0, t, new)
+            over = self.follows((t0, new - wrapped), t, new)
         if over:
             self.offset += Fraction(m)
             self.last = (t0, r0 - m)
             self.accept(t, new, max(quality, ROLLOVER))
         else:
+            if new < r0:
+                self.refused = 0.0
             self.offset += Fraction(r0) - Fraction(new)
             self.last = (t0, new)
             self.accept(t, new, max(quality, RESET))
-        for t1, r1 in rest:
-            self.accept(t1, r1, quality)
 
     def accept(self, t: int, r: float, quality: int) -> None:
         t0, r0 = self.last

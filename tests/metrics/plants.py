@@ -85,14 +85,26 @@ def column(random: Random, signal: Tag, n: int) -> tuple[list[float], list[int]]
         top = signal.modulus or 1e6
         level = top * random.choice([0.2, 0.995, 0.9999])
         values = []
+        late = random.choice([0, 0, 0, 1, 6, 15])  # rows before the true total
+        coarse = random.choice([0.0, 0.0, 6.0])
+        load = 1.0
+        bad = 0
         for i in range(n):
-            level += random.random() * rate
+            if random.random() < 0.02:
+                load = random.choice([0.0, 0.001, 1.0])
+            level += random.random() * rate * load
             if signal.modulus and level >= signal.modulus:
                 level -= signal.modulus
             if random.random() < 0.008:
                 level = random.random() * 10  # a reset, or a new meter
-            values.append(level)
-            if random.random() < 0.02:
+            values.append(0.0 if i < late else level // coarse * coarse if coarse else level)
+            if bad:  # the garbage of the row before, for some rows
+                values[i] = values[i - 1]
+                bad -= 1
+            elif random.random() < 0.01:
+                values[i] = level + random.choice([50.0, top / 3, top / 2])
+                bad = random.randrange(6)
+            elif random.random() < 0.02:
                 values[i] = random.choice([0.0, level / 2, level + top / 3])  # a glitch
                 marks[i] = random.choice([0, 0, 70])
     elif signal.kind is Kind.STATE:

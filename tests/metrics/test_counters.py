@@ -119,10 +119,10 @@ def test_an_open_question_keeps_the_slot_open() -> None:
 
 def test_a_slow_meter_confirms_by_its_next_reading() -> None:
     schema = meter(period=60.0)
-    readings = [(0.0, 100.0), (60.0, 110.0), (120.0, 5.0), (180.0, 15.0)]
+    readings = [(0.0, 90.0), (60.0, 100.0), (120.0, 110.0), (180.0, 5.0), (240.0, 15.0)]
     found = slots(schema, readings)
-    assert found["energy.increment"].tolist() == [10.0, 0.0, 10.0]
-    assert quality(found, "energy.increment") == [0, Quality.UNCERTAIN_RESET, 0]
+    assert found["energy.increment"].tolist() == [10.0, 10.0, 0.0, 10.0]
+    assert quality(found, "energy.increment") == [0, 0, Quality.UNCERTAIN_RESET, 0]
 
 
 def test_glitches_book_nothing() -> None:
@@ -239,3 +239,182 @@ def test_the_state_of_a_question_survives_a_restart() -> None:
     found = again.update(rows(schema, [(61.0, 1.0), (62.0, 1.5)]))
     assert found is not None
     assert quality(found, "energy.increment") == [Quality.UNCERTAIN_RESET]
+
+
+# no rated power is known: what the counter did so far decides (see ``pace``)
+
+
+def lines(*parts: tuple[float, float], start: float = 100.0) -> list[tuple[float, float | None]]:
+    """Readings of every second while a load changes: (until which second, tag units a second)."""
+    level, found = start, []
+    for second in range(int(parts[-1][0]) + 1):
+        found.append((float(second), level))
+        level += next(rate for until, rate in parts if second < until or until == parts[-1][0])
+    return found
+
+
+def asked(schema: Schema, readings: list[tuple[float, float | None]]) -> list[float]:
+    """Return the seconds at which a question was open."""
+    operator, found = SlotOperator(schema), []
+    for second, reading in readings:
+        operator.update(rows(schema, [(second, reading)]))
+        if operator._counters.questions:
+            found.append(second)
+    return found
+
+
+@pytest.mark.parametrize("modulus", [None, 1e9])
+@pytest.mark.parametrize("spike", [500.0, 1e6, 4e8])
+@pytest.mark.parametrize("at", [(1,), (30,), (30, 31, 32), (58, 59, 60)])
+def test_a_spike_upward_that_returns_books_nothing(
+    modulus: float | None, spike: float, at: tuple[int, ...]
+) -> None:
+    readings = steady(181)
+    for s in at:
+        readings[s] = (float(s), spike + s)
+    found = slots(meter(modulus=modulus), readings)
+    assert found["energy.increment"].tolist() == [30.0, 30.0, 30.0]
+    assert Quality.UNCERTAIN_RESET not in quality(found, "energy.increment")
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 5, 70, 600])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_total_that_comes_after_zeros_is_never_booked(zeros: int, rate: float) -> None:
+    readings = [(float(s), 0.0 if s < zeros else 5e6 + rate * (s - zeros)) for s in range(901)]
+    found = slots(meter(), readings)
+    assert np.nansum(found["energy.increment"]) == rate * (900 - zeros)
+    assert quality(found, "energy.increment").count(Quality.UNCERTAIN_RESET) == 1
+
+
+def test_a_device_that_reads_zero_after_each_restart_never_books_its_total() -> None:
+    readings = [
+        (float(s), 0.0 if s % 300 in range(60, 60 + 7 * (s // 300)) else 5e6 + 0.5 * s)
+        for s in range(2401)
+    ]
+    found = slots(meter(), readings)
+    assert 1000 < np.nansum(found["energy.increment"]) <= 1200.0
+
+
+def test_a_total_that_came_late_does_not_make_a_spike_believed() -> None:
+    readings = [(float(s), 0.0 if s < 5 else 5e6 + 0.5 * s) for s in range(181)]
+    readings[100] = (100.0, 5.3e6)
+    assert np.nansum(slots(meter(), readings)["energy.increment"]) == 0.5 * 175
+
+
+@pytest.mark.parametrize("new", [7e5, 9e6])
+def test_another_meter_that_reads_more_is_not_booked(new: float) -> None:
+    readings = [(float(s), 5e5 + 0.5 * s if s < 70 else new + 0.5 * (s - 70)) for s in range(181)]
+    found = slots(meter(), readings)
+    assert found["energy.increment"].tolist() == [30.0, 29.5, 30.0]
+    assert quality(found, "energy.increment") == [0, Quality.UNCERTAIN_RESET, 0]
+
+
+def test_another_meter_after_a_total_that_came_late_is_not_booked_either() -> None:
+    levels = [(0.0, 30), (5e6, 300), (7e6, 600)]
+    readings = [(s, next(level for level, until in levels if s < until)) for s in range(600)]
+    found = slots(meter(), [(float(s), level) for s, level in readings])
+    assert np.nansum(found["energy.increment"]) == 0.0
+
+
+def test_two_meters_that_answer_in_turn_book_nothing() -> None:
+    readings = [(float(s), 7e5 if s // 40 % 2 else 5e5) for s in range(1201)]
+    assert np.nansum(slots(meter(), readings)["energy.increment"]) == 0.0
+
+
+def test_a_total_that_comes_after_zeros_and_garbage_is_never_booked() -> None:
+    readings = [(float(s), 0.0 if s < 30 else 5e6 + 0.5 * s) for s in range(181)]
+    readings[29] = (29.0, 3.0)
+    assert np.nansum(slots(meter(), readings)["energy.increment"]) == 0.5 * 150
+
+
+@pytest.mark.parametrize("zeros", range(1, 8))
+def test_a_meter_that_falls_to_zero_and_comes_back_lower_books_no_total(zeros: int) -> None:
+    readings = steady(181, level=5e6)
+    for s in range(70, 181):
+        readings[s] = (float(s), 0.0 if s < 70 + zeros else 4e6 + 0.5 * s)
+    assert 80.0 < np.nansum(slots(meter(), readings)["energy.increment"]) < 90.0
+
+
+def test_what_a_counter_may_step_grows_with_its_load() -> None:
+    loads = [(100.0 * (i + 1), 0.01 * 6.0**i) for i in range(6)]
+    assert max(asked(meter(), lines(*loads))) < 10
+
+
+@pytest.mark.parametrize("start", [0.0, 100.0, 1e6])
+@pytest.mark.parametrize("idle", [0.0, 1e-3])
+def test_a_load_that_begins_is_booked_in_full(start: float, idle: float) -> None:
+    readings = lines((600, idle), (1200, 1.0), start=start)
+    found = slots(meter(), readings)
+    wanted = (readings[-1][1] or 0.0) - start
+    assert np.sum(found["energy.increment"]) == pytest.approx(wanted, abs=1e-5)
+    assert set(quality(found, "energy.increment")) == {Quality.GOOD}
+
+
+def test_a_load_that_begins_in_the_middle_of_a_poll_and_rises_is_booked_in_full() -> None:
+    readings = lines((100, 1e-3), (101, 0.02), (102, 0.3), (103, 3.0), (601, 8.0))[:601]
+    found = slots(meter(), readings)
+    wanted = (readings[-1][1] or 0.0) - 100.0
+    assert np.sum(found["energy.increment"]) == pytest.approx(wanted, abs=1e-5)
+    assert set(quality(found, "energy.increment")) == {Quality.GOOD}
+
+
+@pytest.mark.parametrize("polls", [2, 5, 20])
+@pytest.mark.parametrize("period", [1.0, 5.0, 60.0])
+@pytest.mark.parametrize(("start", "lost"), [(0.0, 12.0), (100.0, 6.0), (12_000.0, 0.0)])
+def test_a_coarse_register_asks_only_at_its_first_counts(
+    polls: int, period: float, start: float, lost: float
+) -> None:
+    readings = [(i * period, start + 6.0 * (i // polls)) for i in range(40 * polls + 1)]
+    seconds = asked(meter(period=period), readings)
+    assert seconds
+    assert max(seconds) < (3 * polls + 4) * period
+    found = slots(meter(period=period), [*readings, (readings[-1][0] + 60, readings[-1][1])])
+    assert 240.0 - lost <= np.nansum(found["energy.increment"]) <= 240.0
+
+
+def test_a_register_that_steps_after_any_number_of_polls_does_not_ask() -> None:
+    random, readings, level = Random(5), [], 1000.0
+    for s in range(3600):
+        level += 6.0 * (random.random() < random.choice([0.05, 0.9]))
+        readings.append((s + random.random() * 0.9, level))
+    assert max(asked(meter(), readings), default=0.0) < 60.0
+
+
+@pytest.mark.parametrize("period", [1.0, 60.0, 900.0])
+def test_short_pulses_of_a_load_are_lost_once_at_most(period: float) -> None:
+    readings = [(i * period, 1.0 + 1e-3 * i + 50.0 * (i // 12)) for i in range(241)]
+    found = slots(meter(period=period), readings)
+    assert np.nansum(found["energy.increment"]) >= 19 * 50.0 - 50.0
+    old = [(t, 1e5 + (r or 0.0)) for t, r in readings]  # a pulse is little of the register
+    found = slots(meter(period=period), old)
+    assert np.nansum(found["energy.increment"]) >= 19 * 50.0
+    assert Quality.UNCERTAIN_RESET not in quality(found, "energy.increment")
+
+
+@pytest.mark.parametrize("period", [1.0, 10.0, 60.0, 900.0])
+def test_every_scan_books_a_steady_load_in_full(period: float) -> None:
+    readings = [(i * period, 10.0 + 2.0 * i * period) for i in range(int(7200 / period) + 1)]
+    found = slots(meter(period=period), readings)
+    assert np.nansum(found["energy.increment"]) == 14400.0
+    assert Quality.UNCERTAIN_RESET not in quality(found, "energy.increment")
+    assert max(asked(meter(period=period), readings)) <= max(4 * period, 60.0)
+
+
+@pytest.mark.parametrize("hours", [1, 24, 24 * 7])
+def test_the_energy_of_a_long_outage_is_booked_without_a_question(hours: int) -> None:
+    later = [(60.0 + 3600.0 * hours + s, 130.0 + 1800.0 * hours + s / 2) for s in range(61)]
+    readings = [*steady(61), *later]
+    assert max(asked(meter(), readings)) < 60
+    assert np.sum(slots(meter(), readings)["energy.increment"]) == 60.0 + 1800.0 * hours
+
+
+def test_what_a_counter_is_allowed_survives_a_restart() -> None:
+    schema = meter()
+    operator = SlotOperator(schema)
+    operator.update(rows(schema, steady(61)))
+    again = restored(SlotOperator(schema), operator)
+    assert again.save() == operator.save()
+    again.update(rows(schema, [(62.0, 131.0)]))
+    assert not again._counters.questions
+    again.update(rows(schema, [(63.0, 700.0)]))
+    assert again._counters.questions
