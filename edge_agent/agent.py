@@ -21,7 +21,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
 from edge_agent.live import Live
 from edge_agent.metrics.base import Metric
-from edge_agent.metrics.slots import SlotOperator
+from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, SampleBlock
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.pipeline import Pipeline
@@ -60,7 +60,8 @@ def links_of(config: Config, clock: Clock) -> list[Link]:
 def metrics_of(config: Config, links: list[Link]) -> list[Metric]:
     """Return the slot operator of every stream and the operators of every KPI, in feeding order."""
     limits = config.quality
-    slots = [SlotOperator(group.schema, limits) for link in links for group in link.driver.groups]
+    raw = [group.schema for link in links for group in link.driver.groups]
+    slots = [SlotOperator(schema, limits) for schema in raw if slot_schema(schema).tags]
     plant = config.plant()
     kpis = [m for name, kpi in config.metrics.items() for m in kpi.build(name, plant)]
     return [*slots, *kpis]

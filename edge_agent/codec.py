@@ -4,11 +4,12 @@ All numbers are little-endian. A record is::
 
     byte 0      version of this format, 1
     byte 1      flags: 1 the body is compressed, 2 all qualities are GOOD and left out,
-                4 the rows are equally spaced
+                4 the rows are equally spaced, 8 there are texts
     bytes 2-3   k, signals (uint16)
     bytes 4-7   n, rows (uint32)
     bytes 8-15  time of the first row, ns since the Unix epoch, UTC (int64)
     …           the body: values, time steps, qualities
+    …           only with flag 8: the texts as JSON, then its length in bytes (uint32)
     last 4      CRC32 of all before (zlib's, IEEE 802.3): a single flipped bit is always found
 
 The body holds k * n float64 row by row of the (k, n) array; then the n - 1 differences of the times
@@ -26,13 +27,14 @@ import threading
 import zlib
 
 import numpy as np
+import orjson
 import zstandard
 
 from edge_agent.errors import Corrupt
-from edge_agent.model import I64, U8, Quality, SampleBlock, Schema
+from edge_agent.model import I64, NO_TEXTS, U8, Quality, SampleBlock, Schema, Texts
 
 VERSION = 1
-_COMPRESSED, _GOOD, _REGULAR = 1, 2, 4
+_COMPRESSED, _GOOD, _REGULAR, _TEXTS = 1, 2, 4, 8
 _HEAD = struct.Struct("<BBHIq")
 _TAIL = struct.Struct("<I")
 _SMALL = 128  # bytes; below, a zstd frame gains nothing
@@ -76,6 +78,10 @@ def encode(block: SampleBlock) -> bytes:
         body = _ZSTD.compress(b"".join(parts))
         if len(body) < len(plain) - len(plain) // 8:
             plain, flags = body, flags | _COMPRESSED
+    if block.texts:
+        said = {name: {str(i): text for i, text in t.items()} for name, t in block.texts.items()}
+        written = orjson.dumps(said)
+        plain, flags = plain + written + _TAIL.pack(len(written)), flags | _TEXTS
     record = _HEAD.pack(VERSION, flags, k, n, int(block.time[0]) if n else 0) + plain
     return record + _TAIL.pack(zlib.crc32(record))
 
@@ -102,6 +108,9 @@ def decode(payload: bytes, schema: Schema) -> SampleBlock:
         raise Corrupt(f"{schema.stream}: a record has format {version}, known is {VERSION}")
     if k != len(schema.tags):
         raise Corrupt(f"{schema.stream}: a record has {k} signals, its schema {len(schema.tags)}")
+    texts = NO_TEXTS
+    if flags & _TEXTS:
+        texts, end = _texts(view[_HEAD.size : end], end, schema)
     steps = 1 if flags & _REGULAR else max(0, n - 1)
     cells = k * n
     body = _body(view[_HEAD.size : end], flags, cells, steps, schema)
@@ -111,7 +120,18 @@ def decode(payload: bytes, schema: Schema) -> SampleBlock:
         quality: U8 = np.zeros((k, n), np.uint8)
     else:
         quality = np.frombuffer(body, np.uint8, cells, 8 * (cells + steps)).reshape(k, n)
-    return SampleBlock(schema, time, value, quality)
+    return SampleBlock(schema, time, value, quality, texts)
+
+
+def _texts(stored: memoryview, end: int, schema: Schema) -> tuple[Texts, int]:
+    """Return the texts at the end of a record, and where what is before them ends."""
+    try:
+        length = _TAIL.unpack_from(stored, len(stored) - _TAIL.size)[0]
+        said = orjson.loads(stored[len(stored) - _TAIL.size - length : len(stored) - _TAIL.size])
+        texts = {name: {int(i): text for i, text in t.items()} for name, t in said.items()}
+    except (struct.error, ValueError, AttributeError) as e:
+        raise Corrupt(f"{schema.stream}: the texts of a record cannot be read: {e}") from e
+    return texts, end - _TAIL.size - length
 
 
 def _body(

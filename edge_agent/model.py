@@ -7,10 +7,11 @@ with the meaning it was written with, whatever the configuration has become sinc
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from functools import cached_property
 from hashlib import blake2b
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -21,6 +22,9 @@ from edge_agent.units import Unit
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
+Texts = Mapping[str, Mapping[int, str]]
+
+NO_TEXTS: Texts = MappingProxyType({})
 
 
 class Quality(IntEnum):
@@ -55,6 +59,7 @@ class Kind(StrEnum):
     GAUGE = "gauge"
     COUNTER = "counter"
     STATE = "state"
+    TEXT = "text"  # the value is a number of the stream's vocabulary: only equality has a meaning
 
 
 class Family(StrEnum):
@@ -177,12 +182,15 @@ class SampleBlock:
     time     int64 (n,), ns since the Unix epoch, UTC, non-decreasing
     value    float64 (k, n) in tag units; NaN exactly where the quality is BAD
     quality  uint8 (k, n), see ``Quality``
+    texts    of each text signal: number -> text, of every number that stands in its column, so
+             that a block can be read without any other
     """
 
     schema: Schema
     time: I64
     value: F64
     quality: U8
+    texts: Texts = field(default_factory=lambda: NO_TEXTS)
 
     def __post_init__(self) -> None:
         shape = (len(self.schema.tags), len(self.time))
@@ -202,7 +210,20 @@ class SampleBlock:
     def rows(self, start: int, stop: int) -> "SampleBlock":
         """Return a view of some of the rows."""
         span = slice(start, stop)
-        return SampleBlock(self.schema, self.time[span], self.value[:, span], self.quality[:, span])
+        return SampleBlock(
+            self.schema, self.time[span], self.value[:, span], self.quality[:, span], self.texts
+        )
+
+    def marked(self, quality: U8) -> "SampleBlock":
+        """Return the same rows with other qualities, (k, n)."""
+        return replace(self, quality=quality)
+
+    def text(self, column: int, row: int) -> str | None:
+        """Return what a text signal said in a row; None where it is BAD or no text."""
+        said = self.texts.get(self.schema.tags[column].name)
+        if said is None or self.quality[column, row] >= Quality.BAD:
+            return None
+        return said.get(int(self.value[column, row]))
 
     def lawful(self) -> bool:
         """Return whether times do not go back and values are NaN exactly where they are BAD."""
@@ -219,7 +240,19 @@ def concatenate(blocks: Sequence[SampleBlock]) -> SampleBlock:
         np.concatenate([b.time for b in blocks]),
         np.concatenate([b.value for b in blocks], axis=1),
         np.concatenate([b.quality for b in blocks], axis=1),
+        _joined([b.texts for b in blocks]),
     )
+
+
+def _joined(said: Sequence[Texts]) -> Texts:
+    """Return the texts of several blocks of one stream: a number means the same in all of them."""
+    if not any(said):
+        return NO_TEXTS
+    joined: dict[str, dict[int, str]] = {}
+    for texts in said:
+        for name, words in texts.items():
+            joined.setdefault(name, {}).update(words)
+    return joined
 
 
 def no_answer(schema: Schema, time: int, quality: Quality = Quality.BAD_NO_ANSWER) -> SampleBlock:

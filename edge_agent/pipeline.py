@@ -13,6 +13,7 @@ hours, days and months stay whole.
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -188,4 +189,4 @@ class Pipeline:
         quality = block.quality.copy()
         usable = quality < Quality.BAD
         quality[usable & early] = np.maximum(quality, Quality.UNCERTAIN_CLOCK)[usable & early]
-        return SampleBlock(block.schema, np.maximum(block.time, last), block.value, quality)
+        return replace(block, time=np.maximum(block.time, last), quality=quality)

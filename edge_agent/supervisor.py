@@ -297,8 +297,7 @@ class _LinkRunner:
     def _marked(self, block: SampleBlock) -> SampleBlock:
         if not self._clock.uncertain:
             return block
-        marked = np.maximum(block.quality, np.uint8(Quality.UNCERTAIN_CLOCK))
-        return SampleBlock(block.schema, block.time, block.value, marked)
+        return block.marked(np.maximum(block.quality, np.uint8(Quality.UNCERTAIN_CLOCK)))
 
     def _up(self) -> None:
         self._fruitful = False

@@ -151,6 +151,10 @@ def device(name: str, config: DeviceConfig, report: Report) -> bool:
             report((*here, "tags", tag, *steps), message)
         if written.mode == "poll" and config.period_of(written) < SHORTEST:
             report((*here, "poll"), "a poll period must be at least 10ms")
+        if written.scale_from is not None and written.scale_from not in config.tags:
+            hint = nearest(written.scale_from, config.tags)
+            message = f'unknown tag "{written.scale_from}"{hint}'
+            report((*here, "tags", tag, "scale_from"), message)
     if config.flag is not None and config.flag.tag not in config.tags:
         hint = nearest(config.flag.tag, config.tags)
         report((*here, "flag", "tag"), f'unknown tag "{config.flag.tag}"{hint}')
@@ -191,6 +195,15 @@ def _tag_faults(name: str, tag: TagConfig) -> Iterator[tuple[Steps, str]]:
         yield ("modulus",), 'only a counter has a modulus (write "kind: counter" beside it)'
     if tag.scale == 0:
         yield ("scale",), "must not be 0"
+    if tag.scale_from == name:
+        yield ("scale_from",), "a tag cannot be its own exponent"
+    text = tag.type == "text" or tag.kind == "text"
+    if text and (tag.kind not in {"gauge", "text"} or tag.type not in {None, "text"}):
+        yield ("kind",), "a text is no number: write type: text and no other kind"
+    if text and (tag.scale_from or tag.range or tag.invalid or (tag.scale, tag.offset) != (1, 0)):
+        yield (), "a text has no scale, scale_from, offset, range or invalid"
+    if tag.length is not None and not text:
+        yield ("length",), "only a text has a length"
 
 
 def _no_password(address: str) -> str:

@@ -9,11 +9,11 @@ subclass and a class with the four members of ``Driver``, and name the config in
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from edge_agent.clock import Clock
 from edge_agent.model import F64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag
@@ -21,7 +21,7 @@ from edge_agent.units import Duration, Unit
 
 NumberType = Literal[
     "bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64",
-    "bcd16", "bcd32", "m10k32", "m10k48", "m10k64",
+    "bcd16", "bcd32", "m10k32", "m10k48", "m10k64", "text",
 ]  # fmt: skip
 Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 
@@ -58,6 +58,77 @@ class Driver(Protocol):
         """Close the link; any number of times, also before ``connect``."""
 
 
+@runtime_checkable
+class Probes(Protocol):
+    """A driver with several units on a line, whose silent ones are asked for a sign of life."""
+
+    async def probe(self, device: str) -> None:
+        """Return when the unit has answered the cheapest request there is: one register.
+
+        errors  ``NoAnswer`` when it is silent, ``Disconnected`` when the link is of no use
+        """
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A driver that finds out what its devices bear, and need not find it out again."""
+
+    def save(self) -> dict[str, object]:
+        """Return what was learnt, JSON-able; kept with the checkpoint."""
+
+    def load(self, state: Mapping[str, object], /) -> None:
+        """Take over what ``save`` returned, before the first ``connect``.
+
+        What does not fit (another configuration, another version) is passed over.
+        """
+
+
+class Vocabulary:
+    """Running numbers for the texts of one signal; a number is never given to another text.
+
+    The newest ``most`` texts are known; one that comes again after so many others gets a new
+    number, which costs nothing: each block carries the texts of the numbers it holds.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._next = 0
+        self._numbers: dict[str, int] = {}
+        self._texts: dict[int, str] = {}
+
+    def index(self, text: str) -> int:
+        """Return the number of a text."""
+        number = self._numbers.get(text)
+        if number is None:
+            number, self._next = self._next, self._next + 1
+            self._numbers[text], self._texts[number] = number, text
+            if len(self._numbers) > self._most:
+                oldest = next(iter(self._texts))
+                del self._numbers[self._texts.pop(oldest)]
+        return number
+
+    def used(self, values: F64) -> dict[int, str]:
+        """Return the texts of the numbers in a column; NaN has none."""
+        numbers = {int(v) for v in values[~np.isnan(values)]}
+        return {number: self._texts[number] for number in sorted(numbers) if number in self._texts}
+
+    def save(self) -> dict[str, object]:
+        """Return it JSON-able, so that numbers go on after a restart."""
+        return {"next": self._next, "texts": [[n, t] for n, t in self._texts.items()]}
+
+    @classmethod
+    def load(cls, state: Mapping[str, object], most: int = 1000) -> "Vocabulary":
+        """Return what ``save`` wrote; ``ValueError`` or ``TypeError`` if it did not."""
+        loaded = cls(most)
+        texts = state.get("texts", [])
+        if not isinstance(texts, list):
+            raise TypeError("texts must be a list")
+        loaded._texts = {int(number): str(text) for number, text in texts}
+        loaded._numbers = {text: number for number, text in loaded._texts.items()}
+        loaded._next = max([int(str(state.get("next", 0))), *(n + 1 for n in loaded._texts)])
+        return loaded
+
+
 @dataclass(frozen=True, kw_only=True)
 class TagConfig:
     """One tag as a person writes it, whatever the protocol.
@@ -65,16 +136,20 @@ class TagConfig:
     scale, offset  value = raw * scale * ratio + offset
     ratio          which transformer ratios of the device are applied (templates only)
     invalid        raw numbers by which the device says that it has no value
+    length         characters of a text
+    scale_from     the tag that holds a decimal exponent: value = raw * scale * 10**exponent
     """
 
     at: str
     type: NumberType | None = None
     order: Order = "ABCD"
+    length: Annotated[int, Ge(1), Le(250)] | None = None
     scale: float = 1.0
+    scale_from: str | None = None
     offset: float = 0.0
     ratio: Literal["1", "ct", "pt", "ct*pt"] = "1"
     unit: str = "1"
-    kind: Literal["gauge", "counter", "state"] = "gauge"
+    kind: Literal["gauge", "counter", "state", "text"] = "gauge"
     modulus: Annotated[float, Gt(0)] | None = None
     invalid: tuple[int, ...] = ()
     range: tuple[float, float] | None = None
@@ -171,7 +246,8 @@ class DeviceConfig:
 
     def model_tag(self, name: str, tag: TagConfig) -> Tag:
         """Return the signal that the tag is, in engineering units."""
-        ratio, kind, unit = self.ratio_of(tag), Kind(tag.kind), Unit.parse(tag.unit)
+        ratio, unit = self.ratio_of(tag), Unit.parse(tag.unit)
+        kind = Kind.TEXT if tag.type == "text" else Kind(tag.kind)
         low, high = tag.range or (float("-inf"), float("inf"))
         modulus = None if tag.modulus is None else float(Fraction(repr(tag.modulus)) * ratio)
         max_rate = None
@@ -186,7 +262,8 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
     """Return the streams of a device and the names of the tags in each, in the order written.
 
     ``raw`` and ``raw.slow`` are the poll classes, ``raw.5s`` a tag's own period, ``raw.sub`` what
-    the device pushes. A device's flag is read with every stream that it judges.
+    the device pushes. A device's flag is read with every stream that it judges, an exponent with
+    every stream whose values it scales.
     """
     members: dict[str, list[str]] = {}
     periods: dict[str, float | None] = {}
@@ -203,10 +280,10 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
             period = float(config.period_of(tag))
         members.setdefault(stream, []).append(name)
         periods[stream] = period
-    if config.flag is not None:
-        for names in members.values():
-            if config.flag.tag not in names:
-                names.append(config.flag.tag)
+    for names in members.values():
+        needed = [config.flag.tag] if config.flag is not None else []
+        needed += [t for name in names if (t := config.tags[name].scale_from) is not None]
+        names += [name for name in dict.fromkeys(needed) if name not in names]
     groups = {}
     for stream, names in members.items():
         tags = tuple(config.model_tag(name, config.tags[name]) for name in names)

@@ -7,6 +7,7 @@ register at the slot's end
 - gauge    ``.mean .min .max .coverage``: time-weighted, each value holds until the next row, at
 most three periods
 - state    ``.last .changes .coverage``
+- text     none: the raw rows tell all there is
 
 A slot closes at the first row at or after its end by which every counter has an accepted reading at
 or after its end, or at the first row ``hold`` past its end: a counter that does not answer holds
@@ -47,6 +48,7 @@ _SUFFIXES = {
     Kind.COUNTER: ("increment", "reading", "coverage", "estimated"),
     Kind.GAUGE: ("mean", "min", "max", "coverage"),
     Kind.STATE: ("last", "changes", "coverage"),
+    Kind.TEXT: (),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from edge_agent.model import Family, Gap, Kind, Quality, SampleBlock, Schema
+from edge_agent.model import U8, Family, Gap, Kind, Quality, SampleBlock, Schema
 
 EXACT = 2.0**53  # every integer up to it is a float64
 PATTERNS = 256  # templates kept per stream
@@ -22,10 +22,10 @@ class Lines:
     """Writes the lines of one schema.
 
     A sample's measurement is ``sample`` with tags ``device``, ``site``, ``stream``; a derived row's
-    is its family with tags ``metric``, ``site``, ``window``. States are integers, other numbers
-    floats. A value that is BAD is left out (so is an infinite one, which the protocol cannot say);
-    ``quality`` is the worst of the row and always there, ``<tag>.q`` for each tag that is anything
-    but ``GOOD``. A tag called ``quality`` is written as ``quality.value``.
+    is its family with tags ``metric``, ``site``, ``window``. States are integers, texts strings,
+    other numbers floats. A value that is BAD is left out (so is an infinite one, which the protocol
+    cannot say); ``quality`` is the worst of the row and always there, ``<tag>.q`` for each tag that
+    is anything but ``GOOD``. A tag called ``quality`` is written as ``quality.value``.
     """
 
     def __init__(self, schema: Schema, site: str) -> None:
@@ -37,6 +37,7 @@ class Lines:
         names = [tag.name if tag.name != "quality" else "quality.value" for tag in schema.tags]
         self._fields = [_literal(_escape(name)) for name in names]
         self._states = [i for i, tag in enumerate(schema.tags) if tag.kind is Kind.STATE]
+        self._texts = [i for i, tag in enumerate(schema.tags) if tag.kind is Kind.TEXT]
         self._templates: dict[bytes, str] = {}
 
     def of(self, block: SampleBlock) -> list[str]:
@@ -44,6 +45,8 @@ class Lines:
         k, n = block.value.shape
         value = block.value.T.reshape(-1)  # row by row
         quality = np.ascontiguousarray(block.quality.T)
+        if self._texts:
+            quality = self._spoken(block, quality)
         infinite = np.isinf(value)
         if infinite.any():
             quality = np.where(
@@ -53,12 +56,22 @@ class Lines:
         for column in self._states:
             states = np.nan_to_num(value[column::k]).clip(-EXACT, EXACT)
             texts[column::k] = _numbers(states.astype(np.int64))
+        for column in self._texts:
+            texts[column::k] = [_string(block.text(column, row)) for row in range(n)]
         times = _numbers(block.time)
         patterns = quality.tobytes()
         return [
             self._template(patterns[i * k : (i + 1) * k]) % (*texts[i * k : (i + 1) * k], times[i])
             for i in range(n)
         ]
+
+    def _spoken(self, block: SampleBlock, quality: U8) -> U8:
+        """Return the qualities, (n, k); a number without its text is no value."""
+        quality = quality.copy()
+        for column in self._texts:
+            mute = [row for row in range(len(block)) if block.text(column, row) is None]
+            quality[mute, column] = np.maximum(quality[mute, column], np.uint8(Quality.BAD))
+        return quality
 
     def _template(self, pattern: bytes) -> str:
         template = self._templates.get(pattern)
@@ -94,6 +107,12 @@ def _numbers(array: NDArray[np.float64] | NDArray[np.int64]) -> list[str]:
     """Return each number as text."""
     text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
     return text[1:-1].decode().split(",")
+
+
+def _string(text: str | None) -> str:
+    """Return a text as the value of a string field."""
+    escaped = (text or "").replace("\n", " ").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _tags(tags: dict[str, str]) -> str:

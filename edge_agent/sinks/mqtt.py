@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import ClassVar
@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from edge_agent.errors import Disconnected, Rejected
-from edge_agent.model import F64, Gap, Quality, Schema, Site
+from edge_agent.model import Gap, Quality, Schema, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
 from edge_agent.sinks.mqtt_connection import IN_FLIGHT, Connection
 from edge_agent.units import Duration, Secret
@@ -112,8 +112,8 @@ class MqttConfig(SinkConfig):
 def payload(item: Item) -> bytes:
     """Return the message of a block or of a gap, as in the contract.
 
-    Numbers are the shortest text that gives the same float64 back; NaN is null. ``q`` has the tags
-    of which a row is anything but ``GOOD``.
+    Numbers are the shortest text that gives the same float64 back; NaN is null; texts are texts.
+    ``q`` has the tags of which a row is anything but ``GOOD``.
     """
     if isinstance(item, Gap):
         gap = {
@@ -124,19 +124,19 @@ def payload(item: Item) -> bytes:
         }
         return orjson.dumps({"gap": gap})
     names = [tag.name for tag in item.schema.tags]
-    value: F64 | list[list[float]] = np.ascontiguousarray(item.value)  # orjson reads plain rows
+    columns: Iterable[object] = np.ascontiguousarray(item.value)  # orjson reads plain rows
     if len(item) <= FEW:
-        value = item.value.tolist()
+        columns = item.value.tolist()
+    values = dict(zip(names, columns, strict=True))
+    for name in item.texts:
+        column = item.schema.index[name]
+        values[name] = [item.text(column, row) for row in range(len(item))]
     marks = {}
     if item.quality.any():
         marked = np.flatnonzero((item.quality != Quality.GOOD).any(axis=1)).tolist()
         marks = {names[i]: item.quality[i].tolist() for i in marked}
-    columns = {
-        "t": item.time // 1_000_000,
-        "v": dict(zip(names, value, strict=True)),
-        "q": marks,
-    }
-    return orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY)
+    message = {"t": item.time // 1_000_000, "v": values, "q": marks}
+    return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def birth(schemas: Sequence[Schema]) -> bytes:

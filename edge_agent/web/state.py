@@ -105,7 +105,7 @@ def stream_of(schema: Schema, block: SampleBlock) -> Json:
 def _value(sources: Sources, schema: Schema, i: int, tag: Tag, block: SampleBlock) -> Json:
     value, quality = float(block.value[i, -1]), int(block.quality[i, -1])
     number = plain(value, quality)
-    text = None
+    text = block.text(i, -1)
     if number is not None and tag.kind is Kind.STATE:
         text = sources.states.get(f"{schema.owner}.{tag.name}", {}).get(round(number))
     return {
@@ -130,16 +130,18 @@ def change(sources: Sources, stream: str) -> Json | None:
     if block is None or block.schema.family.derived:
         return None
     values, qualities = block.value[:, -1].tolist(), block.quality[:, -1].tolist()
-    states = {
+    words = {
         tag.name: sources.states.get(f"{block.schema.owner}.{tag.name}", {}).get(round(value))
         for tag, value, quality in zip(block.schema.tags, values, qualities, strict=True)
         if tag.kind is Kind.STATE and plain(value, quality) is not None
     }
+    index = block.schema.index
+    words |= {name: block.text(index[name], -1) for name in block.texts if name in index}
     return stream_of(block.schema, block) | {
         "value": [plain(v, q) for v, q in zip(values, qualities, strict=True)],
         "quality": qualities,
         "quality_name": [quality_name(q) for q in qualities],
-        "text": states,
+        "text": words,
     }
 
 

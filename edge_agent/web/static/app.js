@@ -221,7 +221,7 @@ function drawDevices() {
     for (const row of device.rows) {
       const value = el("td", { class: "figure", "data-stream": row.stream, "data-tag": row.tag }), mark = el("td", { class: "quality" }), age = el("td", { class: "age" });
       const label = columnWord(row.tag);
-      body.append(el("tr", {}, el("th", { scope: "row" }, el("span", { class: "says" }, label), label === row.tag ? null : el("code", {}, row.tag)), value, el("td", { class: "unit" }, row.kind === "state" ? "" : unitWord(row.unit)), mark, age));
+      body.append(el("tr", {}, el("th", { scope: "row" }, el("span", { class: "says" }, label), label === row.tag ? null : el("code", {}, row.tag)), value, el("td", { class: "unit" }, row.kind === "state" || row.kind === "text" ? "" : unitWord(row.unit)), mark, age));
       const list = cells.get(row.stream) ?? [];
       list.push({ row, value, mark, age });
       cells.set(row.stream, list);
@@ -239,7 +239,7 @@ function fill(stream) {
   const stale = staleStream(stream), age = ago(plantNow() - stream.time_ms);
   for (const { row, value, mark, age: old } of cells.get(stream.stream) ?? []) {
     const level = stale ? "stale" : rank(row.quality);
-    const text = row.value === null ? "—" : row.text ? `${stateWord(row.text)} (${figure(row.value)})` : figure(row.value);
+    const text = row.value === null ? "—" : row.kind === "text" ? row.text ?? "—" : row.text ? `${stateWord(row.text)} (${figure(row.value)})` : figure(row.value);
     put(value, text);
     value.title = row.value === null ? "" : `${row.value} ${row.unit}`;
     if (value.className !== `figure ${level}`) value.className = `figure ${level}`;
