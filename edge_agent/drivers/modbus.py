@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
-from urllib.parse import parse_qsl
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from edge_agent.clock import Clock
 from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, apply_flag, groups_of
+from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.modbus_address import Address
 from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register, fits, section_of
 from edge_agent.drivers.modbus_wire import Line, Wire
@@ -28,13 +28,6 @@ from edge_agent.units import Duration
 Path = tuple[str | int, ...]
 NO_PAUSE = Duration(0.0)
 PORT = 502
-_SERIAL_OPTIONS = {"baud": "9600", "parity": "N", "stopbits": "1", "bytesize": "8"}
-_ALLOWED = {
-    "baud": {str(b) for b in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)},
-    "parity": {"N", "E", "O"},
-    "stopbits": {"1", "2"},
-    "bytesize": {"7", "8"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +65,15 @@ class ModbusDevice(DeviceConfig):
     @property
     def line(self) -> Line:
         """What all devices of a link must agree on."""
-        options = {name: self.option(name, usual) for name, usual in _SERIAL_OPTIONS.items()}
+        serial = SerialSettings().laid_under(self.url)
         return Line(
             self.url.scheme,
             self.url.path if self.serial else self.url.hostname or "",
             0 if self.serial else self.url.port or PORT,
-            int(options["baud"]),
-            options["parity"],
-            int(options["stopbits"]),
-            int(options["bytesize"]),
+            serial.baud,
+            serial.parity,
+            serial.stopbits,
+            serial.bytesize,
             float(self.timeout),
             float(self.pause),
         )
@@ -114,37 +107,16 @@ class ModbusDevice(DeviceConfig):
         }
 
     def faults(self) -> list[tuple[Path, str]]:
-        faults: list[tuple[Path, str]] = [(("connect",), text) for text in self._link_faults()]
+        found = link_faults(
+            self.url, serial=self.serial, port=PORT, own={"unit": self._unit_faults}
+        )
+        faults: list[tuple[Path, str]] = [(("connect",), text) for text in found]
         for i, (first, last) in enumerate(self.sections):
             if not 0 <= first <= last <= 0xFFFF:
                 right = "a section is [first, last], 0 <= first <= last <= 65535"
                 faults.append((("sections", i), f"{right}, not {[first, last]}"))
         for name, tag in self.tags.items():
             faults += [(("tags", name, key), text) for key, text in self._tag_faults(tag)]
-        return faults
-
-    def _link_faults(self) -> list[str]:
-        faults = []
-        example = (
-            "modbus+rtu:///dev/ttyUSB0" if self.serial else f"{self.url.scheme}://192.168.1.5:502"
-        )
-        try:
-            missing = not self.url.path.strip("/") if self.serial else not self.url.hostname
-            if missing or (self.serial and self.url.netloc) or self.url.port == 0:
-                faults.append(f"no device to connect to (write {example})")
-        except ValueError:
-            faults.append(f"a port is a number from 1 to 65535 (write {example})")
-        if not self.serial and self.url.path.strip("/"):
-            faults.append(f'"{self.url.path}" after host and port means nothing (write {example})')
-        known = {"unit"} | (set(_SERIAL_OPTIONS) if self.serial else set())
-        for option, text in parse_qsl(self.url.query, keep_blank_values=True):
-            if option not in known:
-                faults.append(f'unknown option "{option}" (known: {", ".join(sorted(known))})')
-            elif option == "unit":
-                faults += self._unit_faults(text)
-            elif text not in _ALLOWED[option]:
-                right = " ".join(sorted(_ALLOWED[option], key=lambda t: (len(t), t)))
-                faults.append(f"{option}={text} is not possible (one of {right})")
         return faults
 
     def _unit_faults(self, text: str) -> list[str]:

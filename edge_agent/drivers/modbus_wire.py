@@ -14,11 +14,11 @@ is checked here: length, unit and function of an answer, and that its transactio
 
 import asyncio
 import logging
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from edge_agent.drivers.links import CONNECT, watch
 from edge_agent.drivers.modbus_plan import Request
 from edge_agent.errors import Disconnected, EdgeError
 from edge_agent.model import Quality
@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
     from pymodbus.pdu import ModbusPDU
 
-CONNECT = 0.8  # seconds a connect may take
 STALE = 2  # time-outs for which an RTU unit that was silent is not asked again
-UNACKNOWLEDGED = (
-    3.0  # seconds after which bytes the peer's box does not acknowledge end a connection
-)
 GATEWAY_NO_RESPONSE = 0x0B  # exception by which a gateway says that the unit behind it is silent
 FOREVER = 1 << 30
 
@@ -110,7 +106,7 @@ class Wire:
         if not is_open:
             raise Disconnected(f"{self._line.name} cannot be opened")
         client.ctx.comm_params.timeout_connect = self._line.timeout
-        self._watch(client.ctx.transport)
+        watch(client.ctx.transport, self._line.timeout)
 
     async def close(self) -> None:
         """Close the link; any number of times."""
@@ -241,14 +237,3 @@ class Wire:
 
         # there is no hook for it
         ctx.framer.handleFrame = handle  # type: ignore[method-assign, assignment]
-
-    def _watch(self, transport: asyncio.BaseTransport) -> None:
-        """Have the kernel end a connection whose peer is gone without a word.
-
-        A silent unit and a box without power look alike to us, but the box of a silent unit still
-        acknowledges what it is sent.
-        """
-        sock = transport.get_extra_info("socket")
-        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            bound = max(UNACKNOWLEDGED, 2 * self._line.timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(bound * 1000))
