@@ -20,9 +20,9 @@ from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, apply_flag, 
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.modbus_address import Address
 from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register, fits, section_of
-from edge_agent.drivers.modbus_wire import Line, Wire
+from edge_agent.drivers.modbus_wire import Line, Refused, Wire
 from edge_agent.errors import ConfigError, NoAnswer
-from edge_agent.model import Quality, SampleBlock, Schema
+from edge_agent.model import SampleBlock, Schema
 from edge_agent.units import Duration
 
 Path = tuple[str | int, ...]
@@ -226,8 +226,8 @@ class ModbusDriver:
                 answer = await self._wire.ask(stream.config.unit, request)
             except TimeoutError as e:
                 raise NoAnswer(stream.device, str(e)) from e
-            if isinstance(answer, Quality):
-                outcome[0, i] = answer
+            if isinstance(answer, Refused):
+                outcome[0, i] = answer.quality
             else:
                 words[0, request.offset : request.offset + request.count] = answer
         time = (began + self._clock.wall_ns()) // 2

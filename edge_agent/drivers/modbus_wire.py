@@ -28,12 +28,30 @@ if TYPE_CHECKING:
     from pymodbus.pdu import ModbusPDU
 
 STALE = 2  # time-outs for which an RTU unit that was silent is not asked again
-GATEWAY_NO_RESPONSE = 0x0B  # exception by which a gateway says that the unit behind it is silent
+# by these exceptions a gateway says that it does not reach the unit, or that the unit is silent
+GATEWAY_SILENT = (0x0A, 0x0B)
 FOREVER = 1 << 30
 
 
 class Garbled(EdgeError):
     """The answer to the request in flight could not be decoded."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An answer that holds no values.
+
+    code    the device's exception code; 0 where the answer had another length or function than
+            was asked for
+    source  MODBUS Application Protocol V1.1b3, 7
+    """
+
+    code: int
+
+    @property
+    def quality(self) -> Quality:
+        """What the columns of the request become."""
+        return Quality.BAD_DEVICE if self.code else Quality.BAD_SHORT
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ class Wire:
         """Return when the line has been left alone for as long as its devices need."""
         await asyncio.sleep(max(0.0, self._free_at - asyncio.get_running_loop().time()))
 
-    async def ask(self, unit: int, request: Request) -> Sequence[int] | Quality:
+    async def ask(self, unit: int, request: Request) -> Sequence[int] | Refused:
         """Return the words (or bits) of the answer, or why there are none.
 
         errors  ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
@@ -143,7 +161,7 @@ class Wire:
             answer = self._checked(reply, unit, request)
             answered = True
         except Garbled:
-            answer, answered = Quality.BAD_SHORT, True
+            answer, answered = Refused(0), True
         except (ConnectionException, ModbusIOException) as e:
             if isinstance(e, ConnectionException) or not client.connected:
                 raise Disconnected(f"{self._line.name} closed the connection") from e
@@ -155,7 +173,7 @@ class Wire:
                 self._stale_until[unit] = now() + STALE * self._line.timeout
         return answer
 
-    def _checked(self, reply: "ModbusPDU", unit: int, request: Request) -> Sequence[int] | Quality:
+    def _checked(self, reply: "ModbusPDU", unit: int, request: Request) -> Sequence[int] | Refused:
         """Return what the answer holds if it is the answer to the request."""
         client = self._client
         if client is not None and reply.transaction_id != client.ctx.request_transaction_id:
@@ -163,17 +181,17 @@ class Wire:
         if reply.dev_id != unit:
             raise TimeoutError(f"unit {reply.dev_id} answered in place of unit {unit}")
         if reply.isError():
-            if reply.exception_code == GATEWAY_NO_RESPONSE:
+            if reply.exception_code in GATEWAY_SILENT:
                 raise TimeoutError("the gateway has no answer from it")
-            return Quality.BAD_DEVICE
+            return Refused(reply.exception_code)
         if reply.function_code != request.table.function:
-            return Quality.BAD_SHORT
+            return Refused(0)
         if request.table.is_bits:
             whole_bytes = -(-request.count // 8) * 8
             if len(reply.bits) != whole_bytes:
-                return Quality.BAD_SHORT
+                return Refused(0)
             return reply.bits[: request.count]
-        return reply.registers if len(reply.registers) == request.count else Quality.BAD_SHORT
+        return reply.registers if len(reply.registers) == request.count else Refused(0)
 
     def _make(self) -> "AsyncModbusTcpClient | AsyncModbusSerialClient":
         """Return a client; inside the running loop, which its constructor asks for."""

@@ -250,9 +250,10 @@ async def test_garbage_is_no_answer_and_is_forgotten() -> None:
         assert row(await read(driver)) == GOOD
 
 
-async def test_a_gateway_that_has_no_answer_from_the_unit_is_the_unit_s_silence() -> None:
+@pytest.mark.parametrize("code", [10, 11])
+async def test_a_gateway_that_has_no_answer_from_the_unit_is_the_unit_s_silence(code: int) -> None:
     async with Meter() as meter, driving({"m": device(at(meter))}) as driver:
-        meter.script = ["exception 11"]
+        meter.script = [f"exception {code}"]
 
         with pytest.raises(NoAnswer, match="gateway"):
             await read(driver)
