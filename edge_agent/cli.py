@@ -13,25 +13,23 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
-from typing import NoReturn
 
-from edge_agent import __version__, demo
+from edge_agent import demo
 from edge_agent.agent import Agent
+from edge_agent.arguments import WRONG, parser
 from edge_agent.check import probe, summary
 from edge_agent.config import Config, data_dir, json_schema, load
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.report import write_leader
-from edge_agent.units import Duration
 
 log = logging.getLogger(__name__)
 
-WRONG, UNREACHED = 2, 3
+UNREACHED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser(_RUNS).parse_args(arguments)
     level = options.log_level or ("info" if options.command is _run else "warning")
     logging.basicConfig(level=level.upper(), format="%(levelname)-7s %(message)s")
     for noisy in ("pymodbus", "asyncua", "aiomqtt", "mqtt", "uvicorn", "urllib3", "reactivex"):
@@ -158,116 +156,4 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-# ---- arguments -------------------------------------------------------------------------------
-
-
-def _duration(text: str) -> Duration:
-    try:
-        length = Duration.parse(text)
-    except ValueError as e:
-        raise argparse.ArgumentTypeError(str(e)) from e
-    if length <= 0:
-        raise argparse.ArgumentTypeError(f"{text} has no length (write 10m)")
-    return length
-
-
-def _speed(text: str) -> float:
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = 0.0
-    if not 0.01 <= speed <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a speed (write 1, 10)")
-    return speed
-
-
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    what: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=what,
-        description=what[0].upper() + what[1:] + ".",
-        epilog=f"example:  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=run)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells a wrong argument in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
-        prog="edge-agent",
-        description="Reads the meters and machines of a plant, computes its energy and production "
-        "figures, keeps every sample safe and passes them on. It only reads from devices.",
-    )
-    parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
-    parser.add_argument(
-        "--log-level",
-        choices=["debug", "info", "warning", "error"],
-        help="what is logged (info for run, else warning)",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    what = "start a simulated cement plant and the agent on it, with the dashboard"
-    _demo_options(_command(commands, "demo", _demo, what, "edge-agent demo --for 10m"))
-
-    what = "run the agent in the foreground until SIGTERM; SIGHUP reads the file again"
-    one = _command(commands, "run", _run, what, "edge-agent run /etc/edge-agent/plant.yaml")
-    one.add_argument("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
-
-    what = "name every mistake of a configuration at once, with file:line:column"
-    one = _command(commands, "check", _check, what, "edge-agent check plant.yaml --connect")
-    add = one.add_argument
-    add("config", type=Path, nargs="?", metavar="CONFIG", help="the plant's YAML file")
-    add("--connect", action="store_true", help="try every device and sink, show what is read")
-    add("--schema", action="store_true", help="print the JSON schema for editors")
-
-    what = "run the simulators alone and print where they listen"
-    example = "edge-agent simulate plant.yaml --faults trouble.yaml"
-    add = _command(commands, "simulate", _simulate, what, example).add_argument
-    add("plant", type=Path, nargs="?", metavar="CONFIG", help="whose devices (the demo's)")
-    add("--faults", type=Path, metavar="FILE", help="scripted trouble")
-    add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
-
-    what = "write a report with the evidence for every figure"
-    example = "edge-agent report leader plant.yaml --period 2026-10 -o reports"
-    add = _command(commands, "report", _report, what, example).add_argument
-    periods = "2026, 2026-10, 2026-10-05 or 2026-10-05T08:00/2026-10-05T09:00"
-    add("kind", choices=["leader"], metavar="KIND", help="leader")
-    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
-    add("--period", required=True, metavar="PERIOD", help=periods)
-    add("--metric", metavar="NAME", help="the energy metric, if there are several")
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="folder for the files (here)",
-    )
-    return parser
-
-
-def _demo_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    until = "end by itself after this much plant time, from the next full minute on"
-    influx = "write to InfluxDB too (http://host:8086?org=o&bucket=b; token in $INFLUX_TOKEN)"
-    add("--listen", metavar="ADDR", help="where the dashboard listens (127.0.0.1:8080)")
-    add("--for", dest="length", type=_duration, metavar="TIME", help=until)
-    add("--speed", type=_speed, default=1.0, metavar="N", help="plant seconds per second (1)")
-    add("--data", type=Path, metavar="DIR", help="keep the data here (a temporary folder)")
-    add("--mqtt", metavar="URL", help="publish to a broker too (mqtt://host:1883)")
-    add("--influx", metavar="URL", help=influx)
-    add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
-    add("--seed", type=int, default=1, metavar="N", help="another plant (1)")
+_RUNS = {"demo": _demo, "run": _run, "check": _check, "simulate": _simulate, "report": _report}
