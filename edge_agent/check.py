@@ -1,20 +1,60 @@
-"""``edge-agent check``: what a configuration means and, if asked, what the plant answers."""
+"""``edge-agent check``: what a configuration means and, if asked, what the plant answers.
+
+Links are tried side by side, so many dead devices take no longer than one; the units of one line
+are asked one after the other, as the line has it.
+"""
 
 import asyncio
 import time
-from collections.abc import Iterator
-from unicodedata import east_asian_width
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult
 
 from edge_agent.agent import Link, links_of
 from edge_agent.clock import SystemClock
 from edge_agent.config import Config
-from edge_agent.drivers.base import groups_of
-from edge_agent.errors import Disconnected, NoAnswer, Rejected
-from edge_agent.model import Quality, SampleBlock
-
-Row = tuple[str, ...]
+from edge_agent.drivers.base import DeviceConfig, Group, groups_of
+from edge_agent.errors import Disconnected, EdgeError, NoAnswer
+from edge_agent.model import Kind, Quality, SampleBlock
+from edge_agent.sinks.base import SinkConfig
+from edge_agent.terminal import Row, labelled, shortened, table
 
 PATIENCE = 15.0  # seconds for one read; what pushes says something every five
+LONGEST = 28  # places of a value; a text may be longer
+
+_MEANINGS = {
+    Quality.GOOD_ROLLOVER: "the counter went through its highest number",
+    Quality.UNCERTAIN_RANGE: "outside the tag's range: compare type, order and scale, or the range",
+    Quality.UNCERTAIN_FLAGGED: "the instrument says of itself that it is not in normal operation",
+    Quality.UNCERTAIN_PRECISION: "an integer above 2^53 was rounded",
+    Quality.UNCERTAIN_CLOCK: "the server's clock is not the agent's: set it",
+    Quality.BAD_NO_ANSWER: "the unit is silent",
+    Quality.BAD_DEVICE: "the device refused the request: compare address and function with the "
+    "manual (40001 counts from one, hr:0 from zero)",
+    Quality.BAD_NOT_AVAILABLE: "the device itself says that it has no value (not wired, or not "
+    "fitted), or the words are no number of this type",
+    Quality.BAD_ADDRESS: "there is no such node or register",
+    Quality.BAD_SHORT: "the answer had another length than asked for",
+}
+
+
+@dataclass
+class _Seen:
+    """What was found out: rows of the table by device, and who does not answer for which reason."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    advice: dict[str, list[str]] = field(default_factory=dict)
+    sinks: dict[str, str] = field(default_factory=dict)
+    qualities: set[Quality] = field(default_factory=set)
+    reached: bool = True
+
+    def add(self, *row: str) -> None:
+        self.rows.setdefault(row[0], []).append(row)
+
+    def lost(self, device: str, stream: str, why: str, look: str) -> None:
+        self.reached = False
+        self.add(device, stream, "-", "", "", why)
+        self.advice.setdefault(look, []).append(device)
 
 
 def summary(config: Config) -> Iterator[str]:
@@ -28,87 +68,164 @@ def summary(config: Config) -> Iterator[str]:
             every = "pushed" if group.period is None else f"{group.period:g} s"
             stream, where = group.schema.name, device.connect.split("?")[0]
             rows.append((name, stream, every, str(len(tags)), where))
-    yield from _table(rows)
+    yield from table(rows)
     for name, metric in config.metrics.items():
         yield f"metric    {name}: {metric.kind}, windows {' '.join(metric.windows)}"
     for name, sink in config.sinks.items():
         yield f"sink      {name}: {sink.kind}"
 
 
-async def probe(config: Config) -> tuple[list[str], bool]:
+async def probe(config: Config, progress: Callable[[str], None]) -> tuple[list[str], bool]:
     """Try every device and sink once; return the lines to show and whether all were reached.
 
     A device is read once per stream, as the agent would; nothing is stored.
     """
-    clock = SystemClock()
+    seen = _Seen()
+    links = links_of(config, SystemClock())
+    waiting = {link.name for link in links} | set(config.sinks)
+
+    async def tried(name: str, link: Link | None, sink: SinkConfig | None) -> None:
+        if link is not None:
+            await _try_link(link, seen)
+        if sink is not None:
+            await _try_sink(name, sink, config, seen)
+        waiting.discard(name)
+        left = ", ".join(sorted(waiting)[:3]) + (" …" if len(waiting) > 3 else "")
+        progress(f"waiting for {left}" if waiting else "")
+
+    async with asyncio.TaskGroup() as tasks:
+        for link in links:
+            tasks.create_task(tried(link.name, link, None), name=f"try {link.name}")
+        for name, sink in config.sinks.items():
+            tasks.create_task(tried(name, None, sink), name=f"try {name}")
+    return list(_told(config, seen)), seen.reached
+
+
+def _told(config: Config, seen: _Seen) -> Iterator[str]:
     rows: list[Row] = [("device", "tag", "value", "unit", "ms", "quality")]
-    reached = True
-    for link in links_of(config, clock):
-        found, up = await _probe_link(link)
-        rows += found
-        reached &= up
-    lines = list(_table(rows))
-    for name, sink in config.sinks.items():
-        target = sink.build(config.site)
-        try:
-            await target.connect()
-            lines.append(f"sink      {name}: reached")
-        except (Disconnected, Rejected) as e:
-            lines.append(f"sink      {name}: not reached: {e}")
-            reached = False
-        finally:
-            await target.close()
-    return lines, reached
+    for device in config.devices:
+        rows += seen.rows.get(device, [])
+    yield from table(rows)
+    meant = [(q.name, _MEANINGS[q]) for q in sorted(seen.qualities) if q in _MEANINGS]
+    if meant:
+        yield ""
+        yield from labelled(meant)
+    if seen.advice:
+        yield ""
+        yield from labelled(
+            (_few(dict.fromkeys(devices)), look) for look, devices in seen.advice.items()
+        )
+    if seen.sinks:
+        yield ""
+        yield from labelled(("sink    ", f"{n}: {seen.sinks[n]}") for n in config.sinks)
 
 
-async def _probe_link(link: Link) -> tuple[list[Row], bool]:
-    rows: list[Row] = []
-    reached = True
+def _few(devices: dict[str, None]) -> str:
+    names = list(devices)
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+async def _try_link(link: Link, seen: _Seen) -> None:
+    silent: set[str] = set()
     try:
         await link.driver.connect()
         for group in link.driver.groups:
-            began = time.perf_counter()
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    block = await link.driver.read(group)
-            except (NoAnswer, TimeoutError) as e:
-                said = str(e) or f"nothing came within {PATIENCE:g} s"
-                rows.append((group.schema.owner, group.schema.name, "-", "", "", said))
-                reached = False
+            device = group.schema.owner
+            if device in silent:
                 continue
-            took = f"{(time.perf_counter() - began) * 1e3:.1f}"
-            rows += [
-                (group.schema.owner, tag, value, unit, took, quality)
-                for tag, value, unit, quality in _values(block)
-            ]
+            try:
+                await _read(link, group, seen)
+            except (NoAnswer, TimeoutError) as e:
+                silent.add(device)
+                said = str(e).removeprefix(f"{device}: ") or f"nothing within {PATIENCE:g} s"
+                look = silence(link.devices[device])
+                seen.lost(device, group.schema.name, f"no answer: {said}", look)
     except Disconnected as e:
-        known = {row[0] for row in rows}
-        rows += [
-            (device, "-", "-", "", "", f"not reached: {e}")
-            for device in link.devices
-            if device not in known
-        ]
-        reached = False
+        for device, config in link.devices.items():
+            if device not in seen.rows:
+                seen.lost(device, "-", f"not reached: {e}", unreachable(config.url))
+        seen.reached = False
     finally:
         await link.driver.close()
-    return rows, reached
 
 
-def _values(block: SampleBlock) -> Iterator[tuple[str, str, str, str]]:
-    last = len(block) - 1
+async def _read(link: Link, group: Group, seen: _Seen) -> None:
+    began = time.perf_counter()
+    async with asyncio.timeout(PATIENCE):
+        block = await link.driver.read(group)
+    took = f"{(time.perf_counter() - began) * 1e3:.1f}"
+    states = link.devices[group.schema.owner].tags
     for i, tag in enumerate(block.schema.tags):
-        quality = Quality(int(block.quality[i, last]))
-        value = "-" if quality >= Quality.BAD else f"{block.value[i, last]:.10g}"
-        yield tag.name, value, tag.unit.code, quality.name
+        quality = Quality(int(block.quality[i, -1]))
+        seen.qualities.add(quality)
+        value = _value(block, i, states[tag.name].states)
+        seen.add(group.schema.owner, tag.name, value, _unit(tag.unit.code), took, quality.name)
 
 
-def _table(rows: list[Row]) -> Iterator[str]:
-    """Yield the rows in columns; Chinese characters take two places."""
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (c + " " * (w - _width(c)) for c, w in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+def _value(block: SampleBlock, column: int, states: Mapping[int, str]) -> str:
+    """Return the last value of a column as a person reads it."""
+    if block.quality[column, -1] >= Quality.BAD:
+        return "-"
+    tag, value = block.schema.tags[column], float(block.value[column, -1])
+    if tag.kind is Kind.TEXT:
+        return shortened(block.text(column, len(block) - 1) or "", LONGEST)
+    if value in states:
+        return shortened(f"{value:g} {states[int(value)]}", LONGEST)
+    return f"{value:.10g}"
 
 
-def _width(text: str) -> int:
-    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+def _unit(code: str) -> str:
+    return "" if code == "1" else code
+
+
+async def _try_sink(name: str, sink: SinkConfig, config: Config, seen: _Seen) -> None:
+    target = sink.build(config.site)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await target.connect()
+        seen.sinks[name] = "reached"
+    except (EdgeError, TimeoutError) as e:
+        said = str(e) or f"nothing within {PATIENCE:g} s"
+        look = "look at: address and port, user and password or token, is it running"
+        seen.sinks[name] = f"not reached: {said} ({look})"
+        seen.reached = False
+    finally:
+        await target.close()
+
+
+# ---- what to look at next --------------------------------------------------------------------
+
+
+def unreachable(url: SplitResult) -> str:
+    """Return what to look at when a link cannot be opened."""
+    if not url.hostname:
+        return (
+            f"look at: is {url.path} there (ls -l /dev/serial/by-id), may this user open it (group "
+            "dialout), has another program opened it"
+        )
+    reach = f"ping {url.hostname}"
+    if url.scheme == "opc.tcp":
+        return (
+            f"look at: does {reach} answer, port (4840 is usual), is the OPC UA server switched "
+            "on, user and password, does it trust the agent's certificate"
+        )
+    return (
+        f"look at: does {reach} answer, port {url.port or ''} of meter or gateway, cable and "
+        "power, does another program hold its only connection"
+    ).replace("  ", " ")
+
+
+def silence(device: DeviceConfig) -> str:
+    """Return what to look at when a unit says nothing on a link that lives."""
+    address = device.option("unit", "") or device.option("address", "") or "1"
+    if device.url.scheme == "opc.tcp":
+        return "look at: is the server's program running, does it push (mode: subscribe)"
+    line = "baud and parity as set in the meter, A and B not crossed, end of line terminated"
+    if device.url.hostname and device.url.scheme != "modbus+tcp":
+        line = f"at the serial server: {line}"
+    elif device.url.hostname:
+        line = f"behind a gateway: {line}"
+    return (
+        f"look at: is {address} the address set in the meter, has it power; {line}; a slow meter "
+        f"needs a longer timeout (now {device.timeout:g} s)"
+    )

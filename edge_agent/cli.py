@@ -21,10 +21,12 @@ from edge_agent.check import probe, summary
 from edge_agent.config import Config, data_dir, json_schema, load
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.report import write_leader
+from edge_agent.terminal import shortened
 
 log = logging.getLogger(__name__)
 
 UNREACHED = 3
+PLACES = 78  # of a line of progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +133,7 @@ def _check(options: argparse.Namespace) -> int:
         _say(line)
     if not options.connect:
         return 0
-    lines, reached = asyncio.run(probe(config))
+    lines, reached = asyncio.run(probe(config, _progress))
     for line in lines:
         _say(line)
     return 0 if reached else UNREACHED
@@ -154,6 +156,12 @@ def _report(options: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _progress(line: str) -> None:
+    """Show what is going on in one line that the next one replaces; only to a person."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{shortened(line, PLACES)}", end="", file=sys.stderr, flush=True)
 
 
 _RUNS = {"demo": _demo, "run": _run, "check": _check, "simulate": _simulate, "report": _report}
