@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check bench soak packages clean
+.PHONY: demo test check bench bench-gateway soak packages clean
 .DEFAULT_GOAL := demo
 
 # Two environments' worth of packages in one folder, each installed when its list has changed.
@@ -39,6 +39,9 @@ soak: packages $(VENV)/.dev         ## long kills and outages
 bench: $(VENV)/.dev                 ## measured numbers, as JSON
 	for bench in benchmarks/bench_*.py; do \
 	  $(BIN)/python -m benchmarks.$$(basename $$bench .py) || exit 1; done
+
+bench-gateway: packages $(VENV)/.dev  ## the whole agent at full load, some 9 minutes; writes docs/benchmark.md
+	$(BIN)/python -m benchmarks.gateway --table docs/benchmark.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,64 @@
+"""The whole-agent benchmark in miniature: its figures are there and no row is lost on the way."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FIGURES = {
+    "load", "tags", "period_s", "connections", "devices", "server", "start_s", "seconds",
+    "requests_per_s", "samples_per_s", "cpu_s", "core_share", "cpu_us_per_tag",
+    "cpu_us_per_request", "rss_mb", "pss_mb", "peak_mb", "others_core_share", "lateness_ms",
+    "missed_polls", "scan_ms", "register_to_message_ms", "sample_to_message_ms", "rows_answered",
+    "rows_lost", "rows_twice", "values_checked", "values_wrong",
+}  # fmt: skip
+
+
+def measured(folder: Path, *options: str) -> dict[str, Any]:
+    result = folder / "result.json"
+    command = [sys.executable, "-m", "benchmarks.gateway", "-o", str(result), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+@pytest.mark.timeout(60)  # a broker, a database and an agent are started
+@pytest.mark.parametrize(
+    ("load", "how"),
+    [("1000@1s", ()), ("1000@100ms", ("--no-compiler",))],
+    ids=["served by C", "served by Python"],
+)
+def test_a_small_gateway_loses_no_row_and_says_nothing_wrong(
+    tmp_path: Path, load: str, how: tuple[str, ...]
+) -> None:
+    page = tmp_path / "benchmark.md"
+    window = ("--seconds", "3", "--warm-up", "1", "--no-plain", "--table", str(page))
+    (run,) = measured(tmp_path, "--load", load, *window, *how)["runs"]
+
+    assert run.keys() == FIGURES
+    assert run["rows_answered"] >= 10 * 3 / run["period_s"] * 0.5  # half of it on a busy machine
+    assert run["rows_lost"] == {"log": 0, "broker": 0, "database": 0}
+    assert run["rows_twice"] == {"log": 0, "broker": 0, "database": 0}
+    assert run["values_checked"] > 0
+    assert run["values_wrong"] == 0
+    for name in ("lateness_ms", "scan_ms", "register_to_message_ms", "sample_to_message_ms"):
+        figures = run[name]
+        assert 0 <= figures["p50"] <= figures["p99"] <= figures["max"], name
+    assert run["cpu_us_per_tag"] > 0
+    assert run["rss_mb"] >= run["pss_mb"] > 0
+    assert run["load"] in page.read_text()
+
+
+@pytest.mark.timeout(60)
+def test_the_plain_gateway_is_measured_beside_it(tmp_path: Path) -> None:
+    window = ("--seconds", "2", "--warm-up", "0.5")
+    result = measured(tmp_path, "--load", "1000@1s", *window)
+
+    assert result["plain"]["rows_lost"] == {"broker": 0}
+    assert result["plain"]["values_wrong"] == 0
+    assert result["ratio"] > 0
