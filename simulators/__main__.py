@@ -25,7 +25,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m simulators",
         description="Play the devices of a configuration on free loopback ports. "
         "Prints one JSON line with their addresses when ready.",
-        epilog="Example: python -m simulators configs/demo.yaml --log scans",
+        epilog="Example: python -m simulators configs/demo.yaml --log scans. In the line, truth is "
+        "an address that tells as JSON how often each device was asked and how it answered "
+        "(/DEVICE for one, ?times with every request).",
     )
     parser.add_argument(
         "config", nargs="?", type=Path, help="a configuration; without, the demonstration plant"
@@ -65,16 +67,21 @@ async def _run(arguments: argparse.Namespace) -> None:
     _watch_input(stopped)
     config = arguments.config or configs() / "demo.yaml"
     async with play(config, clock, seed=arguments.seed, log=arguments.log, script=script) as fleet:
+        truth = await fleet.counted.serve()
         ready = {
             "ready": True,
             "connect": fleet.connect,
             "skipped": fleet.skipped,
+            "truth": truth,
             "start": start,
             "origin": origin,
             "speed": arguments.speed,
         }
         print(json.dumps(ready), flush=True)
-        await stopped.wait()
+        try:
+            await stopped.wait()
+        finally:
+            await fleet.counted.close()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from simulators.opcua_server import OpcUaServer
 from simulators.plant import CementPlant
 from simulators.sources import Source, anything
 from simulators.tables import DeviceTable, read_devices
+from simulators.truth import Tally, Truth
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Fleet:
 
     connect  device -> where it is reached now
     skipped  devices whose protocol is not simulated
+    counted  the wire truth: what each device was asked and how it answered
     """
 
     plant: CementPlant
@@ -27,6 +29,11 @@ class Fleet:
     skipped: list[str] = field(default_factory=list)
     modbus: list[ModbusServer] = field(default_factory=list)
     opcua: list[OpcUaServer] = field(default_factory=list)
+    counted: Truth = field(default_factory=Truth)
+
+    def truth(self) -> Mapping[str, Tally]:
+        """Return what each device was asked and how it answered."""
+        return self.counted.devices()
 
 
 @asynccontextmanager
@@ -51,15 +58,26 @@ async def play(
     async with AsyncExitStack() as stack:
         stack.callback(scans.close)
         links: dict[tuple[str, str], list[tuple[DeviceTable, Source]]] = {}
-        for table in read_devices(config):
+        tables = read_devices(config)
+        if script is not None and (strangers := script.strangers([t.id for t in tables])):
+            raise ValueError("\n".join(strangers))
+        for table in tables:
             url = table.url
             source = (sources or {}).get(table.id) or _source(fleet.plant, table)
             links.setdefault((url.scheme, url.netloc + url.path), []).append((table, source))
         for (scheme, _), devices in links.items():
             if scheme.startswith("modbus+"):
-                begin = fleet.plant.start
                 units = [
-                    Unit(t, s, clock, log=scans, script=script, start=begin) for t, s in devices
+                    Unit(
+                        table,
+                        source,
+                        clock,
+                        log=scans,
+                        script=script,
+                        start=fleet.plant.start,
+                        tally=fleet.counted.tally(table.id),
+                    )
+                    for table, source in devices
                 ]
                 server = ModbusServer(units, "mbap" if scheme == "modbus+tcp" else "rtu")
                 stack.push_async_callback(server.close)

@@ -98,7 +98,8 @@ class Register:
         return words_of(raw, self.tag.type, self.tag.order, self.wraps)
 
 
-def _wraps(tag: TagRow) -> int | None:
+def wraps(tag: TagRow) -> int | None:
+    """Return the raw count at which an integer counter begins again."""
     if tag.kind != "counter" or tag.type in {"f32", "f64", "bool"}:
         return None
     natural = {"u": 1 << 16 * WORDS[tag.type], "i": 1 << 16 * WORDS[tag.type] - 1}
@@ -132,7 +133,7 @@ class RegisterMap:
         self.registers = []
         for tag in table.tags:
             area, address, bit = place(tag.at)
-            register = Register(tag, area, address, bit, _wraps(tag), _converted(source, tag))
+            register = Register(tag, area, address, bit, wraps(tag), _converted(source, tag))
             self.registers.append(register)
             for offset in range(register.width):
                 self._at.setdefault((area, address + offset), []).append((register, offset))

@@ -55,6 +55,16 @@ class Bench:
             writer.close()
             await asyncio.wait([asyncio.ensure_future(_closed(writer))])
 
+    async def raw(self, unit: int, function: int, address: int, count: int) -> bytes:
+        """Return the bytes that come."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(struct.pack(">HHHBBHH", 7, 0, 6, unit, function, address, count))
+            return await reader.read(300)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
     def lines(self, device: str) -> list[dict[str, object]]:
         path = self.folder / f"{device}.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
@@ -157,13 +167,16 @@ async def test_a_scripted_reset_cuts_the_connection(bench: Bench) -> None:
         await bench.ask(1, 3, 0, 1)
 
 
-async def test_scripted_garbage_is_no_answer_to_the_request(bench: Bench) -> None:
-    bench.script_of("[{device: scale-coal, kind: garbage}]")
+@pytest.mark.parametrize("kind", ["garbage", "short", "corrupt"])
+async def test_a_spoiled_answer_is_no_answer_to_the_request(bench: Bench, kind: str) -> None:
+    bench.script_of(f"[{{device: scale-coal, kind: {kind}}}]")
 
-    replies = [await bench.ask(1, 3, 0, 2) for _ in range(5)]
+    replies = [await bench.raw(1, 3, 0, 2) for _ in range(20)]
 
-    assert all(reply is None or reply[1:3] != bytes([3, 4]) for reply in replies)
-    assert bench.server.reads == 0
+    heads = [(reply[:6], reply[6:9], len(reply)) for reply in replies]
+    assert (struct.pack(">HHH", 7, 0, 7), bytes([1, 3, 4]), 13) not in heads
+    assert all(replies)
+    assert (bench.server.reads, bench.units[0].conduct.tally.spoiled) == (0, 20)
 
 
 async def test_a_delayed_answer_is_the_one_of_its_request(bench: Bench) -> None:
@@ -192,7 +205,7 @@ def test_a_script_that_cannot_be_played_says_what_would_be_right(tmp_path: Path)
     path = tmp_path / "faults.yaml"
     path.write_text("[{device: a, kind: sulking}]")
 
-    with pytest.raises(ValueError, match="silence, delay, exception"):
+    with pytest.raises(ValueError, match="silence, delay, late-by-one, exception"):
         read_script(path)
 
 
