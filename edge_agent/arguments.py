@@ -121,11 +121,12 @@ def _check(menu: _Menu) -> None:
 
 
 def _simulate(menu: _Menu) -> None:
-    what = "run the simulators alone and print where they listen"
+    what = "run the simulators alone and print where they listen and tell what they answered"
     example = "edge-agent simulate plant.yaml --faults trouble.yaml"
     add = menu.add("simulate", what, example).add_argument
     add("plant", type=Path, nargs="?", metavar="CONFIG", help="whose devices (the demo's)")
-    add("--faults", type=Path, metavar="FILE", help="scripted trouble")
+    trouble = "scripted trouble: [{device: em-kiln, from: 10s, to: 20s, kind: silence}, …]"
+    add("--faults", type=Path, metavar="FILE", help=trouble)
     add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
 
 
