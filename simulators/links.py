@@ -35,9 +35,8 @@ class _Later:
         task.add_done_callback(self._tasks.discard)
 
     async def _wait(self, line: Line, seconds: float, frame: bytes) -> None:
-        with self._clock.participant():
-            await self._clock.sleep(seconds)
-            line.send(frame)
+        await self._clock.sleep(seconds)
+        line.send(frame)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -70,11 +69,10 @@ class _Watch:
             self._task = asyncio.create_task(self._follow(changed), name="trouble of a link")
 
     async def _follow(self, changed: Callable[[], Awaitable[None]]) -> None:
-        with self._clock.participant():
+        await changed()
+        while math.isfinite(at := self._script.next_change(self._devices, self._seconds)):
+            await self._clock.sleep(at - self._seconds)
             await changed()
-            while math.isfinite(at := self._script.next_change(self._devices, self._seconds)):
-                await self._clock.sleep(at - self._seconds)
-                await changed()
 
     async def close(self) -> None:
         task, self._task = self._task, None

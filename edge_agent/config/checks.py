@@ -236,7 +236,7 @@ def _differences(one: DeviceConfig, other: DeviceConfig) -> list[tuple[str, str,
     found = []
     if one.url.scheme != other.url.scheme:
         found.append(("connect", one.url.scheme, other.url.scheme))
-    for key in ("timeout", "pause", "security"):
+    for key in one.shared:
         a, b = getattr(one, key, None), getattr(other, key, None)
         if a != b:
             mine, its = (f"{v:g}s" if isinstance(v, float) else "another" for v in (a, b))

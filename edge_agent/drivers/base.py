@@ -183,11 +183,13 @@ class FlagConfig:
 class DeviceConfig:
     """What every device has; ``tags`` holds the template's tags and the device's own.
 
+    shared   keys that must be equal for all devices of a link, if they have them
     ct, pt   transformer ratios, applied once, here, to tags whose template says secondary
     rated    kW; what the device can consume at most, for the plausibility of its counters
     """
 
     schemes: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ("timeout", "pause", "security")
 
     connect: str
     template: str | None = None

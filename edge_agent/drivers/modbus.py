@@ -20,7 +20,7 @@ from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, apply_flag, 
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.modbus_address import Address
 from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register, fits, section_of
-from edge_agent.drivers.modbus_wire import Line, Refused, Wire
+from edge_agent.drivers.modbus_wire import Line, Manners, Refused, Wire
 from edge_agent.errors import ConfigError, NoAnswer
 from edge_agent.model import SampleBlock, Schema
 from edge_agent.units import Duration
@@ -34,13 +34,14 @@ PORT = 502
 class ModbusDevice(DeviceConfig):
     """One Modbus unit: ``modbus+tcp://host:502?unit=1``, ``modbus+rtu:///dev/ttyS0?baud=9600``.
 
-    pause          between an answer and the next request
+    pause          between an answer and the next request; of two neighbours the longer one counts
     max_registers  registers that one request may ask for
     max_gap        registers nobody asked for that may be read along between two that are wanted
     sections       first and last address of blocks that no request may cross
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("modbus+tcp", "modbus+rtu", "modbus+rtu-over-tcp")
+    shared: ClassVar[tuple[str, ...]] = ()  # time-out and pause are the unit's, not the line's
 
     pause: Duration = NO_PAUSE
     max_registers: Annotated[int, Ge(1), Le(125)] = 125
@@ -74,8 +75,6 @@ class ModbusDevice(DeviceConfig):
             serial.parity,
             serial.stopbits,
             serial.bytesize,
-            float(self.timeout),
-            float(self.pause),
         )
 
     def register(self, tag: TagConfig) -> Register:
@@ -190,7 +189,8 @@ class ModbusDriver:
                     for name in differing
                 ]
             )
-        self._wire = Wire(lines[first])
+        manners = {d.unit: Manners(float(d.timeout), float(d.pause)) for d in devices.values()}
+        self._wire = Wire(lines[first], manners)
         self._lock = asyncio.Lock()
         self._streams: dict[str, _Stream] = {}
         groups: list[Group] = []
@@ -210,6 +210,11 @@ class ModbusDriver:
     async def close(self) -> None:
         await self._wire.close()
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What went wrong on the wire without costing a value: frames passed over, retries."""
+        return self._wire.counts
+
     async def read(self, group: Group) -> SampleBlock:
         async with self._lock:  # one request in flight per link
             return await self._scan(self._streams[group.schema.stream])
@@ -220,7 +225,7 @@ class ModbusDriver:
         outcome = np.zeros((1, len(plan.requests)), np.uint8)
         began = 0
         for i, request in enumerate(plan.requests):
-            await self._wire.settle()
+            await self._wire.settle(stream.config.unit)
             began = began or self._clock.wall_ns()
             try:
                 answer = await self._wire.ask(stream.config.unit, request)

@@ -1,62 +1,55 @@
 """The socket or serial line under the Modbus driver: one request, one answer, and no stale one.
 
-A late answer must never be taken for the answer to the next request. Over TCP every answer
-carries the transaction id of its request, and another's is dropped. RTU has no such id, on a wire
-as well as behind a converter (a new socket would not help there: the converter hands on whatever
-the line says). It only names the unit. So a unit that was silent is not asked again for two more
-time-outs, while the other units of the line are; what it says meanwhile is thrown away. A unit
-slower than three time-outs cannot be told from a quick one: raise ``timeout`` for it.
+pymodbus opens the link and frames the requests; on TCP and on serial lines its transport then hands
+what comes to the protocol here. Its transaction manager is left out: it takes a late RTU answer for
+the next one, gives up at the first frame of another unit, and spends three times as long on a
+request as all the rest.
 
-pymodbus does the framing. Its own retries, reconnects and counting of failures are off (they are
-the supervisor's), its log as well (it writes a line per failed request). What it does not check
-is checked here: length, unit and function of an answer, and that its transaction id is not 0.
+A late answer must never be taken for the answer to the next request. Over TCP every answer
+carries the transaction id of its request. RTU has no such id, on a wire as well as behind a
+converter (a new socket would not help there: the converter hands on whatever the line says). It
+has unit, function and length. So a request that stayed unanswered is not repeated, nor one like it
+sent to its unit, for two more time-outs; a request of another length may be, and its answer proves
+that none older is under way, for a unit answers in the order it was asked. Exceptions have no
+length; they are not believed meanwhile. Other units are asked as usual. A unit slower than three
+time-outs cannot be told from a quick one, until it has been seen to be so late; then its limit
+grows.
+
+A TCP connection on which nobody has answered for a while may be half open: a box behind a router,
+or a converter that has forgotten it, while a new one would work. It is replaced before the next
+request; the units' silence is told by ``NoAnswer`` as ever.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from edge_agent.drivers.links import CONNECT, watch
+from edge_agent.drivers.links import CONNECT, UNACKNOWLEDGED, watch
+from edge_agent.drivers.modbus_frames import Framing, Mbap, Refused, Rtu, Shape, Words
+from edge_agent.drivers.modbus_patience import Patience
 from edge_agent.drivers.modbus_plan import Request
-from edge_agent.errors import Disconnected, EdgeError
-from edge_agent.model import Quality
+from edge_agent.errors import Disconnected
 
 if TYPE_CHECKING:
     from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
-    from pymodbus.pdu import ModbusPDU
 
-STALE = 2  # time-outs for which an RTU unit that was silent is not asked again
+__all__ = ["Line", "Manners", "Refused", "Wire", "Words"]
+
 # by these exceptions a gateway says that it does not reach the unit, or that the unit is silent
 GATEWAY_SILENT = (0x0A, 0x0B)
-FOREVER = 1 << 30
+_Found = tuple[int, Words | Refused]  # the mark of the request, and what answers it
 
-
-class Garbled(EdgeError):
-    """The answer to the request in flight could not be decoded."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An answer that holds no values.
-
-    code    the device's exception code; 0 where the answer had another length or function than
-            was asked for
-    source  MODBUS Application Protocol V1.1b3, 7
-    """
-
-    code: int
-
-    @property
-    def quality(self) -> Quality:
-        """What the columns of the request become."""
-        return Quality.BAD_DEVICE if self.code else Quality.BAD_SHORT
+REMEMBERED = 16  # requests given up whose late answers are recognised
+READ_AT_ONCE = 8192  # bytes; asyncio's own 256 KiB are mapped and unmapped at each read
 
 
 @dataclass(frozen=True)
 class Line:
-    """What all devices of one link share; times in seconds."""
+    """What all devices of one link share."""
 
     scheme: str
     host: str
@@ -65,8 +58,6 @@ class Line:
     parity: str
     stopbits: int
     bytesize: int
-    timeout: float
-    pause: float
 
     @property
     def name(self) -> str:
@@ -84,14 +75,17 @@ class Line:
         return self.scheme != "modbus+tcp"
 
     @property
-    def gap(self) -> float:
-        """Seconds between an answer and the next request: the pause, on a wire at least t3.5.
+    def silence(self) -> float:
+        """Seconds between two frames on a wire at least.
 
         source  MODBUS over Serial Line V1.02, 2.5.1.1: 3.5 characters of 11 bits, fixed at 1.75 ms
                 above 19200 baud
         """
-        silence = max(0.00175, 3.5 * 11 / self.baud) if self.is_serial else 0.0
-        return max(self.pause, silence)
+        return max(0.00175, 3.5 * 11 / self.baud) if self.is_serial else 0.0
+
+    def airtime(self, answer: int) -> float:
+        """Seconds that a request and its answer of so many bytes take on the wire."""
+        return 11 * (8 + answer) / self.baud if self.is_serial else 0.0
 
     def difference(self, other: "Line") -> str:
         """Return in words what differs from another line."""
@@ -102,98 +96,247 @@ class Line:
         )
 
 
-class Wire:
-    """One link, opened and closed any number of times."""
+@dataclass(frozen=True)
+class Manners:
+    """How one unit wants to be treated; times in seconds."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    timeout: float
+    pause: float
+
+
+class _Link(asyncio.Protocol):
+    """What comes over one connection, while somebody waits for it and while nobody does."""
+
+    def __init__(self, name: str, framing: Framing, pass_over: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.is_lost = False
+        self.heard_at = self._loop.time()
+        self._name, self._framing, self._pass_over = name, framing, pass_over
+        self._waiter: asyncio.Future[_Found | None] | None = None
+
+    def take_over(self, transport: asyncio.BaseTransport) -> None:
+        """Become the protocol of a transport that pymodbus has opened."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_protocol(self)
+        with suppress(AttributeError):  # uvloop has no such buffer
+            transport.max_size = READ_AT_ONCE  # type: ignore[attr-defined]  # not in the stubs
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        answer = self._framing.take(data)
+        if answer is not None and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(answer)
+        if self._framing.strays or self._waiter is None:
+            self._pass_over()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 – asyncio's signature
+        self.is_lost = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(self._closed())
+
+    async def exchange(self, frame: bytes, until: float) -> _Found | None:
+        """Send a request; return what answers it, None if nothing does in time."""
+        if self.transport is None or self.is_lost:
+            raise self._closed()
+        waiter: asyncio.Future[_Found | None] = self._loop.create_future()
+        self._waiter = waiter
+        timer = self._loop.call_at(until, _give_up, waiter)
+        try:
+            self._framing.sent(frame)
+            self.transport.write(frame)
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _closed(self) -> Disconnected:
+        return Disconnected(f"{self._name} closed the connection")
+
+
+def _give_up(waiter: asyncio.Future[_Found | None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Wire:
+    """One link, opened and closed any number of times; one request at a time.
+
+    units   how each is treated, by number
+    counts  frames passed over, corrupt ones, requests asked again, connections replaced
+    """
+
+    def __init__(self, line: Line, units: Mapping[int, Manners]) -> None:
+        self.counts = Counter(late_frames=0, corrupt_frames=0, retries=0, renewals=0)
+        self._line, self._units = line, dict(units)
+        alone = len(units) == 1
+        self._patience = {n: Patience(unit.timeout, alone=alone) for n, unit in units.items()}
+        self._framing: Mbap | Rtu = Rtu() if line.is_rtu else Mbap()
         self._client: AsyncModbusTcpClient | AsyncModbusSerialClient | None = None
-        self._asking = False
-        self._free_at = 0.0  # no request before; times are the event loop's, for durations only
-        self._stale_until: dict[int, float] = {}  # unit -> until when a late answer may come
+        self._link: _Link | None = None
+        self._last: int | None = None  # the unit asked last
+        self._free_at = 0.0  # since when the line is; times are the event loop's
+        self._mute_since: float | None = None  # when the first request went out that got nothing
+        self._stale: dict[Shape, float] = {}  # until when a late answer of this shape may come
+        self._missed: dict[int | Shape, tuple[int, float]] = {}  # given up: unit, when it was sent
 
     async def open(self) -> None:
         """Open the link. Raises ``Disconnected``."""
         await self.close()
-        self._client = client = self._make()
+        name = self._line.name
+        link = self._link = _Link(name, self._framing, self._pass_over)
+        self._client = client = self._make(link)
         try:
             async with asyncio.timeout(CONNECT):
                 is_open = await client.connect()
         except TimeoutError as e:
-            raise Disconnected(f"{self._line.name} does not answer") from e
+            raise Disconnected(f"{name} does not answer") from e
         if not is_open:
-            raise Disconnected(f"{self._line.name} cannot be opened")
-        client.ctx.comm_params.timeout_connect = self._line.timeout
-        watch(client.ctx.transport, self._line.timeout)
+            raise Disconnected(f"{name} cannot be opened")
+        if link.transport is None:  # that of a serial line says so a little later
+            link.take_over(client.ctx.transport)
+        watch(client.ctx.transport, max(unit.timeout for unit in self._units.values()))
 
     async def close(self) -> None:
         """Close the link; any number of times."""
-        client, self._client = self._client, None
+        client, self._client, self._link = self._client, None, None
         if client is not None:
             client.close()
             await asyncio.sleep(0)  # the transport says goodbye in the loop's next round
 
-    async def settle(self) -> None:
-        """Return when the line has been left alone for as long as its devices need."""
-        await asyncio.sleep(max(0.0, self._free_at - asyncio.get_running_loop().time()))
+    async def settle(self, unit: int) -> None:
+        """Return when the line has been left alone for as long as both neighbours need."""
+        gap = max(self._line.silence, self._units[unit].pause)
+        if self._last is not None:
+            gap = max(gap, self._units[self._last].pause)
+        wait = self._free_at + gap - asyncio.get_running_loop().time()
+        if wait > 0:
+            await asyncio.sleep(wait)
 
-    async def ask(self, unit: int, request: Request) -> Sequence[int] | Refused:
+    async def ask(self, unit: int, request: Request) -> Words | Refused:
         """Return the words (or bits) of the answer, or why there are none.
 
         errors  ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
         """
-        from pymodbus.exceptions import ConnectionException, ModbusIOException
-
-        client, now = self._client, asyncio.get_running_loop().time
-        if client is None or not client.connected:
-            raise Disconnected(f"{self._line.name} is not connected")
-        if now() < self._stale_until.get(unit, 0.0):
-            raise TimeoutError("no answer; it is not asked while a late one may still come")
-        read = {
-            1: client.read_coils,
-            2: client.read_discrete_inputs,
-            3: client.read_holding_registers,
-            4: client.read_input_registers,
-        }[request.table.function]
-        self._asking, answered = True, False
+        shape, patience = Shape.of(unit, request), self._patience[unit]
+        link = await self._usable()
+        if self._stale:
+            await self._until_clear(shape)
+        now = asyncio.get_running_loop().time
+        air = self._line.airtime(5 + shape.size)
+        first, limit = patience.first, patience.limit
+        sent: list[tuple[int, float]] = []
+        found, is_over, began = None, False, now()
         try:
-            reply = await read(request.address, count=request.count, device_id=unit)
-            answer = self._checked(reply, unit, request)
-            answered = True
-        except Garbled:
-            answer, answered = Refused(0), True
-        except (ConnectionException, ModbusIOException) as e:
-            if isinstance(e, ConnectionException) or not client.connected:
-                raise Disconnected(f"{self._line.name} closed the connection") from e
-            raise TimeoutError("no answer") from e
+            found = await self._send(link, unit, request, sent, began + air + first)
+            if found is None and limit > first:
+                self.counts["retries"] += 1
+                found = await self._send(link, unit, request, sent, began + air + limit)
+            is_over = True
         finally:
-            self._asking = False
-            self._free_at = now() + self._line.gap
-            if self._line.is_rtu and not answered:  # also when it was not waited for to the end
-                self._stale_until[unit] = now() + STALE * self._line.timeout
+            self._last, self._free_at = unit, now()
+            self._framing.rest()
+            self._pass_over()
+            if not is_over or (found is None and not self._framing.is_heard):
+                self._remember(shape, sent)  # also when it was not waited for to the end
+        if found is not None:
+            return self._answered(shape, found, sent, air)
+        if self._framing.is_heard:
+            patience.answered(None)
+            self._stale[shape] = now() + patience.usual
+            return Refused(0)
+        patience.silent()
+        if self._mute_since is None and link.heard_at < began:
+            self._mute_since = began
+        raise TimeoutError("no answer")
+
+    async def _send(
+        self,
+        link: _Link,
+        unit: int,
+        request: Request,
+        sent: list[tuple[int, float]],
+        until: float,
+    ) -> _Found | None:
+        client = self._client
+        if client is None:
+            raise Disconnected(f"{self._line.name} is not connected")
+        mark = self._framing.expect(unit, request, again=bool(sent))
+        sent.append((mark, asyncio.get_running_loop().time()))
+        return await link.exchange(client.ctx.framer.encode(request.pdu, unit, mark), until)
+
+    def _answered(
+        self, shape: Shape, found: _Found, sent: list[tuple[int, float]], air: float
+    ) -> Words | Refused:
+        """Learn from an answer and return it."""
+        (mark, answer), patience = found, self._patience[shape.unit]
+        self._mute_since = None
+        if isinstance(answer, Refused) and answer.code in GATEWAY_SILENT:
+            raise TimeoutError("the gateway has no answer from it")
+        took = self._free_at - next(at for m, at in sent if m == mark)
+        if not self._line.is_rtu or len(sent) == 1:
+            patience.answered(max(0.0, took - air))
+            for older in [s for s in self._stale if s.unit == shape.unit]:
+                del self._stale[older]
+        else:  # the other of the two may still be answered, in about the same time
+            patience.answered(None)
+            self._stale[shape] = self._free_at + max(took, patience.usual)
         return answer
 
-    def _checked(self, reply: "ModbusPDU", unit: int, request: Request) -> Sequence[int] | Refused:
-        """Return what the answer holds if it is the answer to the request."""
-        client = self._client
-        if client is not None and reply.transaction_id != client.ctx.request_transaction_id:
-            raise TimeoutError("the answer has another transaction id than the request")
-        if reply.dev_id != unit:
-            raise TimeoutError(f"unit {reply.dev_id} answered in place of unit {unit}")
-        if reply.isError():
-            if reply.exception_code in GATEWAY_SILENT:
-                raise TimeoutError("the gateway has no answer from it")
-            return Refused(reply.exception_code)
-        if reply.function_code != request.table.function:
-            return Refused(0)
-        if request.table.is_bits:
-            whole_bytes = -(-request.count // 8) * 8
-            if len(reply.bits) != whole_bytes:
-                return Refused(0)
-            return reply.bits[: request.count]
-        return reply.registers if len(reply.registers) == request.count else Refused(0)
+    async def _usable(self) -> _Link:
+        """Return the link; a new one where nobody has answered on it for too long."""
+        mute_since = self._mute_since
+        if mute_since is not None and not self._line.is_serial and self._link is not None:
+            if self._link.heard_at >= mute_since:
+                self._mute_since = None
+            elif asyncio.get_running_loop().time() - mute_since > UNACKNOWLEDGED:
+                self.counts["renewals"] += 1
+                await self.open()
+                # what connecting brought is no answer
+                self._link.heard_at = mute_since - 1.0
+        link = self._link
+        if link is None or link.is_lost:
+            raise Disconnected(f"{self._line.name} is not connected")
+        return link
 
-    def _make(self) -> "AsyncModbusTcpClient | AsyncModbusSerialClient":
+    async def _until_clear(self, shape: Shape) -> None:
+        """Wait while a late answer could be taken for this one, if that is not for long."""
+        now = asyncio.get_running_loop().time()
+        self._stale = {s: until for s, until in self._stale.items() if until > now}
+        wait = self._stale.get(shape, now) - now
+        if wait > self._patience[shape.unit].usual:
+            raise TimeoutError("no answer; it is not asked while a late one may still come")
+        if wait > 0:
+            await asyncio.sleep(wait)
+            self._stale.pop(shape, None)
+        if isinstance(self._framing, Rtu):
+            self._framing.believes_exceptions = all(s.unit != shape.unit for s in self._stale)
+
+    def _remember(self, shape: Shape, sent: list[tuple[int, float]]) -> None:
+        """Note what may be answered late."""
+        for mark, at in sent[:1] if self._line.is_rtu else sent:
+            self._missed[shape if self._line.is_rtu else mark] = shape.unit, at
+        while len(self._missed) > REMEMBERED:
+            del self._missed[next(iter(self._missed))]
+        if self._line.is_rtu:
+            self._stale[shape] = self._free_at + self._patience[shape.unit].stale
+
+    def _pass_over(self) -> None:
+        """Count what was no answer, and learn from what was a late one."""
+        framing = self._framing
+        if framing.is_noisy:
+            self.counts["corrupt_frames"] += 1
+            framing.is_noisy = False
+        strays, framing.strays = framing.strays, []
+        for stray in strays:
+            self.counts["late_frames"] += 1
+            key = stray.shape if self._line.is_rtu else stray.mark
+            if key in self._missed:
+                unit, at = self._missed.pop(key)
+                self._patience[unit].late(asyncio.get_running_loop().time() - at)
+                self._stale.pop(stray.shape, None)
+
+    def _make(self, link: _Link) -> "AsyncModbusTcpClient | AsyncModbusSerialClient":
         """Return a client; inside the running loop, which its constructor asks for."""
         from pymodbus import FramerType
         from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
@@ -201,6 +344,11 @@ class Wire:
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
         line = self._line
         client: AsyncModbusTcpClient | AsyncModbusSerialClient
+
+        def changed(is_connected: bool) -> None:  # before the first byte is read
+            if is_connected:
+                link.take_over(client.ctx.transport)
+
         if line.is_serial:
             client = AsyncModbusSerialClient(
                 line.host,
@@ -209,9 +357,8 @@ class Wire:
                 stopbits=line.stopbits,
                 bytesize=line.bytesize,
                 timeout=CONNECT,
-                retries=0,
                 reconnect_delay=0,
-                trace_connect=self._changed,
+                trace_connect=changed,
             )
         else:
             client = AsyncModbusTcpClient(
@@ -219,39 +366,7 @@ class Wire:
                 port=line.port,
                 framer=FramerType.RTU if line.is_rtu else FramerType.SOCKET,
                 timeout=CONNECT,
-                retries=0,
                 reconnect_delay=0,
-                trace_connect=self._changed,
+                trace_connect=changed,
             )
-        client.set_max_no_responses(FOREVER)
-        self._tolerate(client)
         return client
-
-    def _changed(self, is_connected: bool) -> None:
-        """End the wait for an answer when the connection ends; pymodbus waits on."""
-        client = self._client
-        if client is None or is_connected or not self._asking:
-            return
-        if not client.ctx.response_future.done():
-            lost = Disconnected(f"{self._line.name} closed the connection")
-            client.ctx.response_future.set_exception(lost)
-
-    def _tolerate(self, client: "AsyncModbusTcpClient | AsyncModbusSerialClient") -> None:
-        """Let an answer that cannot be decoded spoil its request, not the connection.
-
-        pymodbus raises in the transport's callback, which closes the socket with a traceback.
-        """
-        from pymodbus.exceptions import ModbusException
-
-        ctx, strict = client.ctx, client.ctx.framer.handleFrame
-
-        def handle(data: bytes, unit: int, transaction: int) -> "tuple[int, ModbusPDU | None]":
-            try:
-                return strict(data, unit, transaction)
-            except ModbusException as e:
-                if self._asking and not ctx.response_future.done():
-                    ctx.response_future.set_exception(Garbled(str(e)))
-                return len(data), None
-
-        # there is no hook for it
-        ctx.framer.handleFrame = handle  # type: ignore[method-assign, assignment]

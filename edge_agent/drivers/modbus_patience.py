@@ -1,0 +1,90 @@
+"""How long the answer of one Modbus unit is waited for; pure.
+
+The configured time-out is where it begins. From then on the unit's own round trips tell, as for
+TCP's retransmission timer: their smoothed mean and four times their mean deviation. When a unit
+that has answered until now does not within that time, it is asked once more, and has the rest of
+its limit to answer. One that was silent the last time is asked once only, and at first not for
+long: it is probably dead, and others wait. Each further silence doubles that, up to the limit.
+
+The limit is the configured time-out where the unit has the link to itself. Where others wait it is
+less for a unit that is known to be quick. An answer that comes after it, as from a device that
+stalls now and then, raises it for good, to at most ``GROWTH`` times the configured time-out.
+
+Source: RFC 6298, 2 and 5.5; P. Karn and C. Partridge, "Improving Round-Trip Time Estimates in
+Reliable Transport Protocols", 1987 (an answer that may belong to either of two requests is no
+measurement).
+"""
+
+FLOOR = 0.2  # seconds; no unit is given up sooner, unless its configured time-out is shorter
+GROWTH = 4.0  # a limit is never more than so many configured time-outs
+MARGIN = 1.25  # an answer that was late may be so much later the next time
+
+
+class Patience:
+    """The round trips of one unit; all times in seconds.
+
+    timeout  as configured
+    alone    nobody else waits for the link
+    """
+
+    def __init__(self, timeout: float, *, alone: bool) -> None:
+        self._configured = timeout
+        self._alone = alone
+        self._mean: float | None = None
+        self._deviation = 0.0
+        self._latest = 0.0  # the slowest answer that came too late
+        self._silences = 0
+
+    @property
+    def usual(self) -> float:
+        """Within what time an answer can be expected."""
+        if self._mean is None:
+            return self._most
+        return min(self._most, max(FLOOR, self._mean + 4 * self._deviation))
+
+    @property
+    def limit(self) -> float:
+        """How long one request may take in all."""
+        if self._mean is None:
+            return self._most
+        if self._silences:
+            return min(self._most, self.usual * 2.0 ** min(self._silences, 8))
+        if self._alone:
+            return self._most
+        return min(self._most, max(3 * self.usual, MARGIN * self._latest))
+
+    @property
+    def first(self) -> float:
+        """How long until it is asked again; the limit where it is not."""
+        limit = self.limit
+        again = self._mean is not None and not self._silences and 2 * self.usual <= limit
+        return self.usual if again else limit
+
+    @property
+    def stale(self) -> float:
+        """How long after a silence an answer may still come."""
+        return 2 * self._most
+
+    @property
+    def _most(self) -> float:
+        late = min(MARGIN * self._latest, GROWTH * self._configured)
+        return max(self._configured, late)
+
+    def answered(self, took: float | None) -> None:
+        """Note an answer; None where it is not known which request it answers."""
+        self._silences = 0
+        if took is None:
+            return
+        if self._mean is None:
+            self._mean, self._deviation = took, took / 2
+            return
+        self._deviation += (abs(self._mean - took) - self._deviation) / 4
+        self._mean += (took - self._mean) / 8
+
+    def silent(self) -> None:
+        """Note a request that was given up."""
+        self._silences += 1
+
+    def late(self, took: float) -> None:
+        """Note an answer to a request that had been given up."""
+        self._latest = max(self._latest, took)
