@@ -35,8 +35,9 @@ class _Later:
         task.add_done_callback(self._tasks.discard)
 
     async def _wait(self, line: Line, seconds: float, frame: bytes) -> None:
-        await self._clock.sleep(seconds)
-        line.send(frame)
+        with self._clock.participant():
+            await self._clock.sleep(seconds)
+            line.send(frame)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -69,10 +70,11 @@ class _Watch:
             self._task = asyncio.create_task(self._follow(changed), name="trouble of a link")
 
     async def _follow(self, changed: Callable[[], Awaitable[None]]) -> None:
-        await changed()
-        while math.isfinite(at := self._script.next_change(self._devices, self._seconds)):
-            await self._clock.sleep(at - self._seconds)
+        with self._clock.participant():
             await changed()
+            while math.isfinite(at := self._script.next_change(self._devices, self._seconds)):
+                await self._clock.sleep(at - self._seconds)
+                await changed()
 
     async def close(self) -> None:
         task, self._task = self._task, None

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -69,6 +70,8 @@ async def test_a_scale_of_the_demo_is_read_over_the_printed_address(tmp_path: Pa
         assert ready["skipped"] == ["em-office"]
         assert re.fullmatch(r"modbus\+rtu-over-tcp://127.0.0.1:\d+\?unit=3", connect["silo-7"])
         words = await by_pymodbus(urlsplit(connect["scale-coal"]).port, "hr", 0, 2)
+        told = await asyncio.to_thread(lambda: urlopen(str(ready["truth"]), timeout=5).read())
+        assert json.loads(told)["scale-coal"]["answered"] == 1
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 5) == 0
 
