@@ -15,7 +15,8 @@ from fractions import Fraction
 import numpy as np
 
 from edge_agent.drivers.modbus_address import Address, Table
-from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register
+from edge_agent.drivers.modbus_plan import ReadPlan
+from edge_agent.drivers.modbus_register import WORDS, Register
 
 REPEATS = 7
 

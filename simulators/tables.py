@@ -83,7 +83,7 @@ def _number(written: object) -> Fraction:
     return Fraction(str(written))
 
 
-def tag_row(name: str, row: Row, ct: object, pt: object) -> TagRow:
+def tag_row(name: str, row: Row, ct: object, pt: object, order: object = "ABCD") -> TagRow:
     """Return one tag; CT and PT are applied as its ``ratio`` says."""
     ratio = str(row.get("ratio", "1")).split("*")
     factor = _number(row.get("scale", 1))
@@ -94,7 +94,7 @@ def tag_row(name: str, row: Row, ct: object, pt: object) -> TagRow:
         name,
         str(row["at"]),
         str(row.get("type", "u16")),
-        str(row.get("order", "ABCD")),
+        str(row.get("order", order)),
         factor,
         float(_number(row.get("offset", 0))),
         str(row.get("unit", "1")),
@@ -114,12 +114,13 @@ def device_table(device: str, row: Row, folder: Path | None = None) -> DeviceTab
         template = read_yaml(found)
     limits = {**cast("Row", template.get("limits", {})), **row}
     tags = {**cast("Row", template.get("tags", {})), **cast("Row", row.get("tags", {}))}
+    order = row.get("order", template.get("order", "ABCD"))
     sections = cast("list[list[int]]", limits.get("sections", []))
     return DeviceTable(
         device,
         str(row.get("connect", "")),
         tuple(
-            tag_row(n, cast("Row", tag), row.get("ct", 1), row.get("pt", 1))
+            tag_row(n, cast("Row", tag), row.get("ct", 1), row.get("pt", 1), order)
             for n, tag in tags.items()
         ),
         int(str(limits.get("max_registers", 125))),

@@ -11,7 +11,7 @@ from typing import Literal
 from edge_agent.config.entries import make
 from edge_agent.config.tree import Key, MapNode, Mark, Node, expand, lay_over, read
 from edge_agent.config.words import nearest
-from edge_agent.drivers.base import DeviceConfig, TagConfig
+from edge_agent.drivers.base import DeviceConfig, Order, TagConfig
 from edge_agent.errors import ConfigError, Fault
 from edge_agent.units import Duration
 
@@ -35,6 +35,7 @@ class Template:
     source    where the map was read: manual and page
     verified  read back from the device, or two independent sources agree
     values    primary: the device multiplies by its transformer ratios itself
+    order     of the bytes of tags that do not say their own
     """
 
     maker: str
@@ -49,6 +50,7 @@ class Template:
     function: Literal[1, 2, 3, 4] = 3
     limits: Limits = Limits()
     timeout: Duration | None = None
+    order: Order | None = None
 
 
 class Templates:
@@ -115,7 +117,7 @@ def _merged(template: MapNode, device: MapNode, kind: type[DeviceConfig]) -> Map
     limits = template.items.get("limits")
     sources = [template, limits] if isinstance(limits, MapNode) else [template]
     asked = {f.name for f in fields(kind)} & (
-        {f.name for f in fields(Limits)} | {"timeout", "function"}
+        {f.name for f in fields(Limits)} | {"timeout", "function", "order"}
     )
     for source in sources:
         below |= {key: node for key, node in source.items.items() if key in asked}

@@ -21,7 +21,7 @@ from edge_agent.units import Duration, Unit
 
 NumberType = Literal[
     "bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64",
-    "bcd16", "bcd32", "m10k32", "m10k48", "m10k64", "text",
+    "bcd16", "bcd32", "bcd64", "m10k32", "m10k48", "m10k64", "text",
 ]  # fmt: skip
 Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 
@@ -142,7 +142,7 @@ class TagConfig:
 
     at: str
     type: NumberType | None = None
-    order: Order = "ABCD"
+    order: Order | None = None
     length: Annotated[int, Ge(1), Le(250)] | None = None
     scale: float = 1.0
     scale_from: str | None = None

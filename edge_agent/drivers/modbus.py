@@ -8,18 +8,28 @@ Source: MODBUS Application Protocol V1.1b3; MODBUS over Serial Line V1.02.
 """
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from edge_agent.clock import Clock
-from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, apply_flag, groups_of
+from edge_agent.drivers.base import (
+    DeviceConfig,
+    Group,
+    NumberType,
+    Order,
+    TagConfig,
+    apply_flag,
+    groups_of,
+)
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.modbus_address import Address
-from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register, fits, section_of
+from edge_agent.drivers.modbus_decode import TextReader
+from edge_agent.drivers.modbus_plan import NOTHING_FOUND, Bounds, Cost, ReadPlan, section_of
+from edge_agent.drivers.modbus_register import Register, fits
 from edge_agent.drivers.modbus_wire import Line, Manners, Refused, Wire
 from edge_agent.errors import ConfigError, NoAnswer
 from edge_agent.model import SampleBlock, Schema
@@ -36,8 +46,9 @@ class ModbusDevice(DeviceConfig):
 
     pause          between an answer and the next request; of two neighbours the longer one counts
     max_registers  registers that one request may ask for
-    max_gap        registers nobody asked for that may be read along between two that are wanted
+    max_gap        undeclared registers that may be read along between two that are wanted
     sections       first and last address of blocks that no request may cross
+    order          of the bytes of tags that do not say their own
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("modbus+tcp", "modbus+rtu", "modbus+rtu-over-tcp")
@@ -47,6 +58,7 @@ class ModbusDevice(DeviceConfig):
     max_registers: Annotated[int, Ge(1), Le(125)] = 125
     max_gap: Annotated[int, Ge(0), Le(124)] = 0
     sections: tuple[tuple[int, int], ...] = ()
+    order: Order = "ABCD"
 
     @property
     def serial(self) -> bool:
@@ -77,33 +89,59 @@ class ModbusDevice(DeviceConfig):
             serial.bytesize,
         )
 
+    @property
+    def cost(self) -> Cost:
+        """What a request costs on this link; behind a converter a line of 9600 baud is supposed."""
+        line = self.line
+        if not line.is_rtu:
+            return Cost.of_tcp(float(self.pause))
+        bits = 1 + line.bytesize + (line.parity != "N") + line.stopbits
+        return Cost.of_line(line.baud, bits, float(self.pause))
+
     def register(self, tag: TagConfig) -> Register:
         """Return a tag as the plan needs it; ``ValueError`` if its address is none."""
         address = Address.parse(tag.at)
         one_bit = address.table.is_bits or address.bit is not None
         low, high = tag.range or (-np.inf, np.inf)
+        usual: NumberType = "text" if tag.kind == "text" else "bool" if one_bit else "u16"
         return Register(
             address,
-            tag.type or ("bool" if one_bit else "u16"),
-            tag.order,
+            tag.type or usual,
+            tag.order or self.order,
             self.ratio_of(tag),
             tag.offset,
             tag.invalid,
             low,
             high,
+            tag.length or 0,
+        )
+
+    def plan(
+        self,
+        tags: Sequence[str],
+        bounds: Bounds = NOTHING_FOUND,
+        suspects: Sequence[tuple[int, ...]] = (),
+    ) -> ReadPlan:
+        """Return how the tags of a stream are read, after what was found out of the device."""
+        columns = []
+        for tag in tags:
+            of = self.tags[tag].scale_from
+            register = self.register(self.tags[tag])
+            columns.append(register if of is None else replace(register, exponent=tags.index(of)))
+        return ReadPlan.build(
+            columns,
+            max_registers=self.max_registers,
+            max_gap=self.max_gap,
+            sections=self.sections,
+            cost=self.cost,
+            declared=[self.register(tag).span for tag in self.tags.values()],
+            bounds=bounds,
+            suspects=suspects,
         )
 
     def plans(self, name: str) -> dict[Group, ReadPlan]:
         """Return the streams of the device and how each is read; ``name`` is the device's id."""
-        return {
-            group: ReadPlan.build(
-                [self.register(self.tags[tag]) for tag in tags],
-                max_registers=self.max_registers,
-                max_gap=self.max_gap,
-                sections=self.sections,
-            )
-            for group, tags in groups_of(name, self).items()
-        }
+        return {group: self.plan(tags) for group, tags in groups_of(name, self).items()}
 
     def faults(self) -> list[tuple[Path, str]]:
         found = link_faults(
@@ -136,9 +174,11 @@ class ModbusDevice(DeviceConfig):
         if kind != "bool" and (address.table.is_bits or address.bit is not None):
             faults.append(("type", f"{address} is one bit: its type is bool, not {kind}"))
         elif register.last > 0xFFFF:
-            faults.append(("at", f"{address} with {WORDS[kind]} registers goes past address 65535"))
+            faults.append(
+                ("at", f"{address} with {register.words} registers goes past address 65535")
+            )
         elif register.last - register.first >= self.max_registers:
-            text = f"{kind} needs {WORDS[kind]} registers, max_registers is {self.max_registers}"
+            text = f"{kind} needs {register.words} registers, max_registers is {self.max_registers}"
             faults.append(("type", text))
         elif self._outside(register):
             span = f"{address}" + (f" to {register.last}" if register.last > register.first else "")
@@ -151,6 +191,13 @@ class ModbusDevice(DeviceConfig):
         ]
         if tag.range is not None and not tag.range[0] < tag.range[1]:
             faults.append(("range", f"a range is [low, high], not {list(tag.range)}"))
+        if kind == "text" and tag.length is None:
+            faults.append(("length", "a text needs its length in characters (length: 16)"))
+        exponent = self.tags.get(tag.scale_from or "")
+        if exponent is not None and (
+            exponent.scale_from or "text" in {exponent.type, exponent.kind}
+        ):
+            faults.append(("scale_from", f"{tag.scale_from} is no plain number: it cannot scale"))
         return faults
 
     def _outside(self, register: Register) -> bool:
@@ -170,6 +217,7 @@ class _Stream:
     config: ModbusDevice
     schema: Schema
     plan: ReadPlan
+    texts: dict[int, TextReader]
 
 
 class ModbusDriver:
@@ -197,7 +245,12 @@ class ModbusDriver:
         for name, device in devices.items():
             for group, plan in device.plans(name).items():
                 groups.append(group)
-                self._streams[group.schema.stream] = _Stream(name, device, group.schema, plan)
+                readers = {
+                    i: TextReader() for i, r in enumerate(plan.registers) if r.type == "text"
+                }
+                self._streams[group.schema.stream] = _Stream(
+                    name, device, group.schema, plan, readers
+                )
         self._groups = tuple(groups)
 
     @property
@@ -222,9 +275,9 @@ class ModbusDriver:
     async def _scan(self, stream: _Stream) -> SampleBlock:
         plan = stream.plan
         words = np.zeros((1, plan.words), np.uint16)
-        outcome = np.zeros((1, len(plan.requests)), np.uint8)
+        lost = np.zeros((1, len(plan.registers)), np.uint8)
         began = 0
-        for i, request in enumerate(plan.requests):
+        for request in plan.requests:
             await self._wire.settle(stream.config.unit)
             began = began or self._clock.wall_ns()
             try:
@@ -232,10 +285,14 @@ class ModbusDriver:
             except TimeoutError as e:
                 raise NoAnswer(stream.device, str(e)) from e
             if isinstance(answer, Refused):
-                outcome[0, i] = answer.quality
+                lost[0, request.columns] = answer.quality
             else:
                 words[0, request.offset : request.offset + request.count] = answer
         time = (began + self._clock.wall_ns()) // 2
-        value, quality = plan.decode(words, outcome)
+        value, quality = plan.decode(words, lost, stream.texts)
         apply_flag(stream.config, stream.schema, value, quality)
-        return SampleBlock(stream.schema, np.array([time], np.int64), value, quality)
+        texts = {
+            stream.schema.tags[i].name: reader.vocabulary.used(value[i])
+            for i, reader in stream.texts.items()
+        }
+        return SampleBlock(stream.schema, np.array([time], np.int64), value, quality, texts)

@@ -1,83 +1,103 @@
-"""From a register map to requests, and from the words of the answers to values; pure.
+"""From a register map to requests; pure.
 
-A plan is made once per stream. Adjacent registers are read by one request, as far as the device's
-limits, gaps and section borders allow. All answers of a scan lie side by side in one row of
-words; a coil or discrete input is a word of 0 or 1. Decoding works on n such rows at once: per
-number type one gather brings the words of all its registers into the order least significant word
-first, one dtype view makes numbers of them, and scale, offset, sentinels and limits are applied
-to all columns together.
+A plan is made once per stream, and again when something was learnt of the device. It is the
+partition of the wanted registers into requests that takes the least modelled time: a request costs
+its turn-around, a register its bytes (``Cost``). Where reading over a gap costs more than one
+request more, as on a slow line, two requests are made of it; over TCP a request always costs more,
+so there the plan is also the one with the fewest requests. Between plans of equal time the one with
+fewer requests is taken. No strategy that merges over gaps up to a fixed width is quicker, and over
+TCP none needs fewer requests; on a line the quickest plan may have more requests than one that
+reads over every gap, and then the time decides.
 
-Word and byte order. Letters name the bytes of a 32-bit number from the most significant on; the
-order says how they follow each other on the wire. ``CDAB`` means the least significant word
-first, ``BADC`` the bytes of each word swapped, ``DCBA`` both; the same two rules hold for 16, 48
-and 64 bits.
+What no request may do, unless one tag alone demands it: ask for more than the device allows, leave
+its section, cross a border that the device was found to have, touch a register that was refused, or
+read more than ``max_gap`` undeclared registers in a row. The default is none at all: an undeclared
+register may be refused, shift the values behind it, or spoil the next answer (peers 14, 15).
 
-Modulo-10000 (``m10k``): each register holds 0 to 9999, a digit of base 10000. ``ABCD`` is the
-most significant register first, as for every other type; meters that send the lowest first are
-``CDAB``.
-
-Two traps: a dtype view needs a contiguous last axis, which ``take`` gives and fancy indexing does
-not; and a signalling NaN warns when it is cast.
+The optimum is found by dynamic programming over the registers in the order of their addresses.
+That suffices: a register within another is read with it, and of requests none of which holds
+another a register may always be left to an earlier one.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_agent.drivers.base import NumberType, Order
-from edge_agent.drivers.modbus_address import Address, Table
-from edge_agent.model import F64, U8, Quality
-
-U16 = NDArray[np.uint16]
-Index = NDArray[np.intp]
-Flags = NDArray[np.bool_]
-Raw = NDArray[np.integer] | NDArray[np.floating]
+from edge_agent.drivers.modbus_address import Table
+from edge_agent.drivers.modbus_decode import U16, Decoder, TextReader
+from edge_agent.drivers.modbus_register import Register, Span
+from edge_agent.model import F64, I64, U8
 
 MAX_REGISTERS = 125  # MODBUS Application Protocol V1.1b3, 6.3
 MAX_BITS = 2000  # the same, 6.1
-EXACT = 2**53  # integers up to here are float64 without rounding
-
-WORDS: dict[NumberType, int] = {
-    "bool": 1, "u16": 1, "i16": 1, "u32": 2, "i32": 2, "u64": 4, "i64": 4, "f32": 2, "f64": 4,
-    "bcd16": 1, "bcd32": 2, "m10k32": 2, "m10k48": 3, "m10k64": 4,
-}  # fmt: skip
-_DTYPE: dict[NumberType, str] = {
-    "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "u64": "<u8", "i64": "<i8",
-    "f32": "<f4", "f64": "<f8", "bcd16": "<u2", "bcd32": "<u4",
-}  # fmt: skip
+NO_TEXTS: Mapping[int, TextReader] = {}
 
 
 @dataclass(frozen=True)
-class Register:
-    """One tag as the plan needs it: where it stands and how its words become a number.
+class Cost:
+    """What a read request costs on a link; whole nanoseconds, so that equal is equal.
 
-    ratio   exact; value = raw * ratio + offset, rounded once for integers up to 2**53
-    invalid raw numbers that mean no value; of integers the two's complement may be written unsigned
-    low, high  limits in tag units
+    request  what every request costs: turn-around, pauses, the bytes around the registers
+    byte     what each byte of registers or bits in the answer costs
     """
 
-    address: Address
-    type: NumberType = "u16"
-    order: Order = "ABCD"
-    ratio: Fraction = Fraction(1)
-    offset: float = 0.0
-    invalid: tuple[int, ...] = ()
-    low: float = -np.inf
-    high: float = np.inf
+    request: int
+    byte: int
 
-    @property
-    def first(self) -> int:
-        """The wire address of its first register or bit."""
-        return self.address.number
+    def of(self, table: Table, count: int) -> int:
+        """Return the ns that it takes to read so many registers or bits."""
+        return self.request + self.byte * (-(-count // 8) if table.is_bits else 2 * count)
 
-    @property
-    def last(self) -> int:
-        """The wire address of its last register or bit."""
-        return self.first + (1 if self.address.table.is_bits else WORDS[self.type]) - 1
+    @classmethod
+    def of_tcp(cls, pause: float = 0.0) -> "Cost":
+        """Return the cost over TCP, where a request costs more than reading over any gap.
+
+        20 ms of turn-around, as of a slow meter, and 80 ns per byte (100 Mbit/s): all the 65 536
+        registers there are take less than one request.
+        """
+        return cls(20_000_000 + round(pause * 1e9), 80)
+
+    @classmethod
+    def of_line(cls, baud: int, bits: int, pause: float = 0.0) -> "Cost":
+        """Return the cost on a serial line.
+
+        bits    on the wire per character, start and stop bits included
+        pause   seconds between an answer and the next request
+        source  MODBUS over Serial Line V1.02, 2.5.1.1: silence of 3.5 characters before a frame,
+                1.75 ms above 19 200 baud; 8 bytes of request and 5 around the registers
+        """
+        character = round(1e9 * bits / baud)
+        silence = max(1_750_000, 7 * character // 2)
+        return cls(
+            13 * character + silence + max(silence, round(pause * 1e9)) + DEVICE_TURN, character
+        )
+
+
+DEVICE_TURN = 5_000_000  # ns that a device on a line thinks before it answers
+TCP = Cost.of_tcp()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What was found out about a device; see ``modbus_learn``.
+
+    max_registers, max_bits  what one request may ask for at most; None: what the map says
+    dead     spans that it refuses
+    borders  a table and an address which no request reads together with the one before
+    """
+
+    max_registers: int | None = None
+    max_bits: int | None = None
+    dead: frozenset[Span] = frozenset()
+    borders: frozenset[tuple[Table, int]] = frozenset()
+
+
+NOTHING_FOUND = Bounds()
 
 
 @dataclass(frozen=True)
@@ -95,63 +115,51 @@ class Request:
     columns: tuple[int, ...]
 
     @property
+    def last(self) -> int:
+        """The last address it asks for."""
+        return self.address + self.count - 1
+
+    @property
+    def span(self) -> Span:
+        """Its table, first and last address."""
+        return self.table, self.address, self.last
+
+    @property
     def pdu(self) -> bytes:
         """The request as it goes over the wire, without unit, transaction and checksum."""
         return struct.pack(">BHH", self.table.function, self.address, self.count)
 
     def __str__(self) -> str:
-        last = self.address + self.count - 1
         prefix, what = self.table.prefix, "bits" if self.table.is_bits else "registers"
-        span = f"{prefix}:{self.address}..{prefix}:{last}"
+        span = f"{prefix}:{self.address}..{prefix}:{self.last}"
         return f"{span} ({self.count} {what}, function {self.table.function})"
 
-
-@dataclass(frozen=True)
-class _Gather:
-    """All registers of one number type: which words they are and how numbers are made of them."""
-
-    columns: Index  # (m,) where the numbers go
-    index: Index  # (m * words,) into the row of words, least significant word first
-    numbers: Callable[[U16], tuple[Raw, Flags | None]]  # words -> numbers (n, m), which are legal
-    wide: bool  # may exceed 2**53
-    sentinels: tuple[Index, Raw, Index, Index] | None  # see _sentinels
-
-    def decode(self, source: U16, value: F64, quality: U8) -> None:
-        """Fill in the columns of this type; what is no value becomes NaN."""
-        raw, legal = self.numbers(source.take(self.index, axis=1))
-        if self.sentinels is None and legal is None:
-            value[self.columns] = raw.T
-        else:
-            value[self.columns] = np.where(self._void(raw, legal), np.nan, raw).T
-        if self.wide:
-            rounded = raw > EXACT
-            if raw.dtype.kind == "i":
-                rounded |= raw < -EXACT
-            quality[self.columns] = np.where(rounded, Quality.UNCERTAIN_PRECISION, 0).T
-
-    def _void(self, raw: Raw, legal: Flags | None) -> Flags:
-        void = np.zeros(raw.shape, np.bool_) if legal is None else ~legal
-        if self.sentinels is not None:
-            where, numbers, starts, which = self.sentinels
-            hits = np.logical_or.reduceat(raw.take(where, axis=1) == numbers, starts, axis=1)
-            void[:, which] |= hits
-        return void
+    def part(self, registers: Sequence[Register], columns: Sequence[int]) -> "Request":
+        """Return the request for some of its columns; its words stand where they stand in it."""
+        first = min(registers[i].first for i in columns)
+        last = max(registers[i].last for i in columns)
+        at = self.offset + first - self.address
+        return Request(self.table, first, last - first + 1, at, tuple(columns))
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """The requests of one stream and the decoding of what they bring."""
+    """The requests of one stream and the decoding of what they bring.
+
+    requests  what every scan asks for
+    suspects  parts that a request of was refused, not yet known which register is to blame
+    dead      one request per refused register of the stream, asked again now and then
+    words     of the row of words of a scan, suspects and dead ones included
+    cost      of the link
+    """
 
     registers: tuple[Register, ...]
     requests: tuple[Request, ...]
+    suspects: tuple[Request, ...]
+    dead: tuple[Request, ...]
     words: int
-    _request_of: Index = field(repr=False)
-    _gathers: tuple[_Gather, ...] = field(repr=False)
-    _swapped: bool = field(repr=False)
-    _numerator: F64 | None = field(repr=False)
-    _denominator: F64 | None = field(repr=False)
-    _offset: F64 | None = field(repr=False)
-    _limits: tuple[F64, F64] | None = field(repr=False)
+    cost: Cost
+    _decoder: Decoder = field(repr=False)
 
     @classmethod
     def build(
@@ -161,72 +169,80 @@ class ReadPlan:
         max_registers: int = MAX_REGISTERS,
         max_gap: int = 0,
         sections: Sequence[tuple[int, int]] = (),
+        cost: Cost = TCP,
+        declared: Iterable[Span] = (),
+        bounds: Bounds = NOTHING_FOUND,
+        suspects: Sequence[tuple[int, ...]] = (),
     ) -> "ReadPlan":
         """Return the plan for the columns of one stream, in their order.
 
-        max_gap   registers nobody asked for that may be read along between two that are wanted
+        max_gap   undeclared registers that may be read along between two that are wanted
         sections  first and last address of blocks that no request may cross
+        declared  what else the device's map names, and may be read along: its other streams
+        suspects  columns that are asked apart from the others, one request for each group
         """
         columns = tuple(registers)
-        requests = _coalesce(columns, max_registers, max_gap, sections)
-        words = sum(request.count for request in requests)
-        start, request_of = np.zeros(len(columns), np.intp), np.zeros(len(columns), np.intp)
-        for i, request in enumerate(requests):
-            for column in request.columns:
-                start[column] = request.offset + columns[column].first - request.address
-                request_of[column] = i
-        gathers = tuple(
-            _gather(kind, columns, start, words) for kind in WORDS if _of_kind(kind, columns)
-        )
+        doubtful = {i for group in suspects for i in group}
+        dead: dict[Span, list[int]] = {}
+        for i, register in enumerate(columns):
+            if register.span in bounds.dead and i not in doubtful:
+                dead.setdefault(register.span, []).append(i)
+        apart = [tuple(group) for group in dead.values()]
+        doubtful.update(*apart)
+        refused = [*bounds.dead, *(_hull(columns, group) for group in suspects)]
+        known = [*(r.span for r in columns), *declared]
+        row = _Row()
+        for table in Table:
+            most = bounds.max_bits if table.is_bits else bounds.max_registers
+            usual = MAX_BITS if table.is_bits else max_registers
+            ways = _Ways(
+                table,
+                min(usual, most or usual),
+                cost,
+                _walls(table, known, refused, max_gap),
+                sorted(at for where, at in bounds.borders if where is table),
+            )
+            wanted = (i for i in range(len(columns)) if i not in doubtful)
+            row.fill(
+                ways, columns, [i for i in wanted if columns[i].address.table is table], sections
+            )
+        count = len(row.requests)
+        for group in [*suspects, *apart]:
+            row.add(_hull(columns, group), group)
+        start = np.zeros(len(columns), np.intp)
+        for request in row.requests:
+            for i in request.columns:
+                start[i] = request.offset + columns[i].first - request.address
+        rest = row.requests[count:]
         return cls(
             columns,
-            requests,
-            words,
-            request_of,
-            gathers,
-            any(_is_swapped(r) for r in columns),
-            _unless_all([float(r.ratio.numerator) for r in columns], 1.0),
-            _unless_all([float(r.ratio.denominator) for r in columns], 1.0),
-            _unless_all([r.offset for r in columns], 0.0),
-            _limits(columns),
+            tuple(row.requests[:count]),
+            tuple(rest[: len(suspects)]),
+            tuple(rest[len(suspects) :]),
+            row.words,
+            cost,
+            Decoder.build(columns, start, row.words),
         )
 
-    def decode(self, words: U16, outcome: U8 | None = None) -> tuple[F64, U8]:
+    @property
+    def time(self) -> float:
+        """Seconds that one scan takes by the cost model."""
+        return sum(self.cost.of(r.table, r.count) for r in self.requests) / 1e9
+
+    def decode(
+        self,
+        words: U16,
+        lost: U8 | None = None,
+        texts: Mapping[int, TextReader] = NO_TEXTS,
+    ) -> tuple[F64, U8]:
         """Return values (k, n) in tag units and qualities (k, n) of n scans.
 
-        words    uint16 (n, words): the answers side by side; any number where there was none
-        outcome  uint8 (n, requests): the ``Quality`` of each answer; None: all good
+        words  uint16 (n, words): the answers side by side; any number where there was none
+        lost   uint8 (n, k): the ``Quality`` of columns without answer, GOOD for the others; None:
+               all were answered
+        texts  who reads the columns of texts; a text without reader is BAD
         """
-        shape = (len(self.registers), len(words))
-        value, quality = np.empty(shape), np.zeros(shape, np.uint8)
-        source = words.astype("<u2", copy=False)
-        if self._swapped:
-            source = np.concatenate((source, source.byteswap()), axis=1)
-        with np.errstate(invalid="ignore", over="ignore"):  # answers may hold any bits
-            for gather in self._gathers:
-                gather.decode(source, value, quality)
-            if self._numerator is not None:
-                value *= self._numerator
-            if self._denominator is not None:
-                value /= self._denominator
-            if self._offset is not None:
-                value += self._offset
-        if self._limits is not None:
-            outside = (value < self._limits[0]) | (value > self._limits[1])
-            quality[outside & (quality < Quality.UNCERTAIN_RANGE)] = Quality.UNCERTAIN_RANGE
-        void = ~np.isfinite(value)
-        if void.any():
-            value[void] = np.nan
-            quality[void] = Quality.BAD_NOT_AVAILABLE
-        if outcome is not None and outcome.any():
-            answers = outcome.take(self._request_of, axis=1).T
-            lost = answers >= Quality.BAD
-            value[lost] = np.nan
-            np.copyto(quality, answers, where=lost)
-        return value, quality
-
-
-# ---- requests --------------------------------------------------------------------------------
+        return self._decoder.decode(words, lost, texts)
 
 
 def section_of(register: Register, sections: Sequence[tuple[int, int]]) -> int:
@@ -237,152 +253,129 @@ def section_of(register: Register, sections: Sequence[tuple[int, int]]) -> int:
     return -1
 
 
-def _coalesce(
-    columns: Sequence[Register],
-    max_registers: int,
-    max_gap: int,
-    sections: Sequence[tuple[int, int]],
-) -> tuple[Request, ...]:
-    requests: list[Request] = []
-    for table in Table:
-        limit = MAX_BITS if table.is_bits else max_registers
-        wanted = [i for i, r in enumerate(columns) if r.address.table is table]
-        wanted.sort(key=lambda i: (columns[i].first, columns[i].last))
-        run: list[int] = []
-        end = 0
+class _Row:
+    """The requests of a plan and the row of words that their answers make."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.words = 0
+
+    def add(self, span: Span, columns: Iterable[int]) -> None:
+        table, first, last = span
+        count = last - first + 1
+        self.requests.append(Request(table, first, count, self.words, tuple(columns)))
+        self.words += count
+
+    def fill(
+        self,
+        ways: "_Ways",
+        columns: Sequence[Register],
+        wanted: Sequence[int],
+        sections: Sequence[tuple[int, int]],
+    ) -> None:
+        """Add the requests of one table for the columns that are wanted."""
+        groups: dict[int, list[int]] = {}
         for i in wanted:
-            register = columns[i]
-            joins = (
-                bool(run)
-                and register.first - end - 1 <= max_gap
-                and max(end, register.last) - columns[run[0]].first < limit
-                and section_of(register, sections) == section_of(columns[run[0]], sections)
-            )
-            if run and not joins:
-                requests.append(_request(table, columns, run, end, requests))
-                run = []
-            end = max(end, register.last) if run else register.last
-            run.append(i)
-        if run:
-            requests.append(_request(table, columns, run, end, requests))
-    return tuple(requests)
+            groups.setdefault(section_of(columns[i], sections), []).append(i)
+        covers: list[tuple[int, int, list[int]]] = []
+        for group in groups.values():
+            spans = ways.cover((columns[i].first, columns[i].last) for i in group)
+            held: list[list[int]] = [[] for _ in spans]
+            for i in sorted(group, key=lambda i: (columns[i].first, columns[i].last)):
+                held[bisect_left(spans, columns[i].last, key=lambda span: span[1])].append(i)
+            covers += [(*span, members) for span, members in zip(spans, held, strict=True)]
+        for first, last, members in sorted(covers):
+            self.add((ways.table, first, last), members)
 
 
-def _request(
-    table: Table, columns: Sequence[Register], run: list[int], end: int, before: list[Request]
-) -> Request:
-    offset = before[-1].offset + before[-1].count if before else 0
-    first = columns[run[0]].first
-    return Request(table, first, end - first + 1, offset, tuple(run))
-
-
-# ---- decoding --------------------------------------------------------------------------------
-
-
-def _of_kind(kind: NumberType, columns: Sequence[Register]) -> list[int]:
-    return [i for i, r in enumerate(columns) if r.type == kind]
-
-
-def _is_swapped(register: Register) -> bool:
-    return register.order in {"BADC", "DCBA"} and not register.address.table.is_bits
-
-
-def _unless_all(numbers: Sequence[float], neutral: float) -> F64 | None:
-    """Return the numbers as a column, or None when applying them would change nothing."""
-    if all(number == neutral for number in numbers):
-        return None
-    return np.array(numbers, np.float64)[:, None]
-
-
-def _limits(columns: Sequence[Register]) -> tuple[F64, F64] | None:
-    low = np.array([[r.low] for r in columns], np.float64)
-    high = np.array([[r.high] for r in columns], np.float64)
-    return (low, high) if np.isfinite(low).any() or np.isfinite(high).any() else None
-
-
-def _gather(kind: NumberType, columns: Sequence[Register], start: Index, words: int) -> _Gather:
-    chosen, size = _of_kind(kind, columns), WORDS[kind]
-    index = []
-    for i in chosen:
-        steps = range(size) if columns[i].order in {"CDAB", "DCBA"} else reversed(range(size))
-        base = int(start[i]) + (words if _is_swapped(columns[i]) else 0)
-        index += [base + step for step in steps]
-    return _Gather(
-        np.array(chosen, np.intp),
-        np.array(index, np.intp),
-        _numbers(kind, [columns[i] for i in chosen]),
-        kind in {"u64", "i64", "m10k64"},
-        _sentinels(kind, [columns[i] for i in chosen]),
-    )
-
-
-def _numbers(
-    kind: NumberType, registers: Sequence[Register]
-) -> Callable[[U16], tuple[Raw, Flags | None]]:
-    """Return the function from gathered words to the numbers of one type."""
-    if kind == "bool":
-        masks = [0xFFFF if r.address.bit is None else 1 << r.address.bit for r in registers]
-        mask = np.array(masks, np.uint16)
-        return lambda words: (((words & mask) != 0).view(np.uint8), None)
-    if kind.startswith("m10k"):
-        size = WORDS[kind]
-        weight = 10_000 ** np.arange(size, dtype=np.int64)
-
-        def modulo(words: U16) -> tuple[Raw, Flags]:
-            digits = words.reshape(len(words), -1, size)
-            return digits.astype(np.int64) @ weight, np.all(digits <= 9999, axis=2)
-
-        return modulo
-    dtype = np.dtype(_DTYPE[kind])
-    if kind.startswith("bcd"):
-        places = np.arange(2 * dtype.itemsize)
-
-        def decimal(words: U16) -> tuple[Raw, Flags]:
-            digits = (words.view(dtype)[:, :, None].astype(np.int64) >> 4 * places) & 0xF
-            return digits @ 10 ** places.astype(np.int64), np.all(digits <= 9, axis=2)
-
-        return decimal
-    return lambda words: (words.view(dtype), None)
-
-
-def _sentinels(
-    kind: NumberType, registers: Sequence[Register]
-) -> tuple[Index, Raw, Index, Index] | None:
-    """Return, for the registers that have any: register of each sentinel, its number, run starts.
-
-    Integers are compared as integers: as float64 the highest 64-bit numbers are all the same.
-    """
-    where, numbers, starts, which = list[int](), list[int](), list[int](), list[int]()
-    for i, register in enumerate(registers):
-        if register.invalid:
-            starts.append(len(where))
-            which.append(i)
-            where += [i] * len(register.invalid)
-            numbers += [as_stored(kind, number) for number in register.invalid]
-    if not where:
-        return None
-    dtype = np.dtype(_DTYPE.get(kind, "<i8") if not kind.startswith("bcd") else "<i8")
+def _hull(columns: Sequence[Register], group: Iterable[int]) -> Span:
+    members = [columns[i] for i in group]
     return (
-        np.array(where, np.intp),
-        np.array(numbers, dtype),
-        np.array(starts, np.intp),
-        np.array(which, np.intp),
+        members[0].address.table,
+        min(r.first for r in members),
+        max(r.last for r in members),
     )
 
 
-def as_stored(kind: NumberType, number: int) -> int:
-    """Return a raw number as the type holds it: ``0x8000`` is -32768 in an ``i16``."""
-    if kind not in {"u16", "i16", "u32", "i32", "u64", "i64"}:
-        return number
-    bits = 16 * WORDS[kind]
-    pattern = number % (1 << bits)
-    return pattern - (1 << bits) if kind[0] == "i" and pattern >> (bits - 1) else pattern
+def _walls(
+    table: Table, declared: Iterable[Span], refused: Iterable[Span], max_gap: int
+) -> list[tuple[int, int]]:
+    """Return the addresses that no request may touch: what was refused, and wide gaps."""
+    walls = [(first, last) for where, first, last in refused if where is table]
+    end = None
+    for first, last in sorted((f, e) for where, f, e in declared if where is table):
+        if end is not None and first - end - 1 > max_gap:
+            walls.append((end + 1, first - 1))
+        end = last if end is None else max(end, last)
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(walls):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
 
 
-def fits(kind: NumberType, number: int) -> bool:
-    """Return whether a type can hold a raw number, signed or as its bit pattern."""
-    if kind not in {"u16", "i16", "u32", "i32", "u64", "i64"}:
-        return True
-    bits = 16 * WORDS[kind]
-    lowest = -(1 << (bits - 1)) if kind[0] == "i" else 0
-    return lowest <= number < 1 << bits
+@dataclass(frozen=True)
+class _Ways:
+    """In which ways the registers of one table may be read together."""
+
+    table: Table
+    limit: int
+    cost: Cost
+    walls: list[tuple[int, int]]
+    borders: list[int]
+
+    @cached_property
+    def _price(self) -> I64:
+        sizes = range(self.limit + 1)
+        return np.array([self.cost.of(self.table, size) for size in sizes], np.int64)
+
+    def cover(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return the spans of least time that hold all wanted ones, in order.
+
+        Where neighbours may not be read together, none on one side goes with one on the other, so
+        the parts between are solved one by one.
+        """
+        outer: list[tuple[int, int]] = []
+        for first, last in sorted(wanted, key=lambda s: (s[0], -s[1])):
+            if not outer or last > outer[-1][1]:
+                outer.append((first, last))
+        spans, part = [], outer[:1]
+        for before, after in pairwise(outer):
+            if not self._may(before[0], after[1]):
+                spans += self._cheapest(part)
+                part = []
+            part.append(after)
+        return spans + self._cheapest(part)
+
+    def _may(self, first: int, last: int) -> bool:
+        """Return whether a request for more than one tag may have this span."""
+        at = bisect_left(self.walls, first, key=lambda wall: wall[1])
+        if at < len(self.walls) and self.walls[at][0] <= last:
+            return False
+        at = bisect_left(self.borders, first + 1)
+        return at == len(self.borders) or self.borders[at] > last
+
+    def _cheapest(self, part: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return the partition into runs of neighbours that takes the least time.
+
+        From the last on: ``time[i]`` is what the registers from the i-th on cost at best.
+        """
+        n, price = len(part), self._price
+        first, last = np.array(part, np.int64).reshape(n, 2).T
+        time, count = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+        until = np.zeros(n, np.intp)
+        reach = np.maximum(np.searchsorted(last, first + self.limit), np.arange(1, n + 1))
+        for i in reversed(range(n)):
+            size = np.minimum(last[i : reach[i]] - first[i] + 1, self.limit)
+            total = price[size] + time[i + 1 : reach[i] + 1]
+            best = np.flatnonzero(total == total.min())
+            fewest = count[i + 1 + best]
+            j = int(best[np.flatnonzero(fewest == fewest.min())[-1]])  # the first one the longest
+            time[i], count[i], until[i] = total[j], 1 + count[i + 1 + j], i + 1 + j
+        spans, i = [], 0
+        while i < n:
+            spans.append((int(first[i]), int(last[until[i] - 1])))
+            i = int(until[i])
+        return spans

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.drivers.modbus_address import Address, Table
-from edge_agent.drivers.modbus_plan import WORDS, ReadPlan, Register
+from edge_agent.drivers.modbus_plan import ReadPlan
+from edge_agent.drivers.modbus_register import WORDS, Register
 from edge_agent.model import Quality
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "modbus.json").read_text("utf-8"))
@@ -332,11 +333,11 @@ def test_a_scaled_integer_is_the_double_nearest_to_the_exact_value(
 
 def test_a_lost_answer_spoils_only_its_own_columns() -> None:
     plan = ReadPlan.build(registers("hr:0", "hr:9"))
-    outcome = np.array(
+    lost = np.array(
         [[Quality.GOOD, Quality.BAD_DEVICE], [Quality.BAD_SHORT, Quality.GOOD]], np.uint8
     )
 
-    value, quality = plan.decode(np.array([[1, 2], [3, 4]], np.uint16), outcome)
+    value, quality = plan.decode(np.array([[1, 2], [3, 4]], np.uint16), lost)
 
     np.testing.assert_array_equal(value, [[1, NAN], [NAN, 4]])
     np.testing.assert_array_equal(quality, [[0, Quality.BAD_SHORT], [Quality.BAD_DEVICE, 0]])
