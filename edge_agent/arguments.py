@@ -128,6 +128,7 @@ def _simulate(menu: _Menu) -> None:
     trouble = "scripted trouble: [{device: em-kiln, from: 10s, to: 20s, kind: silence}, …]"
     add("--faults", type=Path, metavar="FILE", help=trouble)
     add("--log-scans", type=Path, metavar="DIR", help="note every scan that is served")
+    add("--serial", action="store_true", help="serial devices on pseudo terminals, not over TCP")
 
 
 def _report(menu: _Menu) -> None:

@@ -145,6 +145,8 @@ def _simulate(options: argparse.Namespace) -> int:
         command += ["--faults", str(options.faults)]
     if options.log_scans is not None:
         command += ["--log", str(options.log_scans)]
+    if options.serial:
+        command += ["--serial"]
     os.execv(command[0], command)  # noqa: S606  the same interpreter, a fixed module
 
 

@@ -37,6 +37,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--origin", type=int, help="this box's monotonic clock then, ns")
     parser.add_argument("--speed", type=float, default=1.0, help="plant seconds per real second")
     parser.add_argument("--log", type=Path, help="folder for a log of every answered read")
+    parser.add_argument(
+        "--serial", action="store_true", help="serial devices on pseudo terminals, not over TCP"
+    )
     parser.add_argument("--faults", type=Path, help="a script of trouble, see simulators/faults.py")
     return parser.parse_args(argv)
 
@@ -66,7 +69,8 @@ async def _run(arguments: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     _watch_input(stopped)
     config = arguments.config or configs() / "demo.yaml"
-    async with play(config, clock, seed=arguments.seed, log=arguments.log, script=script) as fleet:
+    seed, log, serial = arguments.seed, arguments.log, arguments.serial
+    async with play(config, clock, seed=seed, log=log, script=script, serial=serial) as fleet:
         truth = await fleet.counted.serve()
         ready = {
             "ready": True,

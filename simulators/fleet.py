@@ -10,6 +10,7 @@ from simulators.faults import Script
 from simulators.modbus_server import ModbusServer, ScanLog, Unit
 from simulators.opcua_server import OpcUaServer
 from simulators.plant import CementPlant
+from simulators.pseudo_terminal import Cable
 from simulators.sources import Source, anything
 from simulators.tables import DeviceTable, read_devices
 from simulators.truth import Tally, Truth
@@ -21,11 +22,13 @@ class Fleet:
 
     connect  device -> where it is reached now
     skipped  devices whose protocol is not simulated
+    sources  device -> what it shows
     counted  the wire truth: what each device was asked and how it answered
     """
 
     plant: CementPlant
     connect: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     modbus: list[ModbusServer] = field(default_factory=list)
     opcua: list[OpcUaServer] = field(default_factory=list)
@@ -45,6 +48,7 @@ async def play(
     log: Path | None = None,
     script: Script | None = None,
     sources: Mapping[str, Source] | None = None,
+    serial: bool = False,
 ) -> AsyncIterator[Fleet]:
     """Play every device of a configuration.
 
@@ -52,6 +56,7 @@ async def play(
     any other one plausible numbers. Serial devices are reached as RTU over TCP.
 
     sources  device -> what it shows instead
+    serial   serial devices are reached over pseudo terminals
     """
     fleet = Fleet(CementPlant(seed, clock))
     scans = ScanLog(log)
@@ -64,6 +69,7 @@ async def play(
         for table in tables:
             url = table.url
             source = (sources or {}).get(table.id) or _source(fleet.plant, table)
+            fleet.sources[table.id] = source
             links.setdefault((url.scheme, url.netloc + url.path), []).append((table, source))
         for (scheme, _), devices in links.items():
             if scheme.startswith("modbus+"):
@@ -80,12 +86,10 @@ async def play(
                     for table, source in devices
                 ]
                 server = ModbusServer(units, "mbap" if scheme == "modbus+tcp" else "rtu")
-                stack.push_async_callback(server.close)
-                port = await server.start()
                 fleet.modbus.append(server)
-                played = "modbus+tcp" if scheme == "modbus+tcp" else "modbus+rtu-over-tcp"
+                address = await _started(server, scheme, stack, serial=serial)
                 for table, _s in devices:
-                    fleet.connect[table.id] = f"{played}://127.0.0.1:{port}?unit={table.unit}"
+                    fleet.connect[table.id] = f"{address}?{_options(table, address)}"
             elif scheme == "opc.tcp":
                 opcua = OpcUaServer(devices, clock, scans)
                 stack.push_async_callback(opcua.close)
@@ -97,10 +101,31 @@ async def play(
         yield fleet
 
 
+async def _started(
+    server: ModbusServer, scheme: str, stack: AsyncExitStack, *, serial: bool
+) -> str:
+    """Start a server; return its address without options."""
+    if serial and scheme == "modbus+rtu":
+        cable = stack.enter_context(Cable())
+        stack.push_async_callback(server.close)
+        server.start_serial(cable.ours)
+        return f"{scheme}://{cable.theirs}"
+    stack.push_async_callback(server.close)
+    port = await server.start()
+    played = "modbus+tcp" if scheme == "modbus+tcp" else "modbus+rtu-over-tcp"
+    return f"{played}://127.0.0.1:{port}"
+
+
+def _options(table: DeviceTable, address: str) -> str:
+    return table.url.query if address.startswith("modbus+rtu:") else f"unit={table.unit}"
+
+
 def _source(plant: CementPlant, table: DeviceTable) -> Source:
     """Return what a device shows: the plant's if it has every tag, else plausible numbers."""
     known = plant.source(table.id)
     if known is not None and all(known.knows(tag.name) for tag in table.tags):
         return known
     tags = {tag.name: (tag.kind, tag.unit) for tag in table.tags}
-    return anything(f"{plant.seed}/{table.id}", plant.start, tags)
+    # a register that counts the other way round shows what flows the other way
+    times = {t.name: float(t.ratio) * (-1 if t.factor < 0 else 1) for t in table.tags}
+    return anything(f"{plant.seed}/{table.id}", plant.start, tags, times)

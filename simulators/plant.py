@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from edge_agent.clock import Clock, PlantClock
 from simulators.packer import PRODUCING, Packer
-from simulators.signals import HOUR, MINUTE, SECOND, Signal, Total, lively
-from simulators.sources import Feeder, Reading, Source, meter
+from simulators.signals import HOUR, MINUTE, SECOND, Reading, Signal, Total, lively
+from simulators.sources import Feeder, Source, meter
 
 DAY = 24 * HOUR
 CALIBRATION = (20 * HOUR, 20 * HOUR + 10 * MINUTE)  # of each day, UTC: 04:00 to 04:10 in Shandong

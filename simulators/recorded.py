@@ -10,8 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from simulators.signals import HOUR, MINUTE, SECOND
-from simulators.sources import Reading, Source
+from simulators.signals import HOUR, MINUTE, SECOND, Reading
+from simulators.sources import Source
 
 DATA = Path(__file__).parent / "data"
 STEEL_PLANT = DATA / "steel_plant_2018.csv"

@@ -74,6 +74,7 @@ class Register:
     width    words, or one for a coil
     wraps    raw count at which a counter begins again; None for what is no integer counter
     reading  the value in the tag's unit at an instant
+    exponent of ten that another tag shows, at an instant
     """
 
     tag: TagRow
@@ -82,6 +83,7 @@ class Register:
     bit: int | None
     wraps: int | None
     reading: Callable[[int], float]
+    exponent: Callable[[int], float] | None = None
 
     @property
     def width(self) -> int:
@@ -90,7 +92,10 @@ class Register:
 
     def words(self, t: int) -> list[int]:
         """Return its words (or its bit) at an instant."""
-        raw = (self.reading(t) - self.tag.offset) / float(self.tag.factor)
+        factor = float(self.tag.factor)
+        if self.exponent is not None:
+            factor *= 10.0 ** self.exponent(t)
+        raw = (self.reading(t) - self.tag.offset) / factor
         if self.area in {"co", "di"}:
             return [int(raw != 0)]
         if self.bit is not None:
@@ -109,6 +114,10 @@ def wraps(tag: TagRow) -> int | None:
 def _converted(source: Source, tag: TagRow) -> Callable[[int], float]:
     factor = Unit.parse(source.unit(tag.name)).factor_to(Unit.parse(tag.unit))
     return lambda t: source.value(tag.name, t) * factor
+
+
+def _exponent(source: Source, name: str | None) -> Callable[[int], float] | None:
+    return None if name is None else lambda t: source.value(name, t)
 
 
 class Refused(Exception):
@@ -133,7 +142,10 @@ class RegisterMap:
         self.registers = []
         for tag in table.tags:
             area, address, bit = place(tag.at)
-            register = Register(tag, area, address, bit, wraps(tag), _converted(source, tag))
+            register = Register(
+                tag, area, address, bit, wraps(tag), _converted(source, tag),
+                _exponent(source, tag.scale_from),
+            )  # fmt: skip
             self.registers.append(register)
             for offset in range(register.width):
                 self._at.setdefault((area, address + offset), []).append((register, offset))

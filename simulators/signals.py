@@ -6,7 +6,7 @@ between calls.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -15,6 +15,8 @@ from typing import Protocol
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
+
+Reading = Callable[[int], float]
 
 
 class Signal(Protocol):

@@ -7,11 +7,10 @@ Names are those of the tag tables (``active_power``, ``mass``); an unknown one i
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from random import Random
 
-from simulators.signals import SECOND, Signal, Wave
+from simulators.plausible import reading
+from simulators.signals import Reading, Signal, Wave
 
-Reading = Callable[[int], float]
 Changes = Callable[[int, int], list[tuple[int, float]]]
 
 
@@ -157,20 +156,19 @@ def _scaled(reading: Reading, factor: float) -> Reading:
     return lambda t: reading(t) * factor
 
 
-def anything(key: str, start: int, tags: Mapping[str, tuple[str, str]]) -> Source:
-    """Return readings for a device that the plant does not know.
+def anything(
+    key: str,
+    start: int,
+    tags: Mapping[str, tuple[str, str]],
+    times: Mapping[str, float] | None = None,
+) -> Source:
+    """Return plausible readings for a device that the plant does not know.
 
-    tags  name -> (kind, unit): a gauge swings slowly between 40 and 60, a counter rises by one a
-          second, a state is 1
+    tags   name -> (kind, unit)
+    times  what a tag's reading is multiplied with, if not 1: transformer ratios, or -1
     """
-
-    def gauge(name: str) -> Reading:
-        wave = Wave(10.0, Random(f"{key}/{name}").randrange(60, 600))
-        return lambda t: 50.0 + wave.share * math.sin(wave.angle(t))
-
-    shapes: dict[str, Callable[[str], Reading]] = {
-        "gauge": gauge,
-        "counter": lambda _: lambda t: (t - start) / SECOND,
-        "state": lambda _: lambda _t: 1.0,
-    }
-    return Source({name: (unit, shapes[kind](name)) for name, (kind, unit) in tags.items()})
+    readings = {}
+    for name, (kind, unit) in tags.items():
+        in_unit, shown = reading(key, name, kind, unit, start)
+        readings[name] = in_unit, _scaled(shown, (times or {}).get(name, 1.0))
+    return Source(readings)

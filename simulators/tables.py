@@ -39,7 +39,9 @@ def read_yaml(path: Path) -> Row:
 class TagRow:
     """One line of a tag table, with its template's defaults filled in.
 
-    factor  value = raw * factor + offset: scale and transformer ratios, exact
+    factor      value = raw * factor + offset: scale and transformer ratios, exact
+    ratio       the transformer ratios in it
+    scale_from  the tag that holds a decimal exponent, by which the factor is multiplied as well
     """
 
     name: str
@@ -52,6 +54,8 @@ class TagRow:
     kind: str = "gauge"
     modulus: int | None = None
     mode: str = "poll"
+    ratio: Fraction = Fraction(1)
+    scale_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,22 +89,23 @@ def _number(written: object) -> Fraction:
 
 def tag_row(name: str, row: Row, ct: object, pt: object, order: object = "ABCD") -> TagRow:
     """Return one tag; CT and PT are applied as its ``ratio`` says."""
-    ratio = str(row.get("ratio", "1")).split("*")
-    factor = _number(row.get("scale", 1))
-    factor *= _number(ct) if "ct" in ratio else 1
-    factor *= _number(pt) if "pt" in ratio else 1
+    applied = str(row.get("ratio", "1")).split("*")
+    ratio = _number(ct if "ct" in applied else 1) * _number(pt if "pt" in applied else 1)
+    scale_from = row.get("scale_from")
     modulus = row.get("modulus")
     return TagRow(
         name,
         str(row["at"]),
         str(row.get("type", "u16")),
         str(row.get("order", order)),
-        factor,
+        _number(row.get("scale", 1)) * ratio,
         float(_number(row.get("offset", 0))),
         str(row.get("unit", "1")),
         str(row.get("kind", "gauge")),
         None if modulus is None else int(_number(modulus)),
         str(row.get("mode", "poll")),
+        ratio,
+        None if scale_from is None else str(scale_from),
     )
 
 

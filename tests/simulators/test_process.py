@@ -79,6 +79,29 @@ async def test_a_scale_of_the_demo_is_read_over_the_printed_address(tmp_path: Pa
     assert line["words"] == words
 
 
+async def test_a_serial_device_is_read_over_the_printed_pseudo_terminal(tmp_path: Path) -> None:
+    config = tmp_path / "plant.yaml"
+    config.write_text(
+        "devices:\n  silo-7: {connect: 'modbus+rtu:///dev/ttyS9?unit=3&baud=9600',"
+        " tags: {level: {at: 'hr:9', scale: 0.1}}}\n"
+    )
+    async with simulators(str(config), "--serial") as (_process, ready):
+        connect = ready["connect"]
+        assert isinstance(connect, dict)
+        address = urlsplit(connect["silo-7"])
+        assert (address.scheme, address.query) == ("modbus+rtu", "unit=3&baud=9600")
+        master = await asyncio.create_subprocess_exec(
+            "mbpoll", "-m", "rtu", "-b", "9600", "-P", "none", "-a", "3", "-0", "-r", "9",
+            "-t", "4", "-1", address.path, stdout=PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said = (await master.communicate())[0].decode()
+
+    assert master.returncode == 0, said
+    match = re.search(r"^\[9\]:\s+(\d+)", said, re.MULTILINE)
+    assert match is not None
+    assert 350 < int(match[1]) < 650
+
+
 @pytest.mark.parametrize("text", ["devices: [1", "- a list"])
 async def test_a_file_that_cannot_be_read_ends_with_status_2_and_a_sentence(
     tmp_path: Path, text: str
