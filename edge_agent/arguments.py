@@ -34,7 +34,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         help="what is logged (info for run, else warning)",
     )
     menu = _Menu(whole, runs)
-    for add in (_demo, _run, _check, _simulate, _report):
+    for add in (_demo, _run, _check, _scan, _simulate, _report):
         add(menu)
     return whole
 
@@ -84,6 +84,31 @@ def _speed(text: str) -> float:
     return speed
 
 
+def _units(text: str) -> tuple[int, ...]:
+    return _numbers(text, 255, "units", "1-16 or 1,3,5-9")
+
+
+def _functions(text: str) -> tuple[int, ...]:
+    found = _numbers(text, 4, "read functions", "3,4")
+    if 0 in found:
+        raise argparse.ArgumentTypeError("there is no function 0 (write 3,4)")
+    return found
+
+
+def _numbers(text: str, last: int, what: str, right: str) -> tuple[int, ...]:
+    """Return the numbers of ``1-16`` or ``1,3,5-9``, each once."""
+    numbers: dict[int, None] = {}
+    for part in text.split(","):
+        low, dash, high = (piece.strip() for piece in part.partition("-"))
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{text!r} are no {what} (write {right})")
+        first, end = int(low), int(high or low)
+        if not first <= end <= last:
+            raise argparse.ArgumentTypeError(f"{part!r}: {what} go up to {last} (write {right})")
+        numbers |= dict.fromkeys(range(first, end + 1))
+    return tuple(numbers)
+
+
 # ---- commands --------------------------------------------------------------------------------
 
 
@@ -118,6 +143,33 @@ def _check(menu: _Menu) -> None:
     add("config", type=Path, nargs="?", metavar="CONFIG", help="the plant's YAML file")
     add("--connect", action="store_true", help="try every device and sink, show what is read")
     add("--schema", action="store_true", help="print the JSON schema for editors")
+
+
+def _scan(menu: _Menu) -> None:
+    what = "find the Modbus units on a line and what they may be"
+    more = (
+        "Asks each unit number for one register, then searches what can be read, and compares it\n"
+        "with the meter templates: 50 Hz, equal phase voltages, P² + Q² = S². It never writes.\n"
+        "Prints a table and YAML to paste into the plant's file. Ctrl-C shows what was found so\n"
+        "far. A serial line may be used by one program only: stop the agent before.\n\n"
+        "URL is  modbus+tcp://192.168.1.20:502           a meter or gateway with Modbus TCP\n"
+        "        modbus+rtu:///dev/ttyUSB0?baud=9600&parity=N      a serial line of this box\n"
+        "        modbus+rtu-over-tcp://192.168.1.20:4196      a serial server that passes frames on"
+    )
+    example = "edge-agent scan modbus+tcp://192.168.1.20:502 --units 1-32"
+    add = menu.add("scan", what, example, more).add_argument
+    add("url", metavar="URL", help="the line: modbus+tcp://…, modbus+rtu:///dev/…")
+    add("--units", type=_units, default="1-16", metavar="LIST", help="1-32, or 1,3,5-9 (1-16)")
+    functions = "read functions to try: 3 and 4 read registers, 1 and 2 bits (3,4)"
+    add("--function", type=_functions, default="3,4", metavar="LIST", help=functions)
+    wait = "how long a unit may take to answer (500ms; slow serial meters: 1s)"
+    add("--timeout", type=duration, default="500ms", metavar="TIME", help=wait)
+    rest = "how long the line is left alone between requests (20ms)"
+    add("--pause", type=duration, default="20ms", metavar="TIME", help=rest)
+    most = "end after this time and show what was found (10m)"
+    add("--for", dest="length", type=duration, default="10m", metavar="TIME", help=most)
+    deep = "search all addresses, also where a template fits already"
+    add("--deep", action="store_true", help=deep)
 
 
 def _simulate(menu: _Menu) -> None:

@@ -12,16 +12,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from edge_agent import demo
 from edge_agent.agent import Agent
-from edge_agent.arguments import WRONG, parser
+from edge_agent.arguments import WRONG, Run, parser
 from edge_agent.check import probe, summary
 from edge_agent.config import Config, data_dir, json_schema, load
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.report import write_leader
 from edge_agent.terminal import shortened
+from edge_agent.tools import commands
 
 log = logging.getLogger(__name__)
 
@@ -166,4 +167,12 @@ def _progress(line: str) -> None:
         print(f"\r\x1b[K{shortened(line, PLACES)}", end="", file=sys.stderr, flush=True)
 
 
-_RUNS = {"demo": _demo, "run": _run, "check": _check, "simulate": _simulate, "report": _report}
+_SHOW = commands.Show(_say, _progress)
+_RUNS: Mapping[str, Run] = {
+    "demo": _demo,
+    "run": _run,
+    "check": _check,
+    "scan": lambda options: commands.scan(options, _SHOW),
+    "simulate": _simulate,
+    "report": _report,
+}

@@ -89,6 +89,11 @@ class Templates:
         self._fits(template, named.mark, named.value, kind)
         return _merged(template, device, kind)
 
+    def facts(self, name: str) -> Template | None:
+        """Return what a template says of its model; None if there is none that can be read."""
+        tree = self._load(name)
+        return None if tree is None else make(Template, tree, self._faults)
+
     def _load(self, name: str) -> MapNode | None:
         if name not in self.known():
             return None

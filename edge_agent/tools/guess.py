@@ -1,0 +1,270 @@
+"""What the registers of an unknown device mean: which template fits, or which byte order; pure.
+
+What was read of the device, its memory, is compared offline with every register map there is.
+Where none fits, pairs of registers are looked at in all four byte orders: in the wrong one a float
+has an exponent that nothing in a plant has, and hardly any pair is a voltage or 50 Hz.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import numpy as np
+
+from edge_agent.drivers.base import NumberType, Order, TagConfig
+from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.modbus_address import Address, Table
+from edge_agent.drivers.modbus_plan import ReadPlan, Register
+from edge_agent.model import Quality
+from edge_agent.tools.plausible import (
+    CERTAIN,
+    Evidence,
+    Reading,
+    is_mains,
+    is_mains_frequency,
+    weigh,
+)
+
+Memory = Mapping[Table, Mapping[int, int]]
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+LEAST = 0.6  # share of a map's tags that must be readable
+SANE = 0.8  # share of the pairs that are not zero which must be numbers that a plant has
+FEW = 3  # pairs below which a share says nothing
+SHOWN = 40  # tags of an unknown device that are written down
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a template fits: what speaks for it, and how many of its tags can be read."""
+
+    template: str
+    evidence: Evidence
+    readable: int
+    tags: int
+
+    @property
+    def rank(self) -> float:
+        """What templates are compared by."""
+        return self.evidence.points * (self.readable / self.tags) ** 2
+
+    @property
+    def words(self) -> str:
+        """How sure it is, in words."""
+        whole = self.readable == self.tags
+        return "very likely" if whole and self.evidence.points >= CERTAIN else "possible"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """What an unknown table seems to hold: pairs of one number type in one byte order."""
+
+    table: Table
+    type: NumberType
+    order: Order
+    evidence: Evidence
+    tags: Mapping[str, TagConfig] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+# ---- templates -------------------------------------------------------------------------------
+
+
+def fits(maps: Mapping[str, ModbusDevice], memory: Memory) -> list[Fit]:
+    """Return the templates that fit what was read, the best first."""
+    found = []
+    for name, device in maps.items():
+        readings = readings_of(device, memory)
+        if not device.tags or len(readings) < LEAST * len(device.tags):
+            continue
+        fit = Fit(name, weigh(readings), len(readings), len(device.tags))
+        if fit.evidence.sound:
+            found.append(fit)
+    return sorted(found, key=lambda fit: -fit.rank)
+
+
+def readings_of(device: ModbusDevice, memory: Memory) -> list[Reading]:
+    """Return what the tags of a map would be, those that can be read."""
+    names, registers = [], []
+    for name, tag in device.tags.items():
+        if tag.type == "text" or tag.scale_from is not None:
+            continue
+        register = device.register(tag)
+        held = memory.get(register.address.table, {})
+        if all(address in held for address in range(register.first, register.last + 1)):
+            names.append(name)
+            registers.append(register)
+    if not registers:
+        return []
+    values = _decoded(registers, memory)
+    return [
+        Reading(name, device.tags[name].unit, device.tags[name].kind, value)
+        for name, value in zip(names, values, strict=True)
+    ]
+
+
+def _decoded(registers: Sequence[Register], memory: Memory) -> Iterator[float]:
+    """Yield the value of each register; infinite where its words are no number of its type."""
+    plan = ReadPlan.build(registers)
+    words = np.zeros((1, plan.words), np.uint16)
+    for request in plan.requests:
+        held = memory[request.table]
+        for i in range(request.count):
+            words[0, request.offset + i] = held[request.address + i]
+    value, quality = plan.decode(words)
+    for column, register in enumerate(registers):
+        is_illegal = quality[column, 0] >= Quality.BAD and register.type.startswith(("bcd", "m10k"))
+        yield float("inf") if is_illegal and not register.invalid else float(value[column, 0])
+
+
+# ---- byte order ------------------------------------------------------------------------------
+
+
+def unknown(memory: Memory) -> list[Unknown]:
+    """Return what the tables of an unknown device seem to hold, the best guess of each."""
+    found = []
+    for table, words in memory.items():
+        if table.is_bits:
+            continue
+        guesses = [g for g in (*_floats(table, words), *_integers(table, words)) if g.tags]
+        if guesses:
+            found.append(max(guesses, key=lambda g: g.evidence.points))
+    return found
+
+
+def _floats(table: Table, words: Mapping[int, int]) -> Iterator[Unknown]:
+    """Yield what pairs would be as floats.
+
+    CDAB read one register too late is nearly ABCD: the high word is right, and the low word, the
+    next one's, is only noise. But then the first and the last word of a run are left over.
+    """
+    for order in ORDERS:
+        for parity in (0, 1):
+            pairs, left = _pairs(words, parity)
+            values = {a: float_of(*pair, order) for a, pair in pairs.items()}
+            sane = {a: v for a, v in values.items() if 1e-3 <= abs(v) <= 1e9}
+            evidence = _mains(sane, 2)
+            evidence.add(0.3 * len(sane))
+            evidence.add(-0.5 * (len(pairs) - len(sane)) - 0.2 * left)
+            if len(pairs) >= FEW and len(sane) >= SANE * len(pairs):
+                yield _unknown(table, "f32", order, evidence, sane)
+
+
+def _pairs(words: Mapping[int, int], parity: int) -> tuple[dict[int, tuple[int, int]], int]:
+    """Return the pairs that are not zero, and how many words that are not zero are in none.
+
+    parity  of the first pair, counted from where a run of registers begins
+    """
+    pairs, left, begin, paired = dict[int, tuple[int, int]](), 0, -1, -1
+    for address in sorted(words):
+        if address - 1 not in words:
+            begin = address
+        if address <= paired:
+            continue
+        if (address - begin) % 2 == parity and address + 1 in words:
+            paired = address + 1
+            if words[address] or words[address + 1]:
+                pairs[address] = (words[address], words[address + 1])
+        else:
+            left += words[address] != 0
+    return pairs, left
+
+
+def float_of(first: int, second: int, order: Order) -> float:
+    """Return the 32-bit float that two registers hold."""
+    if order in {"CDAB", "DCBA"}:
+        first, second = second, first
+    layout = ">HH" if order in {"ABCD", "CDAB"} else "<HH"
+    raw = struct.pack(layout, first, second)
+    return float(struct.unpack(">f", raw)[0])
+
+
+def _integers(table: Table, words: Mapping[int, int]) -> Iterator[Unknown]:
+    """Yield what single registers with one or two decimals would be."""
+    for swapped in (False, True):
+        raw = {a: (w >> 8 | (w & 0xFF) << 8) if swapped else w for a, w in words.items()}
+        evidence = _mains({a: w / 10.0 for a, w in raw.items() if w}, 1)
+        hertz = {a for a, w in raw.items() if is_mains_frequency(w / 100.0)}
+        if hertz:
+            evidence.add(2.0, f"{raw[min(hertz)] / 100.0:.2f} Hz")
+        if not any("V" in said for said in evidence.said):
+            continue
+        tags, values = dict[str, TagConfig](), dict[str, float]()
+        order: Order = "BADC" if swapped else "ABCD"
+        for address in _triplets({a: w / 10.0 for a, w in raw.items() if w}, 1)[:1]:
+            for i in range(3):
+                name = f"voltage_l{i + 1}"
+                at = str(Address(table, address + i))
+                tags[name] = TagConfig(at=at, type="u16", order=order, scale=0.1, unit="V")
+                values[name] = raw[address + i] / 10.0
+        for address in sorted(hertz)[:1]:
+            at = str(Address(table, address))
+            tags["frequency"] = TagConfig(at=at, type="u16", order=order, scale=0.01, unit="Hz")
+            values["frequency"] = raw[address] / 100.0
+        yield Unknown(table, "u16", order, evidence, tags, values)
+
+
+def _mains(values: Mapping[int, float], step: int) -> Evidence:
+    """Return what speaks of the mains among numbers at their addresses."""
+    evidence = Evidence()
+    for address in _triplets(values, step)[:2]:
+        evidence.add(3.0, f"3 voltages of {values[address]:.4g} V")
+    for hertz in [v for v in values.values() if is_mains_frequency(v)][:1]:
+        evidence.add(2.0, f"{hertz:.2f} Hz")
+    return evidence
+
+
+def _triplets(values: Mapping[int, float], step: int) -> list[int]:
+    """Return where three numbers in a row are mains voltages and nearly equal."""
+    found: list[int] = []
+    for address, volts in values.items():
+        three = [volts, values.get(address + step, 0.0), values.get(address + 2 * step, 0.0)]
+        taken = found and address < found[-1] + 3 * step
+        if not taken and is_mains(volts) and max(three) - min(three) <= 0.1 * volts:
+            found.append(address)
+    return found
+
+
+def _unknown(
+    table: Table,
+    kind: NumberType,
+    order: Order,
+    evidence: Evidence,
+    values: Mapping[int, float],
+) -> Unknown:
+    voltages = {
+        first + 2 * i: f"voltage_{phase}"
+        for first, phases in zip(
+            _triplets(values, 2), (("l1", "l2", "l3"), ("l12", "l23", "l31")), strict=False
+        )
+        for i, phase in enumerate(phases)
+    }
+    tags, shown = dict[str, TagConfig](), dict[str, float]()
+    for address, value in list(values.items())[:SHOWN]:
+        name, unit = voltages.get(address), "V"
+        if name is None and is_mains_frequency(value) and "frequency" not in tags:
+            name, unit = "frequency", "Hz"
+        name, unit = (name, unit) if name else (f"value_{address}", "1")
+        at = str(Address(table, address))
+        tags[name] = TagConfig(at=at, type=kind, order=order, unit=unit)
+        shown[name] = value
+    return Unknown(table, kind, order, evidence, tags, shown)
+
+
+def spans_of(maps: Iterable[ModbusDevice], table: Table) -> list[tuple[int, int]]:
+    """Return first address and size of what each map would ask a table for, each once."""
+    found: set[tuple[int, int]] = set()
+    for device in maps:
+        registers = [
+            register
+            for tag in device.tags.values()
+            if (register := device.register(tag)).address.table is table
+        ]
+        plan = ReadPlan.build(
+            registers, max_registers=device.max_registers, sections=device.sections
+        )
+        for request in plan.requests:
+            head = min((registers[c] for c in request.columns), key=lambda r: (r.first, r.last))
+            found.add((head.first, head.last - head.first + 1))
+    return sorted(found)

@@ -1,0 +1,198 @@
+"""``edge-agent scan``: which Modbus units answer, what can be read of them, and what they may be.
+
+Only reads are sent, one at a time, with a pause between them. First every unit is asked for one
+register: any answer, an exception too, says that it is there. Then each table is searched, first
+where known meters have their registers, and given up as soon as a template fits all of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.modbus_address import Table
+from edge_agent.drivers.modbus_plan import Request
+from edge_agent.drivers.modbus_wire import Refused, Wire
+from edge_agent.errors import ConfigError, Disconnected
+from edge_agent.tools.guess import Fit, Memory, Unknown, fits, spans_of, unknown
+from edge_agent.tools.models import Models
+from edge_agent.tools.ranges import Found, Refusal, Reply, Span, grid, search
+from edge_agent.units import Duration
+
+SILENCES = 4  # unanswered requests in a row after which a table is left alone
+RECONNECTS = 3  # how often a device may close the connection on a request
+REST = 1.0  # s before it is opened again
+STALE = 2.1  # time-outs for which the wire does not ask a silent RTU unit again
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What to scan.
+
+    units      numbers of the units to ask
+    functions  read functions to try: 3 and 4 are registers, 1 and 2 bits
+    deep       search the whole address space even when a template fits
+    """
+
+    url: str
+    units: Sequence[int]
+    functions: Sequence[int] = (3, 4)
+    timeout: Duration = Duration(0.5)
+    pause: Duration = Duration(0.02)
+    deep: bool = False
+
+
+@dataclass
+class Unit:
+    """What was found of one unit."""
+
+    number: int
+    tables: dict[Table, Found] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
+    unknown: list[Unknown] = field(default_factory=list)
+    silent: set[Table] = field(default_factory=set)
+    done: bool = False
+
+    @property
+    def memory(self) -> Memory:
+        """What was read of it."""
+        return {table: found.words for table, found in self.tables.items()}
+
+
+class Scan:
+    """One scan of one link; what it has found so far can be shown at any time."""
+
+    def __init__(self, wish: Wish, progress: Progress) -> None:
+        self.wish = wish
+        self.units: dict[int, Unit] = {}
+        self.asked = 0
+        self.requests = 0
+        self.lost = ""
+        self._progress = progress
+        self.device = device_at(wish.url, wish)
+        self._wire = Wire(self.device.line)
+        self._reconnects = 0
+        found = Models().devices(wish.url)
+        self.maps = {name: d for name, d in found if isinstance(d, ModbusDevice)}
+
+    async def run(self) -> None:
+        """Scan; raises ``Disconnected`` only when the link cannot be opened at all."""
+        try:
+            await self._wire.open()
+            try:
+                for number in self.wish.units:
+                    await self._look_for(number)
+                for unit in list(self.units.values()):
+                    await self._explore(unit)
+            except Disconnected as e:
+                self.lost = str(e)
+        finally:
+            self._progress("")
+            await self._wire.close()
+
+    # ---- units ----
+
+    async def _look_for(self, number: int) -> None:
+        self._progress(
+            f"asking unit {number} ({self.asked + 1} of {len(self.wish.units)}), "
+            f"{len(self.units)} found"
+        )
+        table = _table_of(self.wish.functions[0])
+        reply = await self._ask(number, table, Span(0, 1))
+        self.asked += 1
+        if reply is not None:
+            self.units[number] = Unit(number)
+
+    async def _ask(self, unit: int, table: Table, span: Span) -> Reply | None:
+        """Return the words, how they were refused, or None for silence."""
+        await self._wire.settle()
+        self.requests += 1
+        try:
+            request = Request(table, span.first, span.count, 0, ())
+            answer = await self._wire.ask(unit, request)
+        except TimeoutError:
+            return None
+        except Disconnected:
+            self._reconnects += 1
+            if self._reconnects > RECONNECTS:
+                raise
+            await asyncio.sleep(REST)
+            await self._wire.open()
+            return None
+        return Refusal(answer.code) if isinstance(answer, Refused) else [int(w) for w in answer]
+
+    # ---- one unit ----
+
+    async def _explore(self, unit: Unit) -> None:
+        for function in self.wish.functions:
+            table = _table_of(function)
+            found = unit.tables[table] = Found()
+            for hint in self._hints(table):
+                held = len(found.words)
+                if not await self._search(unit, table, found, hint):
+                    break
+                if len(found.words) > held:
+                    unit.fits = fits(self.maps, unit.memory)
+                if not self.wish.deep and _is_certain(unit.fits):
+                    break
+            if not self.wish.deep and _is_certain(unit.fits):
+                break
+        unit.fits = fits(self.maps, unit.memory)
+        unit.unknown = [] if unit.fits else unknown(unit.memory)
+        unit.done = True
+
+    def _hints(self, table: Table) -> list[Span]:
+        """Return where to look: first where the models already found have their registers."""
+        near = {fit.template for unit in self.units.values() for fit in unit.fits[:1]}
+        known = spans_of([self.maps[name] for name in near], table)
+        known += spans_of(self.maps.values(), table)
+        known += [(address, 1) for address in grid(deep=self.wish.deep)]
+        return [Span(first, count) for first, count in dict.fromkeys(known)]
+
+    async def _search(self, unit: Unit, table: Table, found: Found, hint: Span) -> bool:
+        """Search from one hint; return whether the table is worth another."""
+        asking = search(found, [hint])
+        try:
+            span = next(asking)
+            silences = 0
+            while True:
+                self._progress(
+                    f"unit {unit.number}, {table.prefix}:{span.first}: {len(found.words)} "
+                    f"registers found, {self.requests} requests"
+                )
+                reply = await self._ask(unit.number, table, span)
+                silences = silences + 1 if reply is None else 0
+                if silences >= SILENCES:
+                    unit.silent.add(table)
+                    return False
+                if reply is None and self.device.line.is_rtu:
+                    await asyncio.sleep(STALE * self.wish.timeout)
+                span = asking.send(Refusal(0) if reply is None else reply)
+        except StopIteration:
+            return not (found.absent or (found.everywhere and hint.count == 1))
+
+
+def _is_certain(found: Sequence[Fit]) -> bool:
+    return bool(found) and found[0].words == "very likely"
+
+
+def _table_of(function: int) -> Table:
+    return next(table for table in Table if table.function == function)
+
+
+def device_at(url: str, wish: Wish) -> ModbusDevice:
+    """Return the line as a device; ``ConfigError`` when the address is none."""
+    scheme = url.partition(":")[0]
+    if scheme not in ModbusDevice.schemes:
+        known = "://, ".join(ModbusDevice.schemes)
+        raise ConfigError([f"scan: {url}: scan reads {known}:// (browse reads opc.tcp://)"])
+    device = ModbusDevice(connect=url, timeout=wish.timeout, pause=wish.pause)
+    try:
+        wrong = [message for steps, message in device.faults() if steps == ("connect",)]
+    except ValueError as e:
+        wrong = [str(e)]
+    if wrong:
+        raise ConfigError([f"scan: {url}: {message}" for message in wrong])
+    return device
