@@ -7,7 +7,7 @@ has an exponent that nothing in a plant has, and hardly any pair is a voltage or
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from edge_agent.drivers.base import NumberType, Order, TagConfig
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Address, Table
-from edge_agent.drivers.modbus_plan import ReadPlan, Register
+from edge_agent.drivers.modbus_plan import ReadPlan
+from edge_agent.drivers.modbus_register import Register
 from edge_agent.model import Quality
 from edge_agent.tools.plausible import (
     CERTAIN,
@@ -37,12 +38,16 @@ SHOWN = 40  # tags of an unknown device that are written down
 
 @dataclass(frozen=True)
 class Fit:
-    """How a template fits: what speaks for it, and how many of its tags can be read."""
+    """How a template fits: what speaks for it, and how many of its tags can be read.
+
+    order  of the bytes, where the device must be told another than the template's
+    """
 
     template: str
     evidence: Evidence
     readable: int
     tags: int
+    order: Order | None = None
 
     @property
     def rank(self) -> float:
@@ -71,17 +76,25 @@ class Unknown:
 # ---- templates -------------------------------------------------------------------------------
 
 
-def fits(maps: Mapping[str, ModbusDevice], memory: Memory) -> list[Fit]:
-    """Return the templates that fit what was read, the best first."""
+def fits(maps: Mapping[str, ModbusDevice], memory: Memory, *, any_order: bool = False) -> list[Fit]:
+    """Return the templates that fit what was read, the best first.
+
+    any_order  try the other byte orders too, where a template leaves them to the device
+    """
     found = []
     for name, device in maps.items():
-        readings = readings_of(device, memory)
-        if not device.tags or len(readings) < LEAST * len(device.tags):
-            continue
-        fit = Fit(name, weigh(readings), len(readings), len(device.tags))
+        tries: list[tuple[Order | None, ModbusDevice]] = [(None, device)]
+        if any_order and all(tag.order is None for tag in device.tags.values()):
+            tries += [(o, replace(device, order=o)) for o in ORDERS if o != device.order]
+        for order, tried in tries:
+            readings = readings_of(tried, memory)
+            if readings and len(readings) >= LEAST * len(device.tags):
+                found.append(Fit(name, weigh(readings), len(readings), len(device.tags), order))
+    best: dict[str, Fit] = {}
+    for fit in sorted(found, key=lambda fit: -fit.rank):
         if fit.evidence.sound:
-            found.append(fit)
-    return sorted(found, key=lambda fit: -fit.rank)
+            best.setdefault(fit.template, fit)
+    return list(best.values())
 
 
 def readings_of(device: ModbusDevice, memory: Memory) -> list[Reading]:
@@ -188,19 +201,20 @@ def _integers(table: Table, words: Mapping[int, int]) -> Iterator[Unknown]:
         hertz = {a for a, w in raw.items() if is_mains_frequency(w / 100.0)}
         if hertz:
             evidence.add(2.0, f"{raw[min(hertz)] / 100.0:.2f} Hz")
-        if not any("V" in said for said in evidence.said):
-            continue
+        if not hertz or not any("V" in said for said in evidence.said):
+            continue  # three numbers in a row may be nearly equal by chance
         tags, values = dict[str, TagConfig](), dict[str, float]()
         order: Order = "BADC" if swapped else "ABCD"
+        usual = _unless_usual(order)
         for address in _triplets({a: w / 10.0 for a, w in raw.items() if w}, 1)[:1]:
             for i in range(3):
                 name = f"voltage_l{i + 1}"
                 at = str(Address(table, address + i))
-                tags[name] = TagConfig(at=at, type="u16", order=order, scale=0.1, unit="V")
+                tags[name] = TagConfig(at=at, type="u16", order=usual, scale=0.1, unit="V")
                 values[name] = raw[address + i] / 10.0
         for address in sorted(hertz)[:1]:
             at = str(Address(table, address))
-            tags["frequency"] = TagConfig(at=at, type="u16", order=order, scale=0.01, unit="Hz")
+            tags["frequency"] = TagConfig(at=at, type="u16", order=usual, scale=0.01, unit="Hz")
             values["frequency"] = raw[address] / 100.0
         yield Unknown(table, "u16", order, evidence, tags, values)
 
@@ -226,6 +240,10 @@ def _triplets(values: Mapping[int, float], step: int) -> list[int]:
     return found
 
 
+def _unless_usual(order: Order) -> Order | None:
+    return None if order == "ABCD" else order
+
+
 def _unknown(
     table: Table,
     kind: NumberType,
@@ -247,7 +265,7 @@ def _unknown(
             name, unit = "frequency", "Hz"
         name, unit = (name, unit) if name else (f"value_{address}", "1")
         at = str(Address(table, address))
-        tags[name] = TagConfig(at=at, type=kind, order=order, unit=unit)
+        tags[name] = TagConfig(at=at, type=kind, order=_unless_usual(order), unit=unit)
         shown[name] = value
     return Unknown(table, kind, order, evidence, tags, shown)
 

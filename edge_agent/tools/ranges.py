@@ -122,22 +122,19 @@ def _ask(found: Found, span: Span) -> Generator[Span, Reply, bool]:
 
 def _from(found: Found, hint: Span) -> Asking:
     """Grow to both sides from a hint, if it can be read."""
-    known = hint.first in found.words
-    if not known and not (yield from _ask(found, hint)):
+    if hint.first not in found.words and not (yield from _ask(found, hint)):
         return
-    yield from _grow_left(found, hint.first)
-    at, kept = hint.first, dict(found.words)
-    if not known:  # it begins the first block, which tells a limit from a border
-        for address in range(hint.first, hint.last + 1):
-            del found.words[address]
-    while True:
-        at = yield from _grow_right(found, at)
+    address: int | None = hint.first
+    while address is not None:
+        kept = dict(found.words)
+        # the address is read again as the end and as the beginning of a block: what is told as
+        # one range has been read as one
+        found.words.pop(address)
+        yield from _grow_left(found, address + 1)
+        found.words.pop(address, None)
+        at = yield from _grow_right(found, address)
         found.words |= {a: w for a, w in kept.items() if a not in found.words}
-        further = yield from _hop(found, at)
-        if further is None:
-            return
-        yield from _grow_left(found, further)
-        at = further + 1
+        address = yield from _hop(found, at)
 
 
 def _hop(found: Found, hole: int) -> Generator[Span, Reply, int | None]:

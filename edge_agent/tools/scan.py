@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_plan import Request
-from edge_agent.drivers.modbus_wire import Refused, Wire
+from edge_agent.drivers.modbus_wire import Manners, Refused, Wire
 from edge_agent.errors import ConfigError, Disconnected
 from edge_agent.tools.guess import Fit, Memory, Unknown, fits, spans_of, unknown
 from edge_agent.tools.models import Models
@@ -72,7 +72,8 @@ class Scan:
         self.lost = ""
         self._progress = progress
         self.device = device_at(wish.url, wish)
-        self._wire = Wire(self.device.line)
+        manners = Manners(float(wish.timeout), float(wish.pause))
+        self._wire = Wire(self.device.line, dict.fromkeys(wish.units, manners))
         self._reconnects = 0
         found = Models().devices(wish.url)
         self.maps = {name: d for name, d in found if isinstance(d, ModbusDevice)}
@@ -107,7 +108,7 @@ class Scan:
 
     async def _ask(self, unit: int, table: Table, span: Span) -> Reply | None:
         """Return the words, how they were refused, or None for silence."""
-        await self._wire.settle()
+        await self._wire.settle(unit)
         self.requests += 1
         try:
             request = Request(table, span.first, span.count, 0, ())
@@ -139,7 +140,7 @@ class Scan:
                     break
             if not self.wish.deep and _is_certain(unit.fits):
                 break
-        unit.fits = fits(self.maps, unit.memory)
+        unit.fits = fits(self.maps, unit.memory, any_order=True)
         unit.unknown = [] if unit.fits else unknown(unit.memory)
         unit.done = True
 

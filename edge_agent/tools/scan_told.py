@@ -159,6 +159,8 @@ def _with_template(name: str, scan: Scan, unit: Unit, fit: Fit, models: Models) 
         "connect": address_of(scan.wish.url, unit.number),
         "template": fit.template,
     }
+    if fit.order is not None:
+        keys["order"] = fit.order
     others = ", ".join(other.template for other in unit.fits[1:SHOWN_FITS])
     notes = {"template": f"{fit.words}" + (f"; or {others}" if others else "")}
     facts = models.facts(fit.template)

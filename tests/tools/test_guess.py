@@ -83,6 +83,24 @@ def test_what_is_no_meter_of_the_mains_is_not_taken_for_one(name: str) -> None:
             assert places(fit.template) & places(name)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_meter_that_was_set_to_another_byte_order_is_known_with_it(order: str) -> None:
+    memory = memory_of("chint/dtsu666")
+    turned = {table: _turned(words, order) for table, words in memory.items()}
+    first = fits(MAPS, turned, any_order=True)[0]
+    assert (first.template, first.order or "ABCD") == ("chint/dtsu666", order)
+
+
+def _turned(words: Mapping[int, int], order: str) -> dict[int, int]:
+    """Return pairs of registers in another order; all numbers of this meter are pairs."""
+    found = dict(words)
+    for a in words:
+        if a % 2 == 0 and a + 1 in words:
+            raw = words[a] << 16 | words[a + 1]
+            found[a], found[a + 1] = words_of(raw, "u32", order)
+    return found
+
+
 # ---- the laws by themselves ------------------------------------------------------------------
 
 
@@ -152,6 +170,7 @@ def test_the_byte_order_of_floats_is_found(order: str, values: list[float], firs
     words = [word for value in values for word in words_of(value, "f32", order)]
     (guess,) = unknown({Table.HOLDING_REGISTERS: dict(enumerate(words, first))})
     assert (guess.type, guess.order) == ("f32", order)
+    assert {tag.order or "ABCD" for tag in guess.tags.values()} == {order}
     assert guess.tags["voltage_l1"].at == f"hr:{first}"
     assert guess.tags["frequency"].at == f"hr:{first + 6}"
     read = [guess.values[name] for name in guess.tags]
