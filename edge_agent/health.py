@@ -34,7 +34,10 @@ class LinkHealth:
     rows_read: int = 0
     rows_substituted: int = 0
     ticks_missed: int = 0
+    timeouts: int = 0  # reads and probes that no unit has answered
+    probes: int = 0
     scan_seconds: float = 0.0  # of the last scan
+    late_seconds: float = 0.0  # of the last scan, behind its deadline
     silent: set[str] = field(default_factory=set)  # devices whose breaker is open
 
 
