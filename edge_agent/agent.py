@@ -27,7 +27,7 @@ from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.pipeline import Pipeline
 from edge_agent.sinks.base import Sink
 from edge_agent.sinks.history import History, HistorySink
-from edge_agent.supervisor import run_driver, run_sink
+from edge_agent.supervisor import learnt, run_driver, run_sink, teach
 from edge_agent.web.app import Sources, WebServer, create_app
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,11 @@ class Link:
     name: str
     devices: Mapping[str, DeviceConfig]
     driver: Driver
+
+    @property
+    def address(self) -> str:
+        """Where it leads: the same whatever devices are added to it or called."""
+        return next(iter(self.devices.values())).connect.partition("?")[0]
 
 
 def links_of(config: Config, clock: Clock) -> list[Link]:
@@ -118,6 +123,8 @@ class Agent:
             fed = self.pipeline.recover()
             if fed:
                 log.info("recovered: %d records fed again through the metrics", fed)
+            for link in self._links:
+                teach(link.name, link.driver, self.pipeline.learnt.get(link.address))
             web = WebServer()
             self.address = await web.start(create_app(self._sources()), self.config.web.listen)
             async with asyncio.TaskGroup() as tasks:
@@ -130,10 +137,11 @@ class Agent:
                             self.pipeline.push,
                             self.clock,
                             min(1.0, self._commit_period()),  # the page stays of this second
+                            phase=i / len(self._links),
                         ),
                         name=f"driver {link.name}",
                     )
-                    for link in self._links
+                    for i, link in enumerate(self._links)
                 ]
                 keeper = tasks.create_task(self._keep(), name="checkpoint")
                 gc.collect()
@@ -141,7 +149,7 @@ class Agent:
                 self.ready.set()
                 await self._stopping.wait()
                 await _end([*drivers, keeper])
-                self.pipeline.checkpoint()
+                self._checkpoint()
                 await self._drain()
                 await _end(sinks)
         finally:
@@ -153,6 +161,9 @@ class Agent:
                     await self.outbox.flush()
             self._final = self.outbox.counts()
             await self.outbox.close()
+
+    def _checkpoint(self) -> None:
+        self.pipeline.checkpoint({i.address: learnt(i.name, i.driver) for i in self._links})
 
     def _start_sinks(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         retention = self.config.retention
@@ -183,7 +194,7 @@ class Agent:
             await asyncio.sleep(1.0)
             due -= 1.0
             if due <= 0:
-                self.pipeline.checkpoint()
+                self._checkpoint()
                 due = CHECKPOINT
             self.health.rows_late_total = self.pipeline.rows_late
             kept = self.health.sinks[HISTORY]

@@ -74,6 +74,7 @@ class Pipeline:
         self._devices = dict(devices or {})
         self._recorded = frozenset(recorded)
         self._newest = 0  # time of the newest raw row
+        self.learnt: dict[str, object] = {}  # what the drivers had learnt at the last checkpoint
         self._wanting: dict[str, list[Metric]] = {}
         for metric in self._metrics:
             for stream in metric.inputs:
@@ -99,6 +100,8 @@ class Pipeline:
     def recover(self) -> int:
         """Load the last checkpoint, feed what came after it; return the number of records fed."""
         sequence, states = self._outbox.restore()
+        learnt = states.get("drivers")
+        self.learnt = learnt if isinstance(learnt, dict) else {}
         self._newest = self._outbox.newest_ns
         usable: set[str] | None = None  # all
         if states.get("digest") == self._digest:
@@ -137,10 +140,15 @@ class Pipeline:
             if isinstance(metric, RollUp | Chained) and isinstance(state, dict):
                 metric.resume(state)
 
-    def checkpoint(self) -> None:
-        """Put the state of all metrics into the next commit, with the sequence it belongs to."""
+    def checkpoint(self, learnt: Mapping[str, object] | None = None) -> None:
+        """Put the state of all metrics into the next commit, with the sequence it belongs to.
+
+        learnt  what the drivers have learnt of their devices, by link; None: what it was before
+        """
+        self.learnt = self.learnt if learnt is None else dict(learnt)
         states: dict[str, object] = {m.output.id: m.save() for m in self._metrics}
-        self._outbox.checkpoint(states | {"digest": self._digest, "devices": self._devices})
+        kept = {"digest": self._digest, "devices": self._devices, "drivers": self.learnt}
+        self._outbox.checkpoint(states | kept)
 
     def running(self) -> Running:
         """Return the open window of every KPI stream as it stands, one row each."""

@@ -18,16 +18,17 @@ import heapq
 import logging
 import math
 import random
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 
 from edge_agent.breaker import Breakers, Probe
 from edge_agent.clock import Clock
-from edge_agent.drivers.base import Driver, Group, Probes
+from edge_agent.drivers.base import Driver, Group, Learns, Probes
 from edge_agent.errors import Corrupt, Disconnected, EdgeError, NoAnswer, Rejected
 from edge_agent.health import LinkHealth, SinkHealth, State
 from edge_agent.model import Gap, Quality, SampleBlock, concatenate, no_answer
@@ -81,6 +82,28 @@ async def _plug_in(call: Awaitable[T], *allowed: type[EdgeError], closing: bool 
     if not closing and task is not None and task.cancelling():
         raise asyncio.CancelledError
     return result
+
+
+def learnt(name: str, driver: Driver) -> dict[str, object]:
+    """Return what a driver has learnt of its devices; nothing if it learns nothing."""
+    if not isinstance(driver, Learns):
+        return {}
+    return _unless_failed(name, driver.save) or {}
+
+
+def teach(name: str, driver: Driver, state: object) -> None:
+    """Hand a driver what it had learnt before the restart."""
+    if isinstance(driver, Learns) and isinstance(state, dict):
+        _unless_failed(name, partial(driver.load, state))
+
+
+def _unless_failed(name: str, call: Callable[[], T]) -> T | None:
+    """Call into a plug-in whose failure costs only what it has learnt."""
+    try:
+        return call()
+    except Exception:
+        log.exception("%s: what was learnt of its devices is lost", name)
+        return None
 
 
 @dataclass

@@ -283,6 +283,63 @@ async def test_a_bug_in_one_plug_in_is_shown_and_costs_the_others_nothing(
     assert caplog.text.count("Traceback") == 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pupil(Broken):
+    """A device whose driver counts its own starts."""
+
+    schemes: ClassVar[tuple[str, ...]] = ("pupil",)
+
+    @classmethod
+    def build(cls, devices: Mapping[str, DeviceConfig], clock: Clock) -> Driver:
+        assert clock.speed > 0
+        return PupilDriver([g for name, d in devices.items() for g in groups_of(name, d)])
+
+
+class PupilDriver(BrokenDriver):
+    starts = 0
+
+    async def read(self, group: Group) -> SampleBlock:
+        await asyncio.sleep(0.05)
+        time_ns = np.array([time.time_ns()], np.int64)
+        value = np.array([[float(self.starts)]])
+        return SampleBlock(group.schema, time_ns, value, np.zeros((1, 1), np.uint8))
+
+    def save(self) -> dict[str, object]:
+        return {"starts": self.starts + 1}
+
+    def load(self, state: Mapping[str, object]) -> None:
+        self.starts = int(str(state["starts"]))
+
+
+async def test_what_a_driver_has_learnt_survives_a_restart(tmp_path: Path) -> None:
+    """L2, peers 16: what was found out about a device is not found out again."""
+    installed = Registry.installed()
+    registry = installed._replace(devices=(*installed.devices, Pupil))
+    pupil = {"connect": "pupil://x", "poll": "200ms", "tags": {"power": {"at": "x", "unit": "kW"}}}
+    async with plant(tmp_path, {"pupil": pupil}, registry) as config:
+        for start in range(3):
+            async with running(config) as agent:
+                await until(lambda: agent.live.last("pupil/raw") is not None, "a row")
+                last = agent.live.last("pupil/raw")
+                assert last is not None
+                assert last.value[0, 0] == start
+
+
+async def test_learning_that_fails_costs_only_what_was_learnt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = Registry.installed()
+    registry = installed._replace(devices=(*installed.devices, Pupil))
+    pupil = {"connect": "pupil://x", "poll": "200ms", "tags": {"power": {"at": "x", "unit": "kW"}}}
+    async with plant(tmp_path, {"pupil": pupil}, registry) as config:
+        async with running(config) as agent:
+            await until(lambda: agent.live.last("pupil/raw") is not None, "a row")
+            monkeypatch.setattr(PupilDriver, "save", lambda _: {"something": "else"})
+        async with running(config) as agent:
+            await until(lambda: agent.live.last("pupil/raw") is not None, "a row")
+    assert "what was learnt of its devices is lost" in caplog.text
+
+
 # ---- start and stop --------------------------------------------------------------------------
 
 
