@@ -302,10 +302,9 @@ class Rtu:
         frames, noise, rest = split(buffer)
         self._buffer = rest[-MOST:]
         shape, answer = self._shape, None
-        if noise:
-            self.is_noisy = True
-            if shape is not None and bytes(shape[:2]) in noise:
-                self.is_heard = True
+        self.is_noisy = self.is_noisy or bool(noise)
+        if shape is not None and bytes(shape[:2]) in noise + rest:
+            self.is_heard = True
         for frame in frames:
             if frame == self._echo:
                 self._echo = b""

@@ -177,8 +177,10 @@ class Wire:
         self._last: int | None = None  # the unit asked last
         self._free_at = 0.0  # since when the line is; times are the event loop's
         self._mute_since: float | None = None  # when the first request went out that got nothing
-        self._stale: dict[Shape, float] = {}  # until when a late answer of this shape may come
-        self._missed: dict[int | Shape, tuple[int, float]] = {}  # given up: unit, when it was sent
+        # until when a late answer of this shape may come, and whether that is worth waiting for
+        self._stale: dict[Shape, tuple[float, bool]] = {}
+        # requests given up, by what tells their answers: when they were sent, and the unit
+        self._missed: dict[int | Shape, tuple[list[float], int]] = {}
 
     async def open(self) -> None:
         """Open the link. Raises ``Disconnected``."""
@@ -243,7 +245,7 @@ class Wire:
             return self._answered(shape, found, sent, air)
         if self._framing.is_heard:
             patience.answered(None)
-            self._stale[shape] = now() + patience.usual
+            self._stale[shape] = now() + patience.usual, True
             return Refused(0)
         patience.silent()
         if self._mute_since is None and link.heard_at < began:
@@ -278,9 +280,10 @@ class Wire:
             patience.answered(max(0.0, took - air))
             for older in [s for s in self._stale if s.unit == shape.unit]:
                 del self._stale[older]
+                self._missed.pop(older, None)
         else:  # the other of the two may still be answered, in about the same time
             patience.answered(None)
-            self._stale[shape] = self._free_at + max(took, patience.usual)
+            self._stale[shape] = self._free_at + max(took, patience.usual), True
         return answer
 
     async def _usable(self) -> _Link:
@@ -300,26 +303,28 @@ class Wire:
         return link
 
     async def _until_clear(self, shape: Shape) -> None:
-        """Wait while a late answer could be taken for this one, if that is not for long."""
+        """Wait while a late answer could be taken for this one, if that will not be for long."""
         now = asyncio.get_running_loop().time()
-        self._stale = {s: until for s, until in self._stale.items() if until > now}
-        wait = self._stale.get(shape, now) - now
-        if wait > self._patience[shape.unit].usual:
-            raise TimeoutError("no answer; it is not asked while a late one may still come")
-        if wait > 0:
-            await asyncio.sleep(wait)
+        self._stale = {s: (until, w) for s, (until, w) in self._stale.items() if until > now}
+        if shape in self._stale:
+            until, is_worth_waiting = self._stale[shape]
+            if not is_worth_waiting:
+                raise TimeoutError("no answer; it is not asked while a late one may still come")
+            await asyncio.sleep(until - now)
             self._stale.pop(shape, None)
         if isinstance(self._framing, Rtu):
             self._framing.believes_exceptions = all(s.unit != shape.unit for s in self._stale)
 
     def _remember(self, shape: Shape, sent: list[tuple[int, float]]) -> None:
         """Note what may be answered late."""
-        for mark, at in sent[:1] if self._line.is_rtu else sent:
-            self._missed[shape if self._line.is_rtu else mark] = shape.unit, at
+        if self._line.is_rtu:
+            self._missed[shape] = [at for _, at in sent], shape.unit
+        else:
+            self._missed |= {mark: ([at], shape.unit) for mark, at in sent}
         while len(self._missed) > REMEMBERED:
             del self._missed[next(iter(self._missed))]
         if self._line.is_rtu:
-            self._stale[shape] = self._free_at + self._patience[shape.unit].stale
+            self._stale[shape] = self._free_at + self._patience[shape.unit].stale, False
 
     def _pass_over(self) -> None:
         """Count what was no answer, and learn from what was a late one."""
@@ -331,9 +336,11 @@ class Wire:
         for stray in strays:
             self.counts["late_frames"] += 1
             key = stray.shape if self._line.is_rtu else stray.mark
-            if key in self._missed:
-                unit, at = self._missed.pop(key)
-                self._patience[unit].late(asyncio.get_running_loop().time() - at)
+            times, unit = self._missed.get(key, ([], 0))
+            if times:
+                self._patience[unit].late(asyncio.get_running_loop().time() - times.pop(0))
+            if not times and key in self._missed:  # none is under way any more
+                del self._missed[key]
                 self._stale.pop(stray.shape, None)
 
     def _make(self, link: _Link) -> "AsyncModbusTcpClient | AsyncModbusSerialClient":

@@ -32,6 +32,7 @@ class Meter:
         self.silent_units: set[int] = set()
         self.asked: list[tuple[int, int, int, int]] = []  # unit, function, address, count
         self.connections = 0
+        self.at_once = self.most_at_once = 0  # requests that are being answered
         self.port = 0
         self._held: bytes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,7 +67,12 @@ class Meter:
                 if word == "reset":
                     writer.transport.abort()
                     return
-                await self._answer(word, request, writer)
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+                try:
+                    await self._answer(word, request, writer)
+                finally:
+                    self.at_once -= 1
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             writer.transport.abort()  # the client has gone, or the test is over
         finally:
@@ -97,14 +103,38 @@ class Meter:
             frame = bytes(range(7, 7 + len(frame)))
         if word == "behind":  # the answer to the request before this one
             frame, self._held = self._held or b"", frame
+        frame = self._amid(word, request, frame)
         if word == "late":
             later = asyncio.create_task(self._send_later(writer, frame), name="late answer")
             self._tasks.add(later)
             later.add_done_callback(self._tasks.discard)
             return
+        if word == "byte by byte":
+            for byte in frame[:-1]:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.001)
+            frame = frame[-1:]
         writer.write(frame[: len(frame) // 2])
         await asyncio.sleep(STEP if word == "in two parts" else 0)
         writer.write(frame[len(frame) // 2 :])
+
+    @staticmethod
+    def _amid(word: str, request: bytes, frame: bytes) -> bytes:
+        """Return what is on the line together with the answer (RTU)."""
+        broadcast = bytes([0, 6, 0, 1, 0, 2])
+        match word:
+            case "amid noise":
+                return b"\0\xff\x55" + frame + b"\xff\0"
+            case "amid others":
+                other = bytes([frame[0] + 1]) + frame[1:-2]
+                return other + checksum(other) + frame + other + checksum(other)
+            case "amid broadcasts":
+                return broadcast + checksum(broadcast) + frame + broadcast + checksum(broadcast)
+            case "amid its echo":
+                return request + frame
+            case "corrupt":
+                return frame[:4] + bytes([frame[4] ^ 4]) + frame[5:]
+        return frame
 
     def _spoiled(
         self, word: str, body: bytes, unit: int, transaction: int

@@ -307,7 +307,7 @@ async def test_over_rtu_a_late_answer_is_never_taken_for_the_next_one(late: floa
                 await asyncio.sleep(TIMEOUT / 10)
 
     assert found == [(1000.0, 0), (1010.0, 0), (1020.0, 0)]
-    assert silences > 1
+    assert silences >= 1  # once the late answer has come, it is asked again
 
 
 async def test_a_late_answer_that_was_no_longer_awaited_is_not_taken_after_a_reconnect() -> None:

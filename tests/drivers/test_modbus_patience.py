@@ -1,0 +1,90 @@
+"""How long a unit is waited for."""
+
+import pytest
+
+from edge_agent.drivers.modbus_patience import FLOOR, GROWTH, Patience
+
+
+def after(*round_trips: float, timeout: float = 1.0, alone: bool = False) -> Patience:
+    patience = Patience(timeout, alone=alone)
+    for took in round_trips:
+        patience.answered(took)
+    return patience
+
+
+def test_it_begins_with_the_configured_time_out_and_no_second_try() -> None:
+    patience = Patience(0.7, alone=False)
+
+    assert patience.first == patience.limit == 0.7
+
+
+def test_a_quick_unit_is_soon_asked_again_and_soon_given_up() -> None:
+    patience = after(*[0.02] * 50)
+
+    assert patience.first == FLOOR
+    assert patience.limit == pytest.approx(3 * FLOOR)
+
+
+def test_a_unit_that_has_the_link_to_itself_is_given_its_whole_time_out() -> None:
+    patience = after(*[0.02] * 50, alone=True)
+
+    assert patience.first == FLOOR
+    assert patience.limit == 1.0
+
+
+def test_a_slow_unit_is_given_its_whole_time_out_and_no_second_try() -> None:
+    patience = after(*[0.6, 0.8, 0.5, 0.7] * 10)
+
+    assert patience.first == patience.limit == 1.0
+
+
+def test_a_time_out_below_the_floor_is_kept() -> None:
+    """L2, peers 19: time-outs below a second must be possible."""
+    patience = after(*[0.001] * 20, timeout=0.03)
+
+    assert patience.first == patience.limit == 0.03
+
+
+def test_a_unit_that_fell_silent_is_asked_once_and_at_first_not_for_long() -> None:
+    """L1, peers 10: a dead unit must be given up quickly."""
+    patience = after(*[0.02] * 50)
+    limits = []
+    for _ in range(5):
+        patience.silent()
+        assert patience.first == patience.limit
+        limits.append(patience.limit)
+
+    assert limits == pytest.approx([0.4, 0.8, 1.0, 1.0, 1.0])
+    for _ in range(5000):
+        patience.silent()
+    assert patience.limit == 1.0
+
+
+def test_a_unit_that_is_back_is_known_as_before() -> None:
+    patience = after(*[0.02] * 50)
+    patience.silent()
+    patience.answered(None)
+
+    assert patience.first == FLOOR
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_device_that_stalls_now_and_then_is_waited_for_once_that_is_known(alone: bool) -> None:
+    """L1, peers 12: it stalls for 4.05 s every 298 s, and the time-out is 3 s."""
+    patience = after(*[0.05] * 298, timeout=3.0, alone=alone)
+    assert patience.limit <= 3.0
+    patience.silent()
+    patience.late(4.05)
+    for _ in range(298):
+        patience.answered(0.05)
+
+    assert 4.05 < patience.limit < 6.0
+    assert patience.first == FLOOR
+
+
+def test_a_limit_grows_to_a_few_time_outs_at_most() -> None:
+    patience = after(0.05, alone=True)
+    patience.late(1e6)
+
+    assert patience.limit == GROWTH
+    assert patience.stale == 2 * GROWTH
