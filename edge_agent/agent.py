@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from edge_agent import __version__
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config
-from edge_agent.drivers.base import DeviceConfig, Driver
+from edge_agent.drivers.base import DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
 from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
 from edge_agent.live import Live
@@ -56,10 +56,13 @@ def links_of(config: Config, clock: Clock) -> list[Link]:
     shared: dict[Hashable, dict[str, DeviceConfig]] = {}
     for name, device in config.devices.items():
         shared.setdefault((type(device), device.link), {})[name] = device
-    return [
-        Link("+".join(devices), devices, type(next(iter(devices.values()))).build(devices, clock))
-        for devices in shared.values()
-    ]
+    links = []
+    for devices in shared.values():
+        driver = type(next(iter(devices.values()))).build(devices, clock)
+        if isinstance(driver, KeepsFiles):
+            driver.keep_in(config.data)
+        links.append(Link("+".join(devices), devices, driver))
+    return links
 
 
 def metrics_of(config: Config, links: list[Link]) -> list[Metric]:

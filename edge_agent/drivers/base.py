@@ -9,6 +9,7 @@ subclass and a class with the four members of ``Driver``, and name the config in
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -81,6 +82,14 @@ class Learns(Protocol):
 
         What does not fit (another configuration, another version) is passed over.
         """
+
+
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A driver that needs files of its own, such as a certificate."""
+
+    def keep_in(self, folder: Path) -> None:
+        """Take the configuration's data folder, before the first ``connect``."""
 
 
 class Vocabulary:

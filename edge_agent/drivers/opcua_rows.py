@@ -5,38 +5,18 @@ source time in it, and one more for every other source time of a state or a coun
 their changes keeps its exact time. A column that was not notified repeats what it holds: silence is
 the server's statement that nothing has changed, for as long as its responses arrive and its clock
 goes on.
+
+All of it is done on columns: a response of a thousand notifications costs a dozen array operations.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.clock import Clock
 from edge_agent.drivers.base import DeviceConfig, apply_flag
-from edge_agent.drivers.opcua_values import DataValue, Scaling, reading, source_time
-from edge_agent.model import F64, U8, Kind, Quality, SampleBlock, Schema
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A notification with the time that its row is going to have.
-
-    source  orders the changes that share a row time because their own times could not be used
-    marked  whether the time of receipt stands for a time that cannot be right
-    """
-
-    time: int
-    source: int
-    column: int
-    value: float
-    quality: int
-    marked: bool
-
-    @property
-    def moment(self) -> tuple[int, int]:
-        """Changes of one moment share a row."""
-        return self.time, self.source
+from edge_agent.drivers.opcua_columns import NO_TIME, Columns
+from edge_agent.drivers.opcua_values import Scaling
+from edge_agent.model import F64, I64, U8, Kind, Quality, SampleBlock, Schema
 
 
 class SubscriptionRows:
@@ -51,7 +31,7 @@ class SubscriptionRows:
         self,
         config: DeviceConfig,
         schema: Schema,
-        names: Sequence[str],
+        scaling: Scaling,
         clock: Clock,
         *,
         tolerance: int,
@@ -59,9 +39,9 @@ class SubscriptionRows:
         floor: int,
     ) -> None:
         self._config, self._schema, self._clock = config, schema, clock
-        self._scaling = Scaling.of(config, schema, names)
+        self._scaling = scaling
         self._tolerance, self._keep_alive = tolerance, keep_alive
-        self._exact = [tag.kind is not Kind.GAUGE for tag in schema.tags]
+        self._exact = np.array([tag.kind is not Kind.GAUGE for tag in schema.tags], bool)
         k = len(schema.tags)
         self._value: F64 = np.full(k, np.nan)
         self._quality: U8 = np.full(k, Quality.BAD_NOT_AVAILABLE, np.uint8)
@@ -79,6 +59,10 @@ class SubscriptionRows:
         self._value[column], self._quality[column] = np.nan, quality
         self._refused[column], self._waiting[column] = True, False
 
+    def expect(self, column: int) -> None:
+        """Note that the server watches a column: its value is going to come."""
+        self._refused[column], self._waiting[column] = False, True
+
     def doubt(self) -> None:
         """Note that notifications were lost: what is held may have changed since."""
         trusted = self._quality < Quality.UNCERTAIN
@@ -94,66 +78,83 @@ class SubscriptionRows:
             return None
         now = self._clock.wall_ns()
         trusted = published is not None and abs(published - now) <= self._tolerance
-        return self._block([(published if trusted and published is not None else now, [])])
+        return self._held(published if trusted and published is not None else now)
 
     def silence(self) -> SampleBlock:
         """Return the row of a subscription whose responses are overdue."""
         self._fall_silent()
-        return self._block([(self._clock.wall_ns(), [])])
+        return self._held(self._clock.wall_ns())
 
-    def notify(self, items: Sequence[tuple[int, DataValue]], published: int | None) -> SampleBlock:
-        """Return the rows of a response with notifications: (column, value) as they came."""
+    def notify(self, items: Columns, published: int | None) -> SampleBlock:
+        """Return the rows of a response with notifications, whose handles are the columns."""
         self._watch(published)
-        changes = self._changes(items)
-        moments = {change.moment for change in changes if self._exact[change.column]}
-        moments.add(changes[-1].moment)
-        rows: list[tuple[int, list[_Change]]] = []
-        begin = 0
-        for moment in sorted(moments):
-            end = begin
-            while end < len(changes) and changes[end].moment <= moment:
-                end += 1
-            rows.append((moment[0], changes[begin:end]))
-            begin = end
-        return self._block(rows)
+        column = items.handle.astype(np.intp)
+        value, quality = self._scaling.apply(column, items)
+        time, source, marked = self._times(column, items.source)
+        order = np.lexsort((source, time))  # by time, of equal times as they came
+        column, value, quality = column[order], value[order], quality[order]
+        time, source, marked = time[order], source[order], marked[order]
+        moment = np.zeros(len(time), np.intp)
+        np.cumsum((np.diff(time) != 0) | (np.diff(source) != 0), out=moment[1:])
+        rows = np.unique(np.append(moment[self._exact[column]], moment[-1]))
+        row = np.searchsorted(rows, moment)
+        stamps = time[np.searchsorted(moment, rows)]
+        block_value, block_quality = self._laid_out(column, row, value, quality, len(rows))
+        late = column[marked], row[marked]  # a mark of the time is of this row, not of what is held
+        block_quality[late] = np.maximum(block_quality[late], Quality.UNCERTAIN_CLOCK)
+        return self._block(stamps, block_value, block_quality)
 
-    def _changes(self, items: Sequence[tuple[int, DataValue]]) -> list[_Change]:
-        """Return the notifications in the order of their times, of equal times as they came."""
-        read = [reading(value) for _, value in items]
-        columns = np.array([column for column, _ in items], np.intp)
-        value, quality = self._scaling.apply(
-            columns, np.array([r for r, _ in read]), np.array([q for _, q in read], np.uint8)
-        )
-        now, changes = self._clock.wall_ns(), []
-        for i, (column, item) in enumerate(items):
-            source, first = source_time(item), bool(self._waiting[column])
-            self._waiting[column] = False
-            if source is None or (first and source < now - self._tolerance):
-                # a value that has stood for hours when the subscription begins is no wrong clock
-                time, source, marked = now, now, False
-            elif abs(source - now) <= self._tolerance:
-                time, marked = source, False
-            else:
-                time, marked = now, True
-            changes.append(_Change(time, source, column, float(value[i]), int(quality[i]), marked))
-        return sorted(changes, key=lambda change: change.moment)
+    def _times(self, column: NDArray[np.intp], source: I64) -> tuple[I64, I64, NDArray[np.bool_]]:
+        """Return the time that the row of each notification gets.
 
-    def _block(self, rows: Sequence[tuple[int, Sequence[_Change]]]) -> SampleBlock:
-        """Return one row per time, each with the changes applied that belong to it."""
-        n, k = len(rows), len(self._schema.tags)
-        time, value = np.empty(n, np.int64), np.empty((k, n))
-        quality = np.empty((k, n), np.uint8)
-        for i, (stamp, changes) in enumerate(rows):
-            for change in changes:
-                self._value[change.column] = change.value
-                self._quality[change.column] = change.quality
-            self.last = max(self.last, stamp)
-            time[i], value[:, i], quality[:, i] = self.last, self._value, self._quality
-            for change in changes:  # a mark of the time is of this row, not of the value held
-                if change.marked and quality[change.column, i] < Quality.UNCERTAIN_CLOCK:
-                    quality[change.column, i] = Quality.UNCERTAIN_CLOCK
+        Beside it, what orders those that share one because their own times could not be used, and
+        whether the time of receipt stands for a time that cannot be right.
+        """
+        now = self._clock.wall_ns()
+        first = np.zeros(len(column), bool)
+        first[np.unique(column, return_index=True)[1]] = True
+        first &= self._waiting[column]
+        self._waiting[column] = False
+        # a value that has stood for hours when the subscription begins is no wrong clock
+        own = (source != NO_TIME) & ~(first & (source < now - self._tolerance))
+        source = np.where(own, source, now)
+        near = np.abs(source - now) <= self._tolerance
+        return np.where(near, source, now), source, ~near
+
+    def _laid_out(
+        self,
+        column: NDArray[np.intp],
+        row: NDArray[np.intp],
+        value: F64,
+        quality: U8,
+        n: int,
+    ) -> tuple[F64, U8]:
+        """Return values and qualities, (k, n): what is held, with each change from its row on."""
+        k = len(self._value)
+        if n == 1:
+            self._value[column], self._quality[column] = value, quality  # of equals the last stays
+            return self._value.reshape(k, 1).copy(), self._quality.reshape(k, 1).copy()
+        change = np.full((k, n), -1, np.intp)
+        change[column, row] = np.arange(len(column))
+        np.maximum.accumulate(change, axis=1, out=change)
+        held = change < 0
+        laid_value = np.where(held, self._value[:, None], value[change])
+        laid_quality = np.where(held, self._quality[:, None], quality[change])
+        self._value, self._quality = laid_value[:, -1].copy(), laid_quality[:, -1].copy()
+        return laid_value, laid_quality
+
+    def _held(self, stamp: int) -> SampleBlock:
+        """Return a row of what is held."""
+        k = len(self._value)
+        value, quality = self._value.reshape(k, 1).copy(), self._quality.reshape(k, 1).copy()
+        return self._block(np.array([stamp], np.int64), value, quality)
+
+    def _block(self, stamps: I64, value: F64, quality: U8) -> SampleBlock:
+        time = np.maximum.accumulate(np.maximum(stamps, self.last))
+        self.last = int(time[-1])
         apply_flag(self._config, self._schema, value, quality)
-        return SampleBlock(self._schema, time, value, quality)
+        texts = self._scaling.texts(self._schema, value)
+        return SampleBlock(self._schema, time, value, quality, texts)
 
     def _watch(self, published: int | None) -> None:
         """Take note of a response: the end of a silence, or the server's clock standing still."""

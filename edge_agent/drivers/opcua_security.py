@@ -1,12 +1,27 @@
-"""How an OPC UA server knows the agent: user, certificate, and what the line carries."""
+"""How an OPC UA server knows the agent, and the agent the server.
+
+The server's certificate is compared before anything secret is said to it: with the one that the
+configuration names (a file or a thumbprint), with a folder of trusted ones, or, where the
+configuration names neither, with the one it showed first. Another one is refused, with its
+thumbprint, so that a person can compare it with what the server says of itself.
+"""
 
 import asyncio
-import os
-import socket
+import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edge_agent.drivers.opcua_certificates import (
+    Identity,
+    identity,
+    is_pem,
+    parse,
+    read,
+    thumbprint,
+)
 from edge_agent.errors import Disconnected
 from edge_agent.units import Secret
 
@@ -14,137 +29,219 @@ if TYPE_CHECKING:
     from asyncua.client.client import Client
     from asyncua.crypto.uacrypto import CertProperties
 
-VALID_DAYS = (
-    3650  # a certificate made here; a plant outlives the year that is the library's default
-)
+log = logging.getLogger(__name__)
 
+FOLDER = "certificates"  # below the configuration's data folder
 _MODES = {"sign": "Sign", "sign-and-encrypt": "SignAndEncrypt"}
+_THUMBPRINT = re.compile(r"(?:sha256:)?((?:[0-9a-f]{2}[: ]?){32})", re.IGNORECASE)
+_SUFFIXES = {".der", ".cer", ".crt", ".pem"}
+
+Policy = Literal[
+    "None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss",
+    "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Security:
     """Who the agent is for a server, and whether the line is signed and encrypted.
 
+    mode                      without it, sign-and-encrypt where there is a policy
     certificate, private_key  files, DER or PEM; made, self-signed, at the first connect if neither
                               exists; the server must be told to trust the certificate
-    server_certificate        the one certificate that is accepted; None: the one the server shows
+    user_certificate, user_private_key  who logs in; comes before user and password
+    server_certificate        a file or ``sha256:…``: the one certificate that is accepted
+    trust                     a folder of certificates that are accepted, and of authorities;
+                              server_certificate comes before it
+                              Relative paths are below the configuration's data folder
     """
 
-    policy: Literal["None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"] = "None"
-    mode: Literal["none", "sign", "sign-and-encrypt"] = "none"
+    policy: Policy = "None"
+    mode: Literal["none", "sign", "sign-and-encrypt"] | None = None
     user: str | None = None
     password: Secret | None = None
     certificate: str | None = None
     private_key: str | None = None
+    user_certificate: str | None = None
+    user_private_key: str | None = None
     server_certificate: str | None = None
+    trust: str | None = None
+
+    @property
+    def secured(self) -> bool:
+        """Whether there is a policy."""
+        return self.policy != "None"
+
+    @property
+    def wanted(self) -> str:
+        """The endpoint that is asked for, in words."""
+        return f"policy {self.policy} and mode {self.mode or 'sign-and-encrypt'}"
 
     @property
     def in_clear(self) -> bool:
         """Whether the password may be read on the line; with a policy it is always encrypted."""
-        return self.password is not None and self.policy == "None"
+        return self.password is not None and not self.secured
 
     def faults(self) -> list[tuple[str, str]]:
         """Return what does not fit together: (key, message)."""
         found = []
-        if self.policy == "None" and self.mode != "none":
+        if not self.secured and self.mode in _MODES:
             found.append(("policy", f"mode {self.mode} needs a policy (Basic256Sha256)"))
-        if self.policy != "None" and self.mode == "none":
+        if self.secured and self.mode == "none":
             found.append(("mode", f"policy {self.policy} needs a mode (sign-and-encrypt, sign)"))
-        if self.policy != "None":
-            found += [
-                (name, f"policy {self.policy} needs the path of a file (made there if missing)")
-                for name in ("certificate", "private_key")
-                if getattr(self, name) is None
-            ]
+        for one, other in (
+            ("certificate", "private_key"),
+            ("private_key", "certificate"),
+            ("user_certificate", "user_private_key"),
+            ("user_private_key", "user_certificate"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                found.append((one, f"write {other} beside it"))
         if self.user is None and self.password is not None:
             found.append(("password", "a password needs a user"))
+        if not self.secured:
+            found += [
+                (key, "without a policy the server shows no certificate (write a policy)")
+                for key in ("server_certificate", "trust")
+                if getattr(self, key) is not None
+            ]
         return found
 
-    async def apply(self, client: "Client") -> None:
-        """Prepare a client that is not connected yet; may ask the server for its certificate.
+    def files(self, data: Path) -> tuple[Path, Path]:
+        """Return where the agent's certificate and key are."""
+        own = data / FOLDER
+        return (
+            data / self.certificate if self.certificate else own / "opcua.der",
+            data / self.private_key if self.private_key else own / "opcua.key",
+        )
 
-        errors  ``Disconnected`` when one of the two files is missing; the library's own otherwise
+    def accept(self, shown: bytes, data: Path, before: str | None) -> str:
+        """Return the thumbprint of the server's certificate, if it is trusted.
+
+        shown   the certificate, DER
+        before  the thumbprint of the one that was accepted last
+        errors  ``Disconnected`` with both thumbprints
         """
-        from asyncua import ua
-        from asyncua.crypto import security_policies
+        print_ = thumbprint(shown)
+        if self.server_certificate is not None:
+            pinned = _named(self.server_certificate, data)
+            if print_ != pinned:
+                raise Disconnected(
+                    f"the server shows another certificate ({print_}) than the one that is pinned "
+                    f"({pinned}): compare it at the server, then write it in server_certificate"
+                )
+        elif self.trust is not None:
+            folder = data / self.trust
+            if not any(_vouches(path, shown) for path in _certificates(folder)):
+                kept = data / FOLDER / "rejected" / f"{print_[7:23]}.der"
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_bytes(shown)
+                raise Disconnected(
+                    f"the server's certificate ({print_}) is not in {folder}: compare it at the "
+                    f"server, then move {kept} there"
+                )
+        elif before is not None and print_ != before:
+            raise Disconnected(
+                f"the server shows another certificate ({print_}) than before ({before}): compare "
+                f'it at the server, then write server_certificate: "{print_}"'
+            )
+        return print_
 
+    async def apply(
+        self, client: "Client", data: Path, before: str | None, *, previous: bool = False
+    ) -> str | None:
+        """Prepare a client that is not connected yet; return the server's thumbprint, to be kept.
+
+        data      the folder that relative paths are below
+        before    the thumbprint that was returned last
+        previous  show the agent's certificate before the present one, if that is still valid
+        errors    ``Disconnected`` when a file is missing or the server is not trusted
+        """
         if self.user is not None:
             client.set_user(self.user)
             client.set_password("" if self.password is None else self.password.reveal())
-        if self.policy == "None" or self.certificate is None or self.private_key is None:
-            return
-        certificate, key = Path(self.certificate), Path(self.private_key)
-        uri = await asyncio.to_thread(_application_uri, certificate, key)
-        if uri is not None:
-            client.application_uri = uri
-        server = self.server_certificate
+        if self.user_certificate is not None and self.user_private_key is not None:
+            from asyncua.crypto.uacrypto import load_private_key
+
+            certificate = await asyncio.to_thread(read, data / self.user_certificate)
+            key = _properties(await asyncio.to_thread(read, data / self.user_private_key))
+            client.user_certificate = parse(certificate)
+            client.user_private_key = await load_private_key(
+                key.path_or_content, key.password, key.extension
+            )
+        if not self.secured:
+            return before
+        own = await asyncio.to_thread(identity, *self.files(data))
+        for note in own.notes:
+            log.warning("%s", note)
+        if previous and own.previous is not None:
+            own = own.previous
+        return await self._secure(client, own, data, before)
+
+    async def _secure(self, client: "Client", own: Identity, data: Path, before: str | None) -> str:
+        """Ask the server for its certificate, over a channel that is open, and look at it."""
+        from asyncua import ua
+        from asyncua.crypto import security_policies
+
+        policy = getattr(security_policies, f"SecurityPolicy{self.policy.replace('_', '')}")
+        mode = ua.MessageSecurityMode[_MODES[self.mode or "sign-and-encrypt"]]
+        endpoints = await client.connect_and_get_server_endpoints()
+        shown = _first(client.find_endpoint(endpoints, mode, policy.URI).ServerCertificate or b"")
+        accepted = await asyncio.to_thread(self.accept, shown, data, before)
+        if own.uri is not None:
+            client.application_uri = own.uri
         await client.set_security(
-            getattr(security_policies, f"SecurityPolicy{self.policy}"),
-            _content(certificate),
-            _content(key),
-            server_certificate=None if server is None else _content(Path(server)),
-            mode=ua.MessageSecurityMode[_MODES[self.mode]],
+            policy,
+            _properties(own.certificate),
+            _properties(own.key),
+            server_certificate=_properties(shown),
+            mode=mode,
         )
+        return accepted
 
 
-def _is_pem(content: bytes) -> bool:
-    return content.lstrip().startswith(b"-----BEGIN")
-
-
-def _content(path: Path) -> "CertProperties":
-    """Return a file with its format by what is in it; the library goes by the file's name."""
+def _properties(content: bytes) -> "CertProperties":
+    """Return a file's content with its format; the library goes by the file's name."""
     from asyncua.crypto.uacrypto import CertProperties
 
-    content = path.read_bytes()
-    return CertProperties(content, "pem" if _is_pem(content) else "der")
+    return CertProperties(content, "pem" if is_pem(content) else "der")
 
 
-def _application_uri(certificate: Path, key: Path) -> str | None:
-    """Return the URI in the certificate, which the agent must call itself by; make both if missing.
+def _first(chain: bytes) -> bytes:
+    """Return the first certificate of a chain, DER."""
+    if chain[:2] != b"\x30\x82":
+        raise Disconnected("the server shows no certificate")
+    return chain[: int.from_bytes(chain[2:4], "big") + 4]
 
-    source  OPC 10000-6, 6.2.2: the ApplicationUri of the session is the one of the certificate
-    """
-    from cryptography import x509
 
-    if not certificate.exists() and not key.exists():
-        _make(certificate, key)
-    for path in (certificate, key):
-        if not path.is_file():
-            raise Disconnected(
-                f"{path} is missing (put it there, or remove both to have them made)"
-            )
-    content = certificate.read_bytes()
-    if _is_pem(content):
-        parsed = x509.load_pem_x509_certificate(content)
-    else:
-        parsed = x509.load_der_x509_certificate(content)
+def _named(text: str, data: Path) -> str:
+    """Return the thumbprint that a configuration names, itself or by a file."""
+    match = _THUMBPRINT.fullmatch(text.strip())
+    if match is not None:
+        return f"sha256:{re.sub('[: ]', '', match[1]).lower()}"
     try:
-        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return uris[0] if uris else None
+        return thumbprint(read(data / text))
+    except ValueError as e:
+        raise Disconnected(f"{data / text} is no certificate (DER or PEM)") from e
 
 
-def _make(certificate: Path, key: Path) -> None:
-    """Write a self-signed certificate and its key, which only its owner may read."""
-    from asyncua.crypto import cert_gen
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-    from cryptography.x509.oid import ExtendedKeyUsageOID
+def _certificates(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (p for p in sorted(folder.iterdir()) if p.suffix.lower() in _SUFFIXES)
 
-    host = socket.gethostname()
-    secret = cert_gen.generate_private_key()
-    names: list[x509.GeneralName] = [
-        x509.UniformResourceIdentifier(f"urn:{host}:edge-agent"),
-        x509.DNSName(host),
-    ]
-    made = cert_gen.generate_self_signed_app_certificate(
-        secret, "edge-agent", {}, names, [ExtendedKeyUsageOID.CLIENT_AUTH], VALID_DAYS
-    )
-    for path in (certificate, key):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    pem = certificate.suffix.lower() == ".pem"
-    certificate.write_bytes(made.public_bytes(Encoding.PEM if pem else Encoding.DER))
-    with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(cert_gen.dump_private_key_as_pem(secret))
+
+def _vouches(path: Path, shown: bytes) -> bool:
+    """Return whether a trusted file is a certificate, or the authority that has signed it."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        trusted, certificate = parse(read(path)), parse(shown)
+    except (ValueError, Disconnected):
+        return False
+    if trusted == certificate:
+        return True
+    try:
+        certificate.verify_directly_issued_by(trusted)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True

@@ -8,13 +8,15 @@ does not take.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_agent.drivers.base import Group
+from edge_agent.drivers.opcua_columns import Columns, join
+from edge_agent.drivers.opcua_limits import AGAIN, Limits, too_large
 from edge_agent.drivers.opcua_rows import SubscriptionRows
-from edge_agent.drivers.opcua_values import DataValue, nanoseconds, quality_of
+from edge_agent.drivers.opcua_values import columns_of, nanoseconds, quality_of
 from edge_agent.errors import Disconnected
 from edge_agent.model import Quality, SampleBlock, concatenate
 
@@ -38,7 +40,8 @@ MISSING = 100  # messages asked for again at most
 class Subscription:
     """The subscription of one pushed group.
 
-    nodes       by column; None: its namespace is not known to the server
+    find        the nodes by column; None: its namespace is not known to the server
+    frozen      asks whether the server's clock stands still
     keep_alive  real seconds from one response to the next at most, as the server has revised it
     expected    number of the next message; None before the first
     """
@@ -46,15 +49,18 @@ class Subscription:
     group: Group
     session: "UaSession"
     rows: SubscriptionRows
-    nodes: "Sequence[ua.NodeId | None]"
+    find: "Callable[[], Awaitable[Sequence[tuple[ua.NodeId, int | None] | None]]]"
+    frozen: Callable[[], Awaitable[bool]]
     publish: float
     keep_alive: float
-    items_per_call: int
+    limits: Limits
     responses: "asyncio.Queue[ua.PublishResult]" = field(
         default_factory=lambda: asyncio.Queue(BACKLOG)
     )
     id: int = 0
     items: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    again_at: float = 0.0
     expected: int | None = None
     silences: int = 0
 
@@ -79,7 +85,7 @@ class Subscription:
             )
             count = (await self.session.update_subscription(changed)).RevisedMaxKeepAliveCount
         self.keep_alive = max(self.keep_alive, self.publish * count)
-        await self._monitor()
+        await self._monitor(range(len(self.group.schema.tags)))
 
     async def next_rows(self) -> SampleBlock:
         """Return the rows of the next response, or the row of its absence.
@@ -97,15 +103,19 @@ class Subscription:
                     raise Disconnected("the server answers, but publishes nothing") from None
                 return self.rows.silence()
             self.silences = 0
-            block = await self._rows_of(result)
+            message = result.NotificationMessage
+            if message is not None and not message.NotificationData and await self.frozen():
+                return self.rows.silence()
+            block = await self._rows_of(message)
             if self.rows.revived:
                 self.rows.revived = False
                 await self._renew()
+            if self.refused and asyncio.get_running_loop().time() >= self.again_at:
+                await self._monitor(self.refused)
             if block is not None:
                 return block
 
-    async def _rows_of(self, result: "ua.PublishResult") -> SampleBlock | None:
-        message = result.NotificationMessage
+    async def _rows_of(self, message: "ua.NotificationMessage | None") -> SampleBlock | None:
         if message is None:
             return None
         blocks = [await self._again(number) for number in self._missing(message)]
@@ -151,7 +161,7 @@ class Subscription:
     def _apply(self, message: "ua.NotificationMessage") -> SampleBlock | None:
         from asyncua import ua
 
-        changed: list[tuple[int, DataValue]] = []
+        changed: list[Columns] = []
         for part in message.NotificationData or ():
             reason = _ended(part)
             if reason is not None:
@@ -159,15 +169,18 @@ class Subscription:
                     reason == "BadShutdown"
                 )  # said by the server, or by the library for a lost link
                 raise Disconnected("connection lost" if lost else f"subscription ended: {reason}")
-            if isinstance(part, ua.DataChangeNotification):
-                changed += [
-                    (item.ClientHandle, item.Value)
-                    for item in part.MonitoredItems
-                    if item.ClientHandle < len(self.nodes)
-                ]
+            if isinstance(part, Columns):
+                changed.append(part)
+            elif isinstance(part, ua.DataChangeNotification):
+                items = part.MonitoredItems
+                handles = [item.ClientHandle for item in items]
+                changed.append(columns_of([item.Value for item in items], handles))
         published = nanoseconds(message.PublishTime)
-        if changed:
-            return self.rows.notify(changed, published)
+        if any(len(part) for part in changed):
+            read = join(changed)
+            if int(read.handle.max()) >= len(self.group.schema.tags):
+                raise Disconnected("the server sends what it was not asked for")
+            return self.rows.notify(read, published)
         return self.rows.keep_alive(published)
 
     async def _renew(self) -> None:
@@ -176,32 +189,49 @@ class Subscription:
 
         old = ua.DeleteMonitoredItemsParameters(self.id, self.items)
         await self.session.delete_monitored_items(old)
-        await self._monitor()
-
-    async def _monitor(self) -> None:
-        """Have the server watch every column; a refused one costs the others nothing."""
         self.items = []
-        columns = [column for column, node in enumerate(self.nodes) if node is not None]
-        for column in set(range(len(self.nodes))) - set(columns):
+        await self._monitor(range(len(self.group.schema.tags)))
+
+    async def _monitor(self, columns: Sequence[int]) -> None:
+        """Have the server watch some columns; a refused one costs the others nothing."""
+        from asyncua.ua.uaerrors import UaStatusCodeError
+
+        known = set(self.refused)
+        self.again_at = asyncio.get_running_loop().time() + AGAIN
+        nodes = await self.find()
+        left = [(column, node) for column in columns if (node := nodes[column]) is not None]
+        self.refused = [column for column in columns if nodes[column] is None]
+        for column in self.refused:
             self.rows.refuse(column, Quality.BAD_ADDRESS)
-        for start in range(0, len(columns), self.items_per_call):
-            part = columns[start : start + self.items_per_call]
-            answers = await self.session.create_monitored_items(self._request(part))
-            for column, answer in zip(part, answers, strict=True):
+        while left:
+            part = left[: self.limits["items"]]
+            try:
+                answers = await self.session.create_monitored_items(self._request(part))
+            except UaStatusCodeError as e:
+                if not too_large(e.code) or not self.limits.refused("items", len(part)):
+                    raise
+                continue
+            del left[: len(part)]
+            for (column, _), answer in zip(part, answers, strict=True):
                 if answer.StatusCode.is_good():
                     self.items.append(answer.MonitoredItemId)
+                    self.rows.expect(column)
                     continue
-                quality = quality_of(answer.StatusCode.value)
-                self.rows.refuse(column, max(quality, Quality.BAD))
-                tag = self.group.schema.tags[column].name
-                log.warning(
-                    "%s.%s is not watched: %s",
-                    self.group.schema.owner,
-                    tag,
-                    answer.StatusCode.name,
-                )
+                self._refuse(column, answer.StatusCode, said=column in known)
 
-    def _request(self, columns: Sequence[int]) -> "ua.CreateMonitoredItemsParameters":
+    def _refuse(self, column: int, status: "ua.StatusCode", *, said: bool) -> None:
+        """Note that the server does not watch a column, and say so once."""
+        self.refused.append(column)
+        self.rows.refuse(column, max(quality_of(status.value), Quality.BAD))
+        schema = self.group.schema
+        if not said:
+            log.warning(
+                "%s.%s is not watched: %s", schema.owner, schema.tags[column].name, status.name
+            )
+
+    def _request(
+        self, columns: "Sequence[tuple[int, tuple[ua.NodeId, int | None]]]"
+    ) -> "ua.CreateMonitoredItemsParameters":
         from asyncua import ua
         from asyncua.ua.attribute_ids import AttributeIds
 
@@ -210,7 +240,11 @@ class Subscription:
             TimestampsToReturn=ua.TimestampsToReturn.Both,
             ItemsToCreate=[
                 ua.MonitoredItemCreateRequest(
-                    ua.ReadValueId(NodeId=self.nodes[column], AttributeId=AttributeIds.Value),
+                    ua.ReadValueId(
+                        NodeId=node,
+                        AttributeId=AttributeIds.Value,
+                        IndexRange=None if element is None else ua.String(element),
+                    ),
                     ua.MonitoringMode.Reporting,
                     ua.MonitoringParameters(
                         ClientHandle=column,
@@ -219,7 +253,7 @@ class Subscription:
                         DiscardOldest=True,
                     ),
                 )
-                for column in columns
+                for column, (node, element) in columns
             ],
         )
 

@@ -11,7 +11,8 @@ from asyncua.server.user_managers import UserManager
 
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.drivers.base import Group
-from edge_agent.drivers.opcua import OpcUaDevice, OpcUaDriver
+from edge_agent.drivers.opcua import OpcUaDevice
+from edge_agent.drivers.opcua_driver import OpcUaDriver
 
 URI = "urn:demo:plant"
 
