@@ -16,7 +16,7 @@ Area = Literal["co", "di", "hr", "ir"]
 
 WORDS = {
     "bool": 1, "u16": 1, "i16": 1, "bcd16": 1, "u32": 2, "i32": 2, "f32": 2, "bcd32": 2,
-    "m10k32": 2, "m10k48": 3, "u64": 4, "i64": 4, "f64": 4, "m10k64": 4,
+    "bcd64": 4, "m10k32": 2, "m10k48": 3, "u64": 4, "i64": 4, "f64": 4, "m10k64": 4,
 }  # fmt: skip
 _AREAS: dict[str, Area] = {"0": "co", "1": "di", "3": "ir", "4": "hr"}
 _PREFIXES: dict[str, Area] = {"co": "co", "di": "di", "ir": "ir", "hr": "hr"}
