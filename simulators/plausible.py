@@ -66,7 +66,8 @@ def reading(key: str, name: str, kind: str, unit: str, start: int) -> tuple[str,
     kind  gauge, counter or state; a state is 1, or 0 where its name says that something is wrong
     """
     if name.endswith("exponent"):
-        number = float(_EXPONENTS.get(name.removesuffix("_exponent"), -1))
+        of = name.removesuffix("_exponent").rpartition("_")[2]
+        number = float(_EXPONENTS.get(of, -1))
         return unit, lambda _t: number
     if kind == "state":
         number = 0.0 if name.startswith(_WELL) else 1.0

@@ -61,7 +61,7 @@ def expected(template: dict[str, Any], ct: int, pt: int) -> list[Expected]:
         factor = Fraction(str(tag.get("scale", 1)))
         for ratio in str(tag.get("ratio", "1")).split("*"):
             factor *= {"1": 1, "ct": ct, "pt": pt}[ratio]
-        order = str(tag.get("order", "ABCD"))
+        order = str(tag.get("order", template.get("order", "ABCD")))
         unit = str(tag.get("unit", "1"))
         one_bit = bit or area in {"co", "di"}
         rows.append(
