@@ -34,7 +34,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         help="what is logged (info for run, else warning)",
     )
     menu = _Menu(whole, runs)
-    for add in (_demo, _run, _check, _scan, _simulate, _report):
+    for add in (_demo, _run, _check, _explain, _scan, _simulate, _report):
         add(menu)
     return whole
 
@@ -143,6 +143,18 @@ def _check(menu: _Menu) -> None:
     add("config", type=Path, nargs="?", metavar="CONFIG", help="the plant's YAML file")
     add("--connect", action="store_true", help="try every device and sink, show what is read")
     add("--schema", action="store_true", help="print the JSON schema for editors")
+
+
+def _explain(menu: _Menu) -> None:
+    what = "show how one tag is read, decoded and used"
+    more = (
+        "The request that brings it and the whole plan of its stream, the bytes on the wire with\n"
+        "an example, how they become a number and a unit, and who uses it. Nothing is connected."
+    )
+    example = "edge-agent explain plant.yaml em-kiln.active_power"
+    add = menu.add("explain", what, example, more).add_argument
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+    add("tag", metavar="DEVICE.TAG", help="as metrics name it: em-kiln.active_power")
 
 
 def _scan(menu: _Menu) -> None:

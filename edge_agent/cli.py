@@ -172,6 +172,7 @@ _RUNS: Mapping[str, Run] = {
     "demo": _demo,
     "run": _run,
     "check": _check,
+    "explain": lambda options: commands.explain(options, _SHOW),
     "scan": lambda options: commands.scan(options, _SHOW),
     "simulate": _simulate,
     "report": _report,

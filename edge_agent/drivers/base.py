@@ -233,6 +233,13 @@ class DeviceConfig:
         """Return what is wrong beyond the types: (path below the device, message)."""
         return []
 
+    def explain(self, name: str, tag: str) -> list[tuple[str, str]]:  # noqa: ARG002
+        """Return how a tag is asked for and decoded, for a person: (label, text).
+
+        name  the device's id
+        """
+        return []
+
     @property
     def spacing(self) -> float | None:
         """Seconds between rows where the device itself sets the pace; None where it is asked."""

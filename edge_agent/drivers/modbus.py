@@ -143,6 +143,11 @@ class ModbusDevice(DeviceConfig):
         """Return the streams of the device and how each is read; ``name`` is the device's id."""
         return {group: self.plan(tags) for group, tags in groups_of(name, self).items()}
 
+    def explain(self, name: str, tag: str) -> list[tuple[str, str]]:
+        from edge_agent.drivers.modbus_explain import explain  # which only a person asks for
+
+        return explain(self, name, tag)
+
     def faults(self) -> list[tuple[Path, str]]:
         found = link_faults(
             self.url, serial=self.serial, port=PORT, own={"unit": self._unit_faults}

@@ -6,7 +6,9 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
+from edge_agent.config import load
 from edge_agent.errors import EdgeError
+from edge_agent.tools import explain as explained
 from edge_agent.tools import scan_told
 from edge_agent.tools.scan import Scan, Wish
 
@@ -43,6 +45,13 @@ def scan(options: argparse.Namespace, show: Show) -> int:
         return 0 if work.units else NOTHING
 
     return asyncio.run(run())
+
+
+def explain(options: argparse.Namespace, show: Show) -> int:
+    """Explain one tag."""
+    for line in explained.lines(load(options.config), options.tag):
+        show.say(line)
+    return 0
 
 
 async def _until_interrupted(

@@ -30,6 +30,7 @@ from edge_agent.tools.plausible import (
 Memory = Mapping[Table, Mapping[int, int]]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
+PART = 0.2  # share of a map's tags from which it may turn out to be the one
 LEAST = 0.6  # share of a map's tags that must be readable
 SANE = 0.8  # share of the pairs that are not zero which must be numbers that a plant has
 FEW = 3  # pairs below which a share says nothing
@@ -95,6 +96,16 @@ def fits(maps: Mapping[str, ModbusDevice], memory: Memory, *, any_order: bool = 
         if fit.evidence.sound:
             best.setdefault(fit.template, fit)
     return list(best.values())
+
+
+def contenders(maps: Mapping[str, ModbusDevice], memory: Memory) -> list[str]:
+    """Return the templates of which a part is read and fits, so that the rest should be tried."""
+    found = []
+    for name, device in maps.items():
+        readings = readings_of(device, memory)
+        if len(readings) >= PART * len(device.tags) and weigh(readings).points > 0:
+            found.append(name)
+    return found
 
 
 def readings_of(device: ModbusDevice, memory: Memory) -> list[Reading]:

@@ -14,7 +14,7 @@ from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_plan import Request
 from edge_agent.drivers.modbus_wire import Manners, Refused, Wire
 from edge_agent.errors import ConfigError, Disconnected
-from edge_agent.tools.guess import Fit, Memory, Unknown, fits, spans_of, unknown
+from edge_agent.tools.guess import Fit, Memory, Unknown, contenders, fits, spans_of, unknown
 from edge_agent.tools.models import Models
 from edge_agent.tools.ranges import Found, Refusal, Reply, Span, grid, search
 from edge_agent.units import Duration
@@ -130,19 +130,29 @@ class Scan:
         for function in self.wish.functions:
             table = _table_of(function)
             found = unit.tables[table] = Found()
+            wanted = self._wanted(unit, table)
             for hint in self._hints(table):
+                if wanted is not None and hint not in wanted:
+                    continue
                 held = len(found.words)
                 if not await self._search(unit, table, found, hint):
                     break
                 if len(found.words) > held:
                     unit.fits = fits(self.maps, unit.memory)
-                if not self.wish.deep and _is_certain(unit.fits):
-                    break
-            if not self.wish.deep and _is_certain(unit.fits):
-                break
+                    wanted = self._wanted(unit, table)
         unit.fits = fits(self.maps, unit.memory, any_order=True)
         unit.unknown = [] if unit.fits else unknown(unit.memory)
         unit.done = True
+
+    def _wanted(self, unit: Unit, table: Table) -> set[Span] | None:
+        """Return which hints are worth asking when a template fits already; None: all.
+
+        What fits may be a part of a larger map: the registers of those are still asked for.
+        """
+        if self.wish.deep or not (unit.fits and unit.fits[0].words == "very likely"):
+            return None
+        rivals = [self.maps[name] for name in contenders(self.maps, unit.memory)]
+        return {Span(first, count) for first, count in spans_of(rivals, table)}
 
     def _hints(self, table: Table) -> list[Span]:
         """Return where to look: first where the models already found have their registers."""
@@ -173,10 +183,6 @@ class Scan:
                 span = asking.send(Refusal(0) if reply is None else reply)
         except StopIteration:
             return not (found.absent or (found.everywhere and hint.count == 1))
-
-
-def _is_certain(found: Sequence[Fit]) -> bool:
-    return bool(found) and found[0].words == "very likely"
 
 
 def _table_of(function: int) -> Table:

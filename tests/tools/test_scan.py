@@ -23,7 +23,7 @@ from tests.commands import command, environment, run
 from tests.drivers.modbus_meter import Meter
 from tests.servers import free_port
 
-QUICK = ("--pause", "1ms")
+QUICK = ("--pause", "1ms", "--timeout", "2s")
 
 
 def server(rows: dict[int, dict[str, object]], framing: str = "mbap") -> ModbusServer:
@@ -100,11 +100,22 @@ async def test_a_gateway_is_scanned_and_what_is_pasted_can_be_checked(tmp_path: 
     }
 
 
+async def test_a_meter_whose_map_holds_another_s_is_not_taken_for_that_one() -> None:
+    meters = server({1: {"template": "eastron/sdm630"}})  # the SDM120's map is a part of it
+    port = await meters.start()
+    try:
+        _, said, _ = await scanned(f"modbus+tcp://127.0.0.1:{port}", "--units", "1", *QUICK)
+    finally:
+        await meters.close()
+    assert re.search(r"^1 +eastron/sdm630 +very likely +26 of 26 ", said, re.MULTILINE)
+    assert "template: eastron/sdm630   # very likely; or eastron/sdm" in said
+
+
 async def test_a_scan_only_reads_and_passes_silent_units_over() -> None:
     async with Meter("rtu") as meter:
         meter.silent_units = {2, 4}
         url = f"modbus+rtu-over-tcp://127.0.0.1:{meter.port}"
-        status, said, error = await scanned(url, "--units", "1-4", "--timeout", "200ms", *QUICK)
+        status, said, error = await scanned(url, "--units", "1-4", *QUICK)
     assert (status, error) == (0, "")
     assert "2 units answer, 2 silent" in said
     assert {function for _, function, _, _ in meter.asked} == {3, 4}
@@ -143,7 +154,7 @@ async def test_a_serial_line_is_scanned() -> None:
         meters.start_serial(far, baud=19200)
         try:
             url = f"modbus+rtu://{near}?baud=19200"
-            status, said, error = await scanned(url, "--units", "4-6", "--timeout", "300ms", *QUICK)
+            status, said, error = await scanned(url, "--units", "4-6", *QUICK)
         finally:
             await meters.close()
     assert (status, error) == (0, "")
