@@ -6,7 +6,7 @@ has an exponent that nothing in a plant has, and hardly any pair is a voltage or
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -16,7 +16,6 @@ from edge_agent.drivers.base import NumberType, Order, TagConfig
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Address, Table
 from edge_agent.drivers.modbus_plan import ReadPlan
-from edge_agent.drivers.modbus_register import Register
 from edge_agent.model import Quality
 from edge_agent.tools.plausible import (
     CERTAIN,
@@ -110,34 +109,31 @@ def contenders(maps: Mapping[str, ModbusDevice], memory: Memory) -> list[str]:
 
 def readings_of(device: ModbusDevice, memory: Memory) -> list[Reading]:
     """Return what the tags of a map would be, those that can be read."""
-    names, registers = [], []
+    names = []
     for name, tag in device.tags.items():
-        if tag.type == "text" or tag.scale_from is not None:
-            continue
-        register = device.register(tag)
-        held = memory.get(register.address.table, {})
-        if all(address in held for address in range(register.first, register.last + 1)):
+        table, first, last = device.register(tag).span
+        held = memory.get(table, {})
+        if tag.type != "text" and all(address in held for address in range(first, last + 1)):
             names.append(name)
-            registers.append(register)
-    if not registers:
+    names = [n for n in names if (of := device.tags[n].scale_from) is None or of in names]
+    if not names:
         return []
-    values = _decoded(registers, memory)
+    values = _decoded(device.plan(names), memory)
     return [
         Reading(name, device.tags[name].unit, device.tags[name].kind, value)
         for name, value in zip(names, values, strict=True)
     ]
 
 
-def _decoded(registers: Sequence[Register], memory: Memory) -> Iterator[float]:
-    """Yield the value of each register; infinite where its words are no number of its type."""
-    plan = ReadPlan.build(registers)
+def _decoded(plan: ReadPlan, memory: Memory) -> Iterator[float]:
+    """Yield the value of each column; infinite where its words are no number of its type."""
     words = np.zeros((1, plan.words), np.uint16)
     for request in plan.requests:
         held = memory[request.table]
-        for i in range(request.count):
-            words[0, request.offset + i] = held[request.address + i]
+        for i in range(request.count):  # what is read along need not be known
+            words[0, request.offset + i] = held.get(request.address + i, 0)
     value, quality = plan.decode(words)
-    for column, register in enumerate(registers):
+    for column, register in enumerate(plan.registers):
         is_illegal = quality[column, 0] >= Quality.BAD and register.type.startswith(("bcd", "m10k"))
         yield float("inf") if is_illegal and not register.invalid else float(value[column, 0])
 

@@ -62,8 +62,9 @@ def memory_of(name: str) -> dict[Table, dict[int, int]]:
     return memory
 
 
-def places(name: str) -> set[tuple[str, str | None, str, float]]:
-    return {(t.at, t.type, t.order, t.scale) for t in MAPS[name].tags.values()}
+def places(name: str) -> set[tuple[object, ...]]:
+    registers = [MAPS[name].register(tag) for tag in MAPS[name].tags.values()]
+    return {(r.span, r.type, r.order, r.ratio) for r in registers}
 
 
 @pytest.mark.parametrize("name", ELECTRIC)
