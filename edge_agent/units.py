@@ -41,6 +41,7 @@ _ATOMS: dict[str, tuple[float, dict[str, int], bool]] = {
     "J": (1.0, {"M": 1, "L": 2, "T": -2}, True),
     "Hz": (1.0, {"T": -1}, True),
     "N": (1.0, {"M": 1, "L": 1, "T": -2}, True),
+    "deg": (1.0, {"angle": 1}, False),  # of its own: a plain number is no angle
     "Pa": (1.0, {"M": 1, "L": -1, "T": -2}, True),
     "bar": (1e5, {"M": 1, "L": -1, "T": -2}, True),
     "l": (1e-3, {"L": 3}, True),
@@ -68,6 +69,7 @@ _SPELLINGS = {
     "°C": "Cel",
     "Nm": "N.m",
     "rpm": "1/min",
+    "°": "deg",
     "ppm": "[ppm]",
     "Nm3": "[Nm3]",
     "kNm3": "k[Nm3]",

@@ -63,6 +63,7 @@ class DeviceTable:
     """One device: where it is reached and its tags.
 
     max_registers, max_gap, sections  what the real one demands of a read
+    blocks  whether a DL/T 645 meter knows the identifiers of blocks
     """
 
     id: str
@@ -71,6 +72,7 @@ class DeviceTable:
     max_registers: int = 125
     max_gap: int = 16
     sections: tuple[tuple[int, int], ...] = ()
+    blocks: bool = False
 
     @property
     def url(self) -> SplitResult:
@@ -131,6 +133,7 @@ def device_table(device: str, row: Row, folder: Path | None = None) -> DeviceTab
         int(str(limits.get("max_registers", 125))),
         int(str(limits.get("max_gap", 16))),
         tuple((int(a), int(b)) for a, b in sections),
+        bool(limits.get("blocks", False)),
     )
 
 
