@@ -4,16 +4,22 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 from edge_agent.clock import Clock
+from simulators.dlt645_server import Dlt645Meter
+from simulators.dlt645_server import size as dlt645_size
 from simulators.faults import Script
 from simulators.modbus_server import ModbusServer, ScanLog, Unit
+from simulators.octets import OctetServer
 from simulators.opcua_server import OpcUaServer
 from simulators.plant import CementPlant
 from simulators.pseudo_terminal import Cable
 from simulators.sources import Source, anything
 from simulators.tables import DeviceTable, read_devices
 from simulators.truth import Tally, Truth
+
+OCTETS = {f"dlt645+{link}": (Dlt645Meter, dlt645_size) for link in ("tcp", "serial")}
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Fleet:
     skipped: list[str] = field(default_factory=list)
     modbus: list[ModbusServer] = field(default_factory=list)
     opcua: list[OpcUaServer] = field(default_factory=list)
+    octets: list[OctetServer] = field(default_factory=list)
     counted: Truth = field(default_factory=Truth)
 
     def truth(self) -> Mapping[str, Tally]:
@@ -53,7 +60,7 @@ async def play(
     """Play every device of a configuration.
 
     Devices on one address share one port here too. A device of the cement plant shows the plant,
-    any other one plausible numbers. Serial devices are reached as RTU over TCP.
+    any other one plausible numbers. Serial devices are reached over TCP.
 
     sources  device -> what it shows instead
     serial   serial devices are reached over pseudo terminals
@@ -90,6 +97,24 @@ async def play(
                 address = await _started(server, scheme, stack, serial=serial)
                 for table, _s in devices:
                     fleet.connect[table.id] = f"{address}?{_options(table, address)}"
+            elif scheme in OCTETS:
+                meters = [
+                    OCTETS[scheme][0](
+                        table,
+                        source,
+                        clock,
+                        log=scans,
+                        script=script,
+                        start=fleet.plant.start,
+                        tally=fleet.counted.tally(table.id),
+                    )
+                    for table, source in devices
+                ]
+                octets = OctetServer(meters, OCTETS[scheme][1])
+                fleet.octets.append(octets)
+                address = await _started(octets, scheme, stack, serial=serial)
+                for table, _s in devices:
+                    fleet.connect[table.id] = f"{address}?{_meter_options(table, address)}"
             elif scheme == "opc.tcp":
                 opcua = OpcUaServer(devices, clock, scans)
                 stack.push_async_callback(opcua.close)
@@ -102,22 +127,28 @@ async def play(
 
 
 async def _started(
-    server: ModbusServer, scheme: str, stack: AsyncExitStack, *, serial: bool
+    server: ModbusServer | OctetServer, scheme: str, stack: AsyncExitStack, *, serial: bool
 ) -> str:
     """Start a server; return its address without options."""
-    if serial and scheme == "modbus+rtu":
+    if serial and (scheme == "modbus+rtu" or scheme.endswith("+serial")):
         cable = stack.enter_context(Cable())
         stack.push_async_callback(server.close)
         server.start_serial(cable.ours)
         return f"{scheme}://{cable.theirs}"
     stack.push_async_callback(server.close)
     port = await server.start()
-    played = "modbus+tcp" if scheme == "modbus+tcp" else "modbus+rtu-over-tcp"
-    return f"{played}://127.0.0.1:{port}"
+    over_tcp = {"modbus+rtu": "modbus+rtu-over-tcp"}.get(scheme, scheme)
+    return f"{over_tcp.replace('+serial', '+tcp')}://127.0.0.1:{port}"
 
 
 def _options(table: DeviceTable, address: str) -> str:
     return table.url.query if address.startswith("modbus+rtu:") else f"unit={table.unit}"
+
+
+def _meter_options(table: DeviceTable, address: str) -> str:
+    line = {"baud", "parity", "stopbits", "bytesize"} if "+tcp" in address else {"parity"}
+    given = [pair for pair in parse_qsl(table.url.query) if pair[0] not in line]
+    return urlencode(given if "+tcp" in address else [*given, ("parity", "N")])
 
 
 def _source(plant: CementPlant, table: DeviceTable) -> Source:

@@ -214,9 +214,15 @@ def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
     """Check that what belongs to a line is equal for its devices, and no unit is there twice."""
     first_of: dict[Hashable, str] = {}
     units: dict[Hashable, str] = {}
+    met: dict[Hashable, list[str]] = {}
     for name, config in devices.items():
         link = (type(config), config.link)
         first = first_of.setdefault(link, name)
+        for other in met.setdefault(link, []):
+            if (what := _clash(config, devices[other])) is not None:
+                message = f'{what} is "{other}" already'
+                checked.report(("devices", name, "connect"), message)
+        met[link].append(name)
         if any(scheme.startswith("modbus") for scheme in config.schemes):
             unit = config.option("unit", "1")
             other = units.setdefault((*link, unit), name)
@@ -231,6 +237,13 @@ def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
                 checked.report_here(("devices", name, key), message)
 
 
+def _clash(one: DeviceConfig, other: DeviceConfig) -> str | None:
+    try:
+        return one.clash(other)
+    except ValueError:
+        return None  # one of the addresses is none, which is told there
+
+
 def _differences(one: DeviceConfig, other: DeviceConfig) -> list[tuple[str, str, str]]:
     """Return what two devices of one link do not agree on: (key, of the one, of the other)."""
     found = []
@@ -242,9 +255,9 @@ def _differences(one: DeviceConfig, other: DeviceConfig) -> list[tuple[str, str,
             mine, its = (f"{v:g}s" if isinstance(v, float) else "another" for v in (a, b))
             found.append((key, mine, its))
     options = [parse_qs(device.url.query) for device in (one, other)]
-    for key in sorted(set(options[0]) | set(options[1]) - {"unit", "address"}):
+    for key in sorted((set(options[0]) | set(options[1])) - one.own_options):
         values = [option.get(key, ["not given"])[0] for option in options]
-        if key not in {"unit", "address"} and values[0] != values[1]:
+        if values[0] != values[1]:
             found.append((key, values[0], values[1]))
     return found
 

@@ -26,6 +26,7 @@ class Limits:
     max_gap: int | None = None
     pause: Duration | None = None
     sections: tuple[tuple[int, int], ...] | None = None
+    blocks: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

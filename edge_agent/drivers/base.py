@@ -199,6 +199,8 @@ class DeviceConfig:
 
     schemes: ClassVar[tuple[str, ...]] = ()
     shared: ClassVar[tuple[str, ...]] = ("timeout", "pause", "security")
+    own_options: ClassVar[frozenset[str]] = frozenset({"unit", "address"})
+    """Options of the URL in which devices of one link may differ."""
 
     connect: str
     template: str | None = None
@@ -239,6 +241,10 @@ class DeviceConfig:
         name  the device's id
         """
         return []
+
+    def clash(self, other: "DeviceConfig") -> str | None:  # noqa: ARG002 – for those that can
+        """Return what of this device's address another one of its link has as well."""
+        return None
 
     @property
     def spacing(self) -> float | None:

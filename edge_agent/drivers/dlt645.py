@@ -1,0 +1,242 @@
+"""Electricity meters that speak DL/T 645, on a serial line or behind a serial server.
+
+What a meter does not know (D1 with "no such data") spoils its own tag only and is asked for again
+ever more seldom; a block that it does not know is read member by member. Both are learnt for good.
+A sum that is wrong spoils what was asked for; a meter that is silent is ``NoAnswer``.
+
+Source: DL/T 645-2007; DL/T 645-1997.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from edge_agent.clock import Clock
+from edge_agent.drivers import dlt645_codec as codec
+from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, groups_of
+from edge_agent.drivers.dlt645_items import Place, place
+from edge_agent.drivers.dlt645_meter import Identity, Meter, Refused
+from edge_agent.drivers.dlt645_plan import Ask, plan
+from edge_agent.drivers.octet_line import Garbled
+from edge_agent.drivers.octet_meters import (
+    Column,
+    MeterDevice,
+    Path,
+    Row,
+    factor_to,
+    line_of,
+    unit_fault,
+)
+from edge_agent.errors import NoAnswer
+from edge_agent.model import Quality, SampleBlock, Schema
+from edge_agent.units import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dlt645Device(MeterDevice):
+    """One meter: ``dlt645+serial:///dev/ttyUSB0?baud=2400&parity=E&address=202305170042``.
+
+    blocks  whether the meter knows the identifiers of blocks (FF for all tariffs or phases)
+    """
+
+    schemes: ClassVar[tuple[str, ...]] = ("dlt645+serial", "dlt645+tcp")
+    own_options: ClassVar[frozenset[str]] = frozenset({"address", "version"})
+    port: ClassVar[int] = 5345
+    protocol: ClassVar[str] = "DL/T 645"
+
+    blocks: bool = False
+
+    @property
+    def version(self) -> str:
+        """Which edition it speaks: 2007 or 1997."""
+        return self.option("version", "2007")
+
+    @property
+    def address(self) -> str:
+        """Twelve digits; without one in the URL the meter is alone on its line."""
+        return codec.parse_address(self.option("address", codec.ANYBODY))
+
+    def where(self, tag: TagConfig) -> Place:
+        """Return where a tag stands; ``ValueError`` says what would be right."""
+        return place(tag.at, self.version)
+
+    def ratio_of(self, tag: TagConfig) -> Fraction:
+        """Return the exact factor from the digits' unit to the tag's, transformers included."""
+        natural = Unit.parse(self.where(tag).field.unit)
+        return super().ratio_of(tag) * factor_to(natural, tag)
+
+    def clash(self, other: DeviceConfig) -> str | None:
+        if isinstance(other, Dlt645Device) and codec.is_one_of(self.address, other.address):
+            return f"address {self.address} of this link"
+        return None
+
+    def faults(self) -> list[tuple[Path, str]]:
+        own = {"address": _address_faults, "version": _version_faults}
+        faults: list[tuple[Path, str]] = [(("connect",), text) for text in self.address_faults(own)]
+        if self.version not in codec.VERSIONS:
+            return faults
+        for name, tag in self.tags.items():
+            faults += [(("tags", name, key), text) for key, text in self._tag_faults(tag)]
+        return faults
+
+    def _tag_faults(self, tag: TagConfig) -> list[tuple[str, str]]:
+        faults = self.common_faults(tag)
+        try:
+            where = self.where(tag)
+        except ValueError as e:
+            return [*faults, ("at", str(e))]
+        natural = "1" if where.bit is not None else where.field.unit
+        return faults + unit_fault(tag, natural)
+
+    @classmethod
+    def build(cls, devices: Mapping[str, DeviceConfig], clock: Clock) -> "Dlt645Driver":
+        return Dlt645Driver({n: d for n, d in devices.items() if isinstance(d, cls)}, clock)
+
+
+def _address_faults(text: str) -> list[str]:
+    try:
+        codec.parse_address(text)
+    except ValueError as e:
+        return [str(e)]
+    return []
+
+
+def _version_faults(text: str) -> list[str]:
+    right = " or ".join(codec.VERSIONS)
+    return [] if text in codec.VERSIONS else [f"version={text} is not possible (write {right})"]
+
+
+# ---- the driver ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One stream of one meter."""
+
+    config: Dlt645Device
+    meter: Meter
+    schema: Schema
+    columns: tuple[Column, ...]
+    asks: tuple[Ask, ...]
+
+
+class Dlt645Driver:
+    """One line and all meters on it."""
+
+    def __init__(self, devices: Mapping[str, Dlt645Device], clock: Clock) -> None:
+        """Plan every stream; ``ConfigError`` if the devices do not agree on what the line is."""
+        self._clock = clock
+        self._line = line_of(devices, codec.size)
+        self._lock = asyncio.Lock()
+        self._meters: dict[str, Meter] = {}
+        self._streams: dict[str, _Stream] = {}
+        groups: list[Group] = []
+        for name, device in devices.items():
+            items = {device.where(tag).item for tag in device.tags.values()}
+            identity = Identity(
+                name, device.address, device.version, float(device.timeout), float(device.pause)
+            )
+            meter = Meter(identity, self._line, clock, items)
+            self._meters[name] = meter
+            for group, tags in groups_of(name, device).items():
+                written = [device.tags[tag] for tag in tags]
+                places = [device.where(tag) for tag in written]
+                self._streams[group.schema.stream] = _Stream(
+                    device,
+                    meter,
+                    group.schema,
+                    tuple(Column.of(device, tag) for tag in written),
+                    plan(places, device.version, blocks=device.blocks),
+                )
+                groups.append(group)
+        self._groups = tuple(groups)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return self._groups
+
+    async def connect(self) -> None:
+        await self._line.open()
+
+    async def close(self) -> None:
+        await self._line.close()
+
+    async def read(self, group: Group) -> SampleBlock:
+        async with self._lock:  # one request in flight per line
+            return await self._scan(self._streams[group.schema.stream])
+
+    async def probe(self, device: str) -> None:
+        async with self._lock:
+            await self._meters[device].sign_of_life()
+
+    def save(self) -> dict[str, object]:
+        return {n: m.refusals.save() for n, m in self._meters.items() if m.refusals.known}
+
+    def load(self, state: Mapping[str, object], /) -> None:
+        for name, meter in self._meters.items():
+            meter.refusals.load(state.get(name), self._clock.monotonic())
+
+    async def _scan(self, stream: _Stream) -> SampleBlock:
+        meter, row = stream.meter, Row(stream.columns)
+        answered = await meter.learn_address()
+        began = self._clock.wall_ns()
+        work, silent = deque(stream.asks), False
+        while work:
+            ask = work.popleft()
+            if meter.refuses(ask.item):
+                _instead(ask, work, row, Quality.BAD_ADDRESS)
+                continue
+            if not answered and meter.doubts(ask.item):
+                await meter.sign_of_life()
+                answered = True
+            try:
+                quality = await self._fill(meter, ask, row)
+            except TimeoutError as e:
+                if not answered or silent:
+                    meter.forget_address()
+                    raise NoAnswer(meter.name, str(e)) from e
+                silent, quality = True, Quality.BAD_NO_ANSWER  # this item alone, perhaps
+            else:
+                silent, answered = False, True
+            if quality is not None:
+                _instead(ask, work, row, quality)
+        time = (began + self._clock.wall_ns()) // 2
+        return row.block(stream.config, stream.schema, time)
+
+    async def _fill(self, meter: Meter, ask: Ask, row: Row) -> Quality | None:
+        """Read an item into its columns; return what is wrong with all of them, None if nothing."""
+        whole = ask.columns[0][1].layout
+        try:
+            answer = await meter.read(ask.item)
+        except Garbled:
+            return Quality.BAD_SHORT
+        except Refused as e:
+            if e.has_no_such_data or ask.singles:
+                meter.learn(ask.item, str(e))
+                return Quality.BAD_ADDRESS
+            return Quality.BAD_DEVICE
+        if not whole.fits(len(answer)):
+            if ask.singles:
+                meter.learn(ask.item, "its answer has another length")
+                return Quality.BAD_ADDRESS
+            return Quality.BAD_SHORT
+        meter.refusals.forget(ask.item)
+        for column, where in ask.columns:
+            if (where.member + 1) * whole.octets > len(answer):
+                row.spoil(column, Quality.BAD_ADDRESS)  # it has fewer tariffs
+            else:
+                step = Fraction(1, 10**where.field.decimals)
+                row.fill(column, where.raw(answer), step)
+        return None
+
+
+def _instead(ask: Ask, work: deque[Ask], row: Row, quality: Quality) -> None:
+    """Have a block read member by member, or mark what an item would have brought."""
+    if quality is Quality.BAD_ADDRESS and ask.singles:
+        work.extendleft(reversed(ask.singles))
+        return
+    for column, _ in ask.columns:
+        row.spoil(column, quality)

@@ -1,0 +1,293 @@
+"""A serial line, or a TCP serial server at its end, under a driver that makes frames of octets.
+
+One request is in flight. The first frame that the driver takes for its answer ends the wait;
+all others (of other meters, of requests before, an echo of our own) are counted and dropped, and
+what is left of a frame when a request goes out is forgotten. A wait is lengthened while a frame
+is coming in, because at 1200 baud a long one takes longer than a meter may take to answer.
+
+A serial port is read when the kernel has some, in the loop: no thread, no polling.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+from edge_agent.drivers.links import CONNECT, SerialSettings, watch
+from edge_agent.drivers.octet_frames import Scanner, Size
+from edge_agent.errors import ConfigError, Disconnected, EdgeError
+
+if TYPE_CHECKING:
+    from serial import Serial  # type: ignore[import-untyped]  # pyserial has no types of its own
+
+T = TypeVar("T")
+
+BETWEEN = 0.5  # seconds between two bytes of a frame at most (DL/T 645-2007, 7.1)
+SPOILED = 0.2  # seconds for which another frame is waited for after one with a wrong sum
+LONGEST = 270  # bytes of a frame with its preamble
+BITS = 11  # of a byte on the wire: start, eight, parity, stop
+
+
+class Garbled(EdgeError):
+    """What came in place of an answer had a wrong sum."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What all devices of one link share."""
+
+    scheme: str
+    host: str
+    port: int
+    serial: SerialSettings
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.host if self.is_serial else f"{self.host}:{self.port}"
+
+    @property
+    def is_serial(self) -> bool:
+        """True for a serial line of this box."""
+        return self.scheme.endswith("+serial")
+
+    def takes(self, octets: int) -> float:
+        """Return the seconds that so many bytes take on the wire, also behind a serial server."""
+        return octets * BITS / self.serial.baud
+
+    def difference(self, other: "Line") -> str:
+        """Return in words what differs from another line."""
+        return ", ".join(
+            f"{f.name} is {getattr(self, f.name)} here and {getattr(other, f.name)} there"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        )
+
+
+def common(lines: Mapping[str, Line]) -> Line:
+    """Return what the devices of a link agree on; ``ConfigError`` if they do not."""
+    first, *others = lines
+    differing = [
+        f"devices.{name}: {lines[name].difference(lines[first])} "
+        f"(it shares its link with {first}: both must say the same)"
+        for name in others
+        if lines[name] != lines[first]
+    ]
+    if differing:
+        raise ConfigError(differing)
+    return lines[first]
+
+
+@dataclass
+class _Asking:
+    """The request in flight.
+
+    take      returns whether a frame is the answer, and ends the wait with it
+    give_up   ends the wait with an error
+    deadline, last  the wait's end, and the loop's time up to which it may be put off
+    """
+
+    take: Callable[[bytes], bool]
+    give_up: Callable[[Exception], None]
+    deadline: asyncio.Timeout
+    last: float
+
+
+class OctetLine:
+    """One link, opened and closed any number of times.
+
+    patience  the longest time-out of its devices, seconds
+    strays    frames that came and were the answer to nothing that was asked
+    """
+
+    def __init__(self, line: Line, size: Size, patience: float) -> None:
+        self.patience = patience
+        self.strays = 0
+        self._line = line
+        self._scanner = Scanner(size)
+        self._end: _TcpEnd | _SerialEnd | None = None
+        self._asking: _Asking | None = None
+        self._free_at = 0.0  # the loop's time before which nothing is sent
+
+    async def open(self) -> None:
+        """Open the link. Raises ``Disconnected``."""
+        await self.close()
+        make = _SerialEnd.open if self._line.is_serial else _TcpEnd.open
+        self._end = await make(self._line, self)
+        self._scanner.clear()
+
+    async def close(self) -> None:
+        """Close the link; any number of times."""
+        end, self._end = self._end, None
+        if end is not None:
+            end.close()
+            await asyncio.sleep(0)  # the transport says goodbye in the loop's next round
+
+    async def ask(
+        self, request: bytes, accept: Callable[[bytes], T | None], within: float, pause: float
+    ) -> T:
+        """Send a request; return what the driver makes of the first frame that it accepts.
+
+        accept   returns None for a frame that is not the answer
+        within   seconds that the meter may take, beside the time of the bytes on the wire
+        pause    seconds that it needs after its answer before anybody is asked
+        errors  ``TimeoutError`` when nothing was, ``Garbled`` when something came that may have
+                been, ``Disconnected`` when the link is gone
+        """
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._free_at - loop.time()))
+        if self._end is None:
+            raise Disconnected(f"{self._line.name} is not connected")
+        self._scanner.clear()
+        bound = self._line.takes(len(request)) + within
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def take(frame: bytes) -> bool:
+            found = None if answer.done() else accept(frame)
+            if found is not None:
+                answer.set_result(found)
+            return found is not None
+
+        def give_up(error: Exception) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        try:
+            async with asyncio.timeout(bound) as deadline:
+                last = loop.time() + bound + self._line.takes(LONGEST)
+                self._asking = _Asking(take, give_up, deadline, last)
+                self._end.send(request)
+                return await answer
+        except TimeoutError as e:
+            if self._scanner.garbled:
+                raise Garbled("the sum of the answer is wrong") from e
+            raise TimeoutError("no answer") from e
+        except OSError as e:
+            self.lost(e)
+            raise Disconnected(f"{self._line.name} is gone: {e}") from e
+        finally:
+            self._asking = None
+            self._free_at = loop.time() + pause
+
+    def arrived(self, octets: bytes) -> None:
+        """Take what came in."""
+        asking, answered = self._asking, False
+        for frame in self._scanner.feed(octets):
+            if asking is not None and not answered and asking.take(frame):
+                answered = True
+            else:
+                self.strays += 1
+        if asking is not None and not answered:
+            self._reconsider(asking)
+
+    def _reconsider(self, asking: _Asking) -> None:
+        """Wait on for a frame that is coming in, but not for long after a spoiled one."""
+        now, when = asyncio.get_running_loop().time(), asking.deadline.when()
+        if asking.deadline.expired() or when is None:
+            return
+        if self._scanner.is_amid:
+            asking.deadline.reschedule(max(when, min(now + BETWEEN, asking.last)))
+        elif self._scanner.garbled:
+            asking.deadline.reschedule(min(when, now + SPOILED))
+
+    def lost(self, error: Exception | None) -> None:
+        """Take note that the other end is gone; end the wait for an answer."""
+        end, self._end = self._end, None
+        if end is not None:
+            end.close()
+        if self._asking is not None:
+            why = f"is gone: {error}" if error else "closed the connection"
+            self._asking.give_up(Disconnected(f"{self._line.name} {why}"))
+
+
+class _TcpEnd(asyncio.Protocol):
+    """The socket of a serial server."""
+
+    def __init__(self, owner: OctetLine) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(cls, line: Line, owner: OctetLine) -> "_TcpEnd":
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT):
+                transport, end = await loop.create_connection(
+                    lambda: cls(owner), line.host, line.port
+                )
+        except TimeoutError as e:
+            raise Disconnected(f"{line.name} does not answer") from e
+        except OSError as e:
+            raise Disconnected(f"{line.name} cannot be reached: {e.strerror or e}") from e
+        end._transport = transport  # noqa: SLF001 – of the class itself
+        watch(transport, owner.patience)
+        return end
+
+    def data_received(self, data: bytes) -> None:
+        self._owner.arrived(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed:
+            self._closed = True
+            self._owner.lost(exc)
+
+    def send(self, octets: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _SerialEnd:
+    """A serial port of this box."""
+
+    def __init__(self, port: "Serial", owner: OctetLine) -> None:
+        self._port: Serial | None = port
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(port.fileno(), self._read, port.fileno())
+
+    @classmethod
+    async def open(cls, line: Line, owner: OctetLine) -> "_SerialEnd":
+        import termios
+
+        from serial import Serial, SerialException
+
+        settings = line.serial
+        try:
+            port = Serial(
+                line.host, settings.baud, settings.bytesize, settings.parity, settings.stopbits,
+                timeout=0, write_timeout=0, exclusive=True,
+            )  # fmt: skip
+            port.reset_input_buffer()
+        except (SerialException, OSError, ValueError, termios.error) as e:
+            raise Disconnected(f"{line.name} cannot be opened: {e}") from e
+        return cls(port, owner)
+
+    def _read(self, descriptor: int) -> None:
+        try:
+            octets = os.read(descriptor, 4096)
+        except BlockingIOError:
+            return
+        except OSError as e:  # the converter was pulled out
+            self._owner.lost(e)
+            return
+        if octets:
+            self._owner.arrived(octets)
+        else:
+            self._owner.lost(None)
+
+    def send(self, octets: bytes) -> None:
+        if self._port is not None:
+            self._port.write(octets)
+
+    def close(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            self._loop.remove_reader(port.fileno())
+            port.close()
