@@ -20,6 +20,7 @@ from edge_agent.sinks.base import SinkConfig
 from edge_agent.terminal import Row, labelled, shortened, table
 
 PATIENCE = 15.0  # seconds for one read; what pushes says something every five
+REST = 0.2  # seconds before a link is opened a second time
 LONGEST = 28  # places of a value; a text may be longer
 
 _MEANINGS = {
@@ -128,7 +129,7 @@ def _few(devices: dict[str, None]) -> str:
 async def _try_link(link: Link, seen: _Seen) -> None:
     silent: set[str] = set()
     try:
-        await link.driver.connect()
+        await _open(link)
         for group in link.driver.groups:
             device = group.schema.owner
             if device in silent:
@@ -149,10 +150,25 @@ async def _try_link(link: Link, seen: _Seen) -> None:
         await link.driver.close()
 
 
+async def _open(link: Link) -> None:
+    """Open a link, again if it fails: the first ones load libraries while others wait for them."""
+    try:
+        await link.driver.connect()
+    except Disconnected:
+        await asyncio.sleep(REST)
+        await link.driver.connect()
+
+
 async def _read(link: Link, group: Group, seen: _Seen) -> None:
+    """Read a stream, again if nobody answers at first: a lost frame is no dead unit."""
     began = time.perf_counter()
-    async with asyncio.timeout(PATIENCE):
-        block = await link.driver.read(group)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            block = await link.driver.read(group)
+    except NoAnswer:
+        began = time.perf_counter()
+        async with asyncio.timeout(PATIENCE):
+            block = await link.driver.read(group)
     took = f"{(time.perf_counter() - began) * 1e3:.1f}"
     states = link.devices[group.schema.owner].tags
     for i, tag in enumerate(block.schema.tags):
