@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 SHARE = 0.05  # of a line's time, for all its silent units together
-PAUSE = 1.2  # seconds between two probes of a unit, at least
+PAUSE = 0.9  # seconds between two probes of a unit, at least
 
 
 class Probe(NamedTuple):

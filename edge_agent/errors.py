@@ -5,6 +5,7 @@
     EdgeError
     ├── ConfigError     a person must mend a file or an argument: stop before the start
     ├── Disconnected    the link is of no use: close it, back off, connect again
+    │   └── Unreachable     nobody was there to connect to: trying again soon costs nobody anything
     ├── NoAnswer        one unit behind a living link is silent: answer for it, go on with the next
     ├── Rejected        the peer refuses these items for ever: put them aside and count them
     └── Corrupt         stored bytes are not what was written: set them aside and go on
@@ -43,6 +44,10 @@ class ConfigError(EdgeError):
 
 class Disconnected(EdgeError):
     """The link is down or of no use."""
+
+
+class Unreachable(Disconnected):
+    """The link could not be opened: a port that refuses, a device node that is not there."""
 
 
 class NoAnswer(EdgeError):

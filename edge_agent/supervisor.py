@@ -29,7 +29,7 @@ import numpy as np
 from edge_agent.breaker import Breakers, Probe
 from edge_agent.clock import Clock
 from edge_agent.drivers.base import Driver, Group, Learns, Probes
-from edge_agent.errors import Corrupt, Disconnected, EdgeError, NoAnswer, Rejected
+from edge_agent.errors import Corrupt, Disconnected, EdgeError, NoAnswer, Rejected, Unreachable
 from edge_agent.health import LinkHealth, SinkHealth, State
 from edge_agent.model import Gap, Quality, SampleBlock, concatenate, no_answer
 from edge_agent.outbox import Outbox, Reader
@@ -43,6 +43,7 @@ SILENT_CONNECT = (
     0.7  # a connect that took this long was not refused: the peer is away, ask again soon
 )
 AWAY_PAUSE = 0.5
+UNREACHABLE_PAUSE = (0.5, 1.3)  # seconds; with connecting and a first read, a link is back within 2
 ROWS = 64  # scans that are joined at most
 ROUNDING = 1e-6  # seconds by which a sleep may end too soon
 OVERDUE = 0.5  # seconds that a probe waits for a moment in which no scan is due
@@ -119,7 +120,7 @@ class Backoff:
 
     def next(self) -> float:
         """Return how long to wait before the next try."""
-        bound = min(self.cap, self.base * 2**self._tries)
+        bound = min(self.cap, self.base * 2.0 ** min(self._tries, 64))  # it may go on for days
         self._tries += 1
         return random.uniform(bound / 4, bound)
 
@@ -267,6 +268,9 @@ class _LinkRunner:
             await self._clock.sleep(FAILED_PAUSE)
         elif took >= SILENT_CONNECT * self._clock.speed:
             await self._clock.sleep(random.uniform(0, AWAY_PAUSE))
+        elif isinstance(reason, Unreachable):
+            most = random.uniform(*UNREACHABLE_PAUSE) * self._clock.speed
+            await self._clock.sleep(min(most, self._backoff.next()))
         else:
             await self._clock.sleep(self._backoff.next())
 

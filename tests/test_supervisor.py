@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.clock import SECOND, VirtualClock
 from edge_agent.drivers.base import Group
-from edge_agent.errors import Disconnected, NoAnswer
+from edge_agent.errors import Disconnected, NoAnswer, Unreachable
 from edge_agent.health import LinkHealth, SinkHealth, State
 from edge_agent.model import Family, Quality, SampleBlock, Schema, Tag, no_answer
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
@@ -206,7 +206,7 @@ async def test_all_that_a_unit_has_is_read_when_it_is_back() -> None:
     await run_for(100, line, rows)
     times = [b.time[0] / SECOND for b, _ in rows.blocks if b.schema.name == "raw.slow"]
     start = rows.of("em-1")[0][0] / SECOND
-    assert [round(t - start) for t in times] == [0, 41]
+    assert [round(t - start) for t in times] == [0, 40]
 
 
 async def test_a_unit_that_comes_and_goes_costs_no_more_than_a_dead_one() -> None:
@@ -278,6 +278,17 @@ async def test_a_connection_that_brings_no_scan_is_not_stormed_either() -> None:
     assert 595 <= len(rows.of("em-1")) <= 700
 
 
+@pytest.mark.parametrize("outage", [3, 60, 3600])
+async def test_a_link_that_refused_is_read_within_two_seconds_of_its_return(outage: int) -> None:
+    clock = VirtualClock()
+    away = lambda what, now: Unreachable("refused") if what == "connect" and now < outage else None  # noqa: E731
+    line, rows = Line(clock, (group("em-1"),), away), Rows()
+    await run_for(outage + 10, line, rows)
+    assert outage <= line.reads[0][1] < outage + 2
+    assert rows.of("em-1")[-1][1] == Quality.GOOD
+    assert len(line.connects) <= outage * 2 + 6
+
+
 async def test_a_pushed_group_and_polled_groups_share_a_connection() -> None:
     clock = VirtualClock()
     line, rows = Line(clock, (group("plc-1", None), group("plc-2"))), Rows()
@@ -319,7 +330,7 @@ async def test_a_bug_that_shows_while_the_link_is_down_is_told_with_its_tracebac
 
     def trouble(what: str, now: float) -> BaseException | None:
         down = Disconnected("refused") if now < 10 else ZeroDivisionError("oops")
-        return down if what == "connect" and now < 20 else None
+        return down if what == "connect" and now < 60 else None  # longer than any back-off
 
     line, rows = Line(clock, (group("em-1"),), trouble), Rows()
     await run_for(200, line, rows)

@@ -3,8 +3,9 @@
 The configured time-out is where it begins. From then on the unit's own round trips tell, as for
 TCP's retransmission timer: their smoothed mean and four times their mean deviation. When a unit
 that has answered until now does not within that time, it is asked once more, and has the rest of
-its limit to answer. One that was silent the last time is asked once only, and at first not for
-long: it is probably dead, and others wait. Each further silence doubles that, up to the limit.
+its limit to answer. One that was silent the last time is asked once only, and not for long: it is
+probably dead, and others wait. Every fourth time it is given all the time there is, for it may have
+come back slower than it was.
 
 The limit is the configured time-out where the unit has the link to itself. Where others wait it is
 less for a unit that is known to be quick. An answer that comes after it, as from a device that
@@ -17,6 +18,7 @@ measurement).
 
 FLOOR = 0.2  # seconds; no unit is given up sooner, unless its configured time-out is shorter
 GROWTH = 4.0  # a limit is never more than so many configured time-outs
+FULL = 4  # each so many silences a unit is waited for as long as for one that is well
 MARGIN = 1.25  # an answer that was late may be so much later the next time
 
 
@@ -48,10 +50,10 @@ class Patience:
         if self._mean is None:
             return self._most
         if self._silences:
-            return min(self._most, self.usual * 2.0 ** min(self._silences, 8))
-        if self._alone:
-            return self._most
-        return min(self._most, max(3 * self.usual, MARGIN * self._latest))
+            tries, is_whole = 2, self._silences % FULL == 0
+        else:
+            tries, is_whole = 3, self._alone
+        return self._most if is_whole else min(self._most, max(tries * self.usual, self._learnt))
 
     @property
     def first(self) -> float:
@@ -66,9 +68,13 @@ class Patience:
         return 2 * self._most
 
     @property
+    def _learnt(self) -> float:
+        """What would have been long enough for every answer that came too late."""
+        return min(MARGIN * self._latest, GROWTH * self._configured)
+
+    @property
     def _most(self) -> float:
-        late = min(MARGIN * self._latest, GROWTH * self._configured)
-        return max(self._configured, late)
+        return max(self._configured, self._learnt)
 
     def answered(self, took: float | None) -> None:
         """Note an answer; None where it is not known which request it answers."""

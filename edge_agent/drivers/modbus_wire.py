@@ -25,14 +25,15 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from edge_agent.drivers.links import CONNECT, UNACKNOWLEDGED, watch
 from edge_agent.drivers.modbus_frames import Framing, Mbap, Refused, Rtu, Shape, Words
+from edge_agent.drivers.modbus_line import Line, Manners
 from edge_agent.drivers.modbus_patience import Patience
 from edge_agent.drivers.modbus_plan import Request
-from edge_agent.errors import Disconnected
+from edge_agent.errors import Disconnected, Unreachable
 
 if TYPE_CHECKING:
     from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
@@ -45,63 +46,6 @@ _Found = tuple[int, Words | Refused]  # the mark of the request, and what answer
 
 REMEMBERED = 16  # requests given up whose late answers are recognised
 READ_AT_ONCE = 8192  # bytes; asyncio's own 256 KiB are mapped and unmapped at each read
-
-
-@dataclass(frozen=True)
-class Line:
-    """What all devices of one link share."""
-
-    scheme: str
-    host: str
-    port: int
-    baud: int
-    parity: str
-    stopbits: int
-    bytesize: int
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return self.host if self.is_serial else f"{self.host}:{self.port}"
-
-    @property
-    def is_serial(self) -> bool:
-        """True for a serial line of this box."""
-        return self.scheme == "modbus+rtu"
-
-    @property
-    def is_rtu(self) -> bool:
-        """True where answers carry no transaction id."""
-        return self.scheme != "modbus+tcp"
-
-    @property
-    def silence(self) -> float:
-        """Seconds between two frames on a wire at least.
-
-        source  MODBUS over Serial Line V1.02, 2.5.1.1: 3.5 characters of 11 bits, fixed at 1.75 ms
-                above 19200 baud
-        """
-        return max(0.00175, 3.5 * 11 / self.baud) if self.is_serial else 0.0
-
-    def airtime(self, answer: int) -> float:
-        """Seconds that a request and its answer of so many bytes take on the wire."""
-        return 11 * (8 + answer) / self.baud if self.is_serial else 0.0
-
-    def difference(self, other: "Line") -> str:
-        """Return in words what differs from another line."""
-        return ", ".join(
-            f"{f.name} is {getattr(self, f.name)} here and {getattr(other, f.name)} there"
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
-        )
-
-
-@dataclass(frozen=True)
-class Manners:
-    """How one unit wants to be treated; times in seconds."""
-
-    timeout: float
-    pause: float
 
 
 class _Link(asyncio.Protocol):
@@ -154,6 +98,11 @@ class _Link(asyncio.Protocol):
         return Disconnected(f"{self._name} closed the connection")
 
 
+def _now() -> float:
+    """Return the event loop's time, by which requests are bounded; for durations only."""
+    return asyncio.get_running_loop().time()
+
+
 def _give_up(waiter: asyncio.Future[_Found | None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
@@ -183,7 +132,7 @@ class Wire:
         self._missed: dict[int | Shape, tuple[list[float], int]] = {}
 
     async def open(self) -> None:
-        """Open the link. Raises ``Disconnected``."""
+        """Open the link. Raises ``Unreachable``."""
         await self.close()
         name = self._line.name
         link = self._link = _Link(name, self._framing, self._pass_over)
@@ -192,9 +141,9 @@ class Wire:
             async with asyncio.timeout(CONNECT):
                 is_open = await client.connect()
         except TimeoutError as e:
-            raise Disconnected(f"{name} does not answer") from e
+            raise Unreachable(f"{name} does not answer") from e
         if not is_open:
-            raise Disconnected(f"{name} cannot be opened")
+            raise Unreachable(f"{name} cannot be opened")
         if link.transport is None:  # that of a serial line says so a little later
             link.take_over(client.ctx.transport)
         watch(client.ctx.transport, max(unit.timeout for unit in self._units.values()))
@@ -211,24 +160,41 @@ class Wire:
         gap = max(self._line.silence, self._units[unit].pause)
         if self._last is not None:
             gap = max(gap, self._units[self._last].pause)
-        wait = self._free_at + gap - asyncio.get_running_loop().time()
+        wait = self._free_at + gap - _now()
         if wait > 0:
             await asyncio.sleep(wait)
 
-    async def ask(self, unit: int, request: Request) -> Words | Refused:
+    async def probe(self, unit: int, request: Request) -> None:
+        """Return when the unit has given a sign of life; a refusal is one.
+
+        Over RTU it asks for one to three more registers than the request where a late answer to
+        a probe before could be taken for this one's.
+
+        errors  as of ``ask``
+        """
+        step = 8 if request.table.is_bits else 1
+        for more in range(4):
+            wider = replace(request, count=request.count + more * step)
+            if self._stale.get(Shape.of(unit, wider), (0.0,))[0] <= _now():
+                break
+        else:
+            wider = request
+        await self.ask(unit, wider, is_probe=True)
+
+    async def ask(self, unit: int, request: Request, *, is_probe: bool = False) -> Words | Refused:
         """Return the words (or bits) of the answer, or why there are none.
 
-        errors  ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
+        is_probe  also an exception that may come late will do
+        errors    ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
         """
         shape, patience = Shape.of(unit, request), self._patience[unit]
         link = await self._usable()
-        if self._stale:
-            await self._until_clear(shape)
-        now = asyncio.get_running_loop().time
+        if isinstance(self._framing, Rtu):
+            await self._until_clear(self._framing, shape, is_probe=is_probe)
         air = self._line.airtime(5 + shape.size)
         first, limit = patience.first, patience.limit
         sent: list[tuple[int, float]] = []
-        found, is_over, began = None, False, now()
+        found, is_over, began = None, False, _now()
         try:
             found = await self._send(link, unit, request, sent, began + air + first)
             if found is None and limit > first:
@@ -236,7 +202,7 @@ class Wire:
                 found = await self._send(link, unit, request, sent, began + air + limit)
             is_over = True
         finally:
-            self._last, self._free_at = unit, now()
+            self._last, self._free_at = unit, _now()
             self._framing.rest()
             self._pass_over()
             if not is_over or (found is None and not self._framing.is_heard):
@@ -245,7 +211,7 @@ class Wire:
             return self._answered(shape, found, sent, air)
         if self._framing.is_heard:
             patience.answered(None)
-            self._stale[shape] = now() + patience.usual, True
+            self._stale[shape] = _now() + patience.usual, True
             return Refused(0)
         patience.silent()
         if self._mute_since is None and link.heard_at < began:
@@ -264,7 +230,7 @@ class Wire:
         if client is None:
             raise Disconnected(f"{self._line.name} is not connected")
         mark = self._framing.expect(unit, request, again=bool(sent))
-        sent.append((mark, asyncio.get_running_loop().time()))
+        sent.append((mark, _now()))
         return await link.exchange(client.ctx.framer.encode(request.pdu, unit, mark), until)
 
     def _answered(
@@ -278,7 +244,8 @@ class Wire:
         took = self._free_at - next(at for m, at in sent if m == mark)
         if not self._line.is_rtu or len(sent) == 1:
             patience.answered(max(0.0, took - air))
-            for older in [s for s in self._stale if s.unit == shape.unit]:
+            older_ones = [] if isinstance(answer, Refused) else list(self._stale)
+            for older in [s for s in older_ones if s.unit == shape.unit]:
                 del self._stale[older]
                 self._missed.pop(older, None)
         else:  # the other of the two may still be answered, in about the same time
@@ -292,7 +259,7 @@ class Wire:
         if mute_since is not None and not self._line.is_serial and self._link is not None:
             if self._link.heard_at >= mute_since:
                 self._mute_since = None
-            elif asyncio.get_running_loop().time() - mute_since > UNACKNOWLEDGED:
+            elif _now() - mute_since > UNACKNOWLEDGED:
                 self.counts["renewals"] += 1
                 await self.open()
                 # what connecting brought is no answer
@@ -302,9 +269,9 @@ class Wire:
             raise Disconnected(f"{self._line.name} is not connected")
         return link
 
-    async def _until_clear(self, shape: Shape) -> None:
+    async def _until_clear(self, framing: Rtu, shape: Shape, *, is_probe: bool) -> None:
         """Wait while a late answer could be taken for this one, if that will not be for long."""
-        now = asyncio.get_running_loop().time()
+        now = _now()
         self._stale = {s: (until, w) for s, (until, w) in self._stale.items() if until > now}
         if shape in self._stale:
             until, is_worth_waiting = self._stale[shape]
@@ -312,8 +279,8 @@ class Wire:
                 raise TimeoutError("no answer; it is not asked while a late one may still come")
             await asyncio.sleep(until - now)
             self._stale.pop(shape, None)
-        if isinstance(self._framing, Rtu):
-            self._framing.believes_exceptions = all(s.unit != shape.unit for s in self._stale)
+        is_clear = all(s.unit != shape.unit for s in self._stale)
+        framing.believes_exceptions = is_clear or is_probe
 
     def _remember(self, shape: Shape, sent: list[tuple[int, float]]) -> None:
         """Note what may be answered late."""
@@ -338,7 +305,7 @@ class Wire:
             key = stray.shape if self._line.is_rtu else stray.mark
             times, unit = self._missed.get(key, ([], 0))
             if times:
-                self._patience[unit].late(asyncio.get_running_loop().time() - times.pop(0))
+                self._patience[unit].late(_now() - times.pop(0))
             if not times and key in self._missed:  # none is under way any more
                 del self._missed[key]
                 self._stale.pop(stray.shape, None)

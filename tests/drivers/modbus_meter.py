@@ -38,9 +38,13 @@ class Meter:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Meter":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.start()
         return self
+
+    async def start(self) -> None:
+        """Listen, again on the same port after ``stop``."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def __aexit__(
         self,
@@ -48,6 +52,10 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Refuse connections and reset those there are, as when the process is killed."""
         self._server.close()
         for task in self._tasks:
             task.cancel()

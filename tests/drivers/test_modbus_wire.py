@@ -122,6 +122,10 @@ async def test_over_rtu_a_late_exception_is_not_believed() -> None:
             await read(driver)
         with pytest.raises(NoAnswer):
             await read(driver, "m/raw.5s")
+        await asyncio.sleep(0.4)
+        meter.script = ["good", "exception 2"]
+        assert row(await read(driver)) == GOOD
+        assert row(await read(driver, "m/raw.5s")) == [(None, Quality.BAD_DEVICE)]
 
 
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])
