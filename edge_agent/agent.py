@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from edge_agent import __version__
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config
-from edge_agent.drivers.base import DeviceConfig, Driver, KeepsFiles
+from edge_agent.drivers.base import Counts, DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
 from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
 from edge_agent.live import Live
@@ -193,6 +193,8 @@ class Agent:
     async def _keep(self) -> None:
         """Checkpoint each minute, and keep what health shows of the disk up to date."""
         due = CHECKPOINT
+        drivers = ((link.name, link.driver) for link in self._links)
+        counting = [(name, driver) for name, driver in drivers if isinstance(driver, Counts)]
         while True:
             await asyncio.sleep(1.0)
             due -= 1.0
@@ -200,6 +202,8 @@ class Agent:
                 self._checkpoint()
                 due = CHECKPOINT
             self.health.rows_late_total = self.pipeline.rows_late
+            for name, driver in counting:
+                self.health.links[name].counts = dict(driver.counts)
             kept = self.health.sinks[HISTORY]
             away = kept.error if kept.state is State.DOWN else ""
             for name, fault in (("disk", self.outbox.fault), (HISTORY, away)):

@@ -38,6 +38,7 @@ class LinkHealth:
     probes: int = 0
     scan_seconds: float = 0.0  # of the last scan
     late_seconds: float = 0.0  # of the last scan, behind its deadline
+    counts: dict[str, int] = field(default_factory=dict)  # of the driver: late frames, retries …
     silent: set[str] = field(default_factory=set)  # devices whose breaker is open
 
 

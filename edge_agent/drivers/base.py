@@ -92,6 +92,15 @@ class KeepsFiles(Protocol):
         """Take the configuration's data folder, before the first ``connect``."""
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """A driver that counts what went wrong on its link without costing a value."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Return what happened how often since the start: ``late_frames``, ``retries``."""
+
+
 class Vocabulary:
     """Running numbers for the texts of one signal; a number is never given to another text.
 

@@ -41,6 +41,9 @@ def exposition(health: Health, counts: LogCounts, version: str) -> str:
          [({"link": link.name}, link.probes) for link in links]),
         ("scan_late_seconds", "gauge", "How late the last scan began.",
          [({"link": link.name}, link.late_seconds) for link in links]),
+        ("link_events_total", "counter", "What went wrong on a link without costing a value.",
+         [({"link": link.name, "event": event}, count)
+          for link in links for event, count in link.counts.items()]),
         ("connects_total", "counter", "Connections made.",
          [({"link": link.name}, link.connects) for link in links]),
         ("scan_seconds", "gauge", "Duration of the last scan.",
