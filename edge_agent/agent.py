@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from edge_agent import __version__
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config
+from edge_agent.delivery import run_sink
 from edge_agent.drivers.base import Counts, DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
+from edge_agent.guard import learnt, teach
 from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
 from edge_agent.live import Live
 from edge_agent.metrics.base import Metric
@@ -27,7 +29,7 @@ from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.pipeline import Pipeline
 from edge_agent.sinks.base import Sink
 from edge_agent.sinks.history import History, HistorySink
-from edge_agent.supervisor import learnt, run_driver, run_sink, teach
+from edge_agent.supervisor import run_driver
 from edge_agent.web.app import Sources, WebServer, create_app
 
 log = logging.getLogger(__name__)

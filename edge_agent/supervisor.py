@@ -1,4 +1,4 @@
-"""The one place of pace, retry and reconnect, for every link and every sink.
+"""The one place of pace, retry and reconnect for every link; ``delivery.py`` is that of sinks.
 
 A link's runner is one task: it keeps the absolute deadlines of all polled groups of the link and
 reads the one that is due; a deadline is added up from the one before, never from "now", and a
@@ -8,9 +8,9 @@ period: silence is data.
 
 A unit that times out is answered for and left to its breaker (``breaker.py``), which probes it so
 seldom that all silent units together cost their line 5 % of its time. When it answers again, all it
-has is read at once, as on a link that is new or back. What a plug-in raises that it should not is
-caught here and nowhere else: traceback, FAILED in health, a long pause, and the others go on. What
-the pipeline raises is a bug of ours and ends the process; the next start is a recovery.
+has is read at once, as on a link that is new or back. A bug in a driver ends at the guard
+(``guard.py``) and the others go on. What the pipeline raises is a bug of ours and ends the process;
+the next start is a recovery.
 """
 
 import asyncio
@@ -18,27 +18,23 @@ import heapq
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol
 
 import numpy as np
 
 from edge_agent.breaker import Breakers, Probe
 from edge_agent.clock import Clock
-from edge_agent.drivers.base import Driver, Group, Learns, Probes
-from edge_agent.errors import Corrupt, Disconnected, EdgeError, NoAnswer, Rejected, Unreachable
-from edge_agent.health import LinkHealth, SinkHealth, State
-from edge_agent.model import Gap, Quality, SampleBlock, concatenate, no_answer
-from edge_agent.outbox import Outbox, Reader
-from edge_agent.sinks.base import Item, Sink
+from edge_agent.drivers.base import Driver, Group, Probes
+from edge_agent.errors import Disconnected, EdgeError, NoAnswer, Unreachable
+from edge_agent.guard import FAILED_PAUSE, Backoff, PlugInFailed, note_down, plug_in
+from edge_agent.health import LinkHealth, State
+from edge_agent.model import Quality, SampleBlock, concatenate, no_answer
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-FAILED_PAUSE = 60.0  # seconds after a bug of a plug-in
 SILENT_CONNECT = (
     0.7  # a connect that took this long was not refused: the peer is away, ask again soon
 )
@@ -54,94 +50,6 @@ class Push(Protocol):
     """How a runner hands on a block."""
 
     def __call__(self, block: SampleBlock, *, substituted: bool = False) -> None: ...
-
-
-class PlugInFailed(EdgeError):
-    """A driver or sink raised what its contract does not allow: a bug in it."""
-
-
-async def _plug_in(call: Awaitable[T], *allowed: type[EdgeError], closing: bool = False) -> T:
-    """Await a call into a plug-in; whatever it raises beyond its contract becomes one error.
-
-    allowed  what this call may raise beside ``Disconnected``
-
-    Cancellation is seen to here too. Libraries on Python 3.11's ``wait_for`` lose one that comes
-    together with the answer (python/cpython#86296), and some raise a kind of their own, which a
-    ``TaskGroup`` takes for an error: without this, a stop would now and then wait for ever.
-    """
-    try:
-        result = await call
-    except asyncio.CancelledError as e:
-        if type(e) is asyncio.CancelledError:
-            raise
-        raise asyncio.CancelledError from e
-    except Exception as e:
-        if isinstance(e, (Disconnected, *allowed)):
-            raise
-        raise PlugInFailed(f"{type(e).__name__}: {e}") from e
-    task = asyncio.current_task()
-    if not closing and task is not None and task.cancelling():
-        raise asyncio.CancelledError
-    return result
-
-
-def learnt(name: str, driver: Driver) -> dict[str, object]:
-    """Return what a driver has learnt of its devices; nothing if it learns nothing."""
-    if not isinstance(driver, Learns):
-        return {}
-    return _unless_failed(name, driver.save) or {}
-
-
-def teach(name: str, driver: Driver, state: object) -> None:
-    """Hand a driver what it had learnt before the restart."""
-    if isinstance(driver, Learns) and isinstance(state, dict):
-        _unless_failed(name, partial(driver.load, state))
-
-
-def _unless_failed(name: str, call: Callable[[], T]) -> T | None:
-    """Call into a plug-in whose failure costs only what it has learnt."""
-    try:
-        return call()
-    except Exception:
-        log.exception("%s: what was learnt of its devices is lost", name)
-        return None
-
-
-@dataclass
-class Backoff:
-    """Full jitter over a growing bound, in seconds.
-
-    source  M. Brooker, "Exponential Backoff And Jitter", 2015
-    """
-
-    base: float = 0.5
-    cap: float = 30.0
-    _tries: int = 0
-
-    def next(self) -> float:
-        """Return how long to wait before the next try."""
-        bound = min(self.cap, self.base * 2.0 ** min(self._tries, 64))  # it may go on for days
-        self._tries += 1
-        return random.uniform(bound / 4, bound)
-
-    def reset(self) -> None:
-        """Begin anew after a success."""
-        self._tries = 0
-
-
-def _note_down(
-    health: LinkHealth | SinkHealth, reason: BaseException, *, said: bool = False
-) -> None:
-    """Keep why a link or sink is down; log it, unless that was said: a bug with its trace."""
-    failed = isinstance(reason, PlugInFailed)
-    state = State.FAILED if failed else State.DOWN
-    if health.state not in {state, State.FAILED} and (failed or not said):
-        level, cause = (logging.ERROR, reason.__cause__) if failed else (logging.WARNING, None)
-        log.log(level, "%s is down: %s", health.name, reason, exc_info=cause)
-    health.state, health.error = state, str(reason)
-
-
-# ---- links -----------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -234,7 +142,7 @@ class _LinkRunner:
                 began = self._clock.monotonic()
                 try:
                     self._health.connects += 1
-                    await _plug_in(self._driver.connect())
+                    await plug_in(self._driver.connect())
                     break
                 except (Disconnected, PlugInFailed) as e:
                     self._down(e)
@@ -284,7 +192,7 @@ class _LinkRunner:
 
     async def _follow(self, group: Group) -> NoReturn:
         while True:
-            self._hand_on(await _plug_in(self._driver.read(group)))
+            self._hand_on(await plug_in(self._driver.read(group)))
 
     async def _poll(self) -> None:
         """Do what is due: ticks, what is read out of its turn, probes of silent units."""
@@ -325,7 +233,7 @@ class _LinkRunner:
             return
         device, began = tick.group.schema.owner, self._clock.monotonic()
         try:
-            block = await _plug_in(self._driver.read(tick.group), NoAnswer)
+            block = await plug_in(self._driver.read(tick.group), NoAnswer)
         except NoAnswer as e:
             self._no_answer(device, e, began)
             self._answer_for(tick)
@@ -343,10 +251,10 @@ class _LinkRunner:
         self._health.probes += 1
         try:
             if isinstance(self._driver, Probes):
-                await _plug_in(self._driver.probe(device), NoAnswer)
+                await plug_in(self._driver.probe(device), NoAnswer)
             else:
                 shortest = min(ticks, key=lambda t: t.period)
-                self._join(shortest, await _plug_in(self._driver.read(shortest.group), NoAnswer))
+                self._join(shortest, await plug_in(self._driver.read(shortest.group), NoAnswer))
         except NoAnswer as e:
             self._no_answer(device, e, began)
             return
@@ -411,11 +319,11 @@ class _LinkRunner:
         if self._down_since is None:
             self._down_since = self._clock.monotonic()
             self._health.since_ns = self._clock.wall_ns()
-        _note_down(self._health, reason)
+        note_down(self._health, reason)
 
     async def _close(self) -> None:
         with suppress(Disconnected, PlugInFailed):  # closing a link that is lost tells nothing new
-            await _plug_in(self._driver.close(), closing=True)
+            await plug_in(self._driver.close(), closing=True)
 
 
 async def run_driver(
@@ -433,70 +341,3 @@ async def run_driver(
     phase  0 to 1; links with different ones do not ask all at the same moment
     """
     await _LinkRunner(health, driver, push, clock, batch=batch, phase=phase).run()
-
-
-# ---- sinks -----------------------------------------------------------------------------------
-
-
-async def run_sink(
-    health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbox, clock: Clock
-) -> NoReturn:
-    """Deliver what a reader of the log has, for ever; ends only by cancellation."""
-    backoff, down_since = Backoff(), None
-    try:
-        while True:
-            try:
-                await _plug_in(sink.connect())
-                health.state, health.error, health.since_ns = State.UP, "", clock.wall_ns()
-                while True:
-                    await _deliver(health, sink, reader, outbox)
-                    backoff.reset()
-                    if down_since is not None:
-                        seconds = clock.monotonic() - down_since
-                        log.info("%s is back after %.1f s", health.name, seconds)
-                        down_since = None
-            except (Disconnected, PlugInFailed) as e:
-                _note_down(health, e, said=down_since is not None)
-                if down_since is None:
-                    down_since, health.since_ns = clock.monotonic(), clock.wall_ns()
-                await _close(sink)
-                failed = isinstance(e, PlugInFailed)
-                await clock.sleep(FAILED_PAUSE if failed else backoff.next() * clock.speed)
-    finally:
-        await _close(sink)
-        health.state = State.STOPPED
-
-
-async def _deliver(health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbox) -> None:
-    """Hand the next records to the sink and move the cursor behind them."""
-    records = await reader.take(ROWS)
-    items: list[Item] = []
-    rows: list[int] = []  # a gap marker stands for rows that are counted as dropped
-    for record in records:
-        if isinstance(record, Gap):
-            items.append(record)
-            rows.append(0)
-            continue
-        try:
-            items.append(outbox.block(record))
-            rows.append(record.rows)
-        except Corrupt as e:
-            log.error("record %d of the log is damaged: %s", record.sequence, e)
-            items.append(reader.skip(record))
-            rows.append(0)
-    refused = 0
-    try:
-        await _plug_in(sink.write(items), Rejected)
-    except Rejected as e:
-        refused = sum(rows[i] for i in e.reasons)
-        index, reason = next(iter(e.reasons.items()))
-        if not health.last_refusal:
-            log.error("%s refuses rows of %s: %s", health.name, items[index].schema.stream, reason)
-        health.last_refusal = reason
-    last = records[-1].sequence
-    reader.acknowledge(last, delivered=sum(rows) - refused, refused=refused)
-
-
-async def _close(sink: Sink) -> None:
-    with suppress(Disconnected, PlugInFailed):
-        await _plug_in(sink.close(), closing=True)

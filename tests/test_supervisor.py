@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from edge_agent.clock import SECOND, VirtualClock
+from edge_agent.delivery import run_sink
 from edge_agent.drivers.base import Group
 from edge_agent.errors import Disconnected, NoAnswer, Unreachable
 from edge_agent.health import LinkHealth, SinkHealth, State
 from edge_agent.model import Family, Quality, SampleBlock, Schema, Tag, no_answer
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.sinks.base import Item
-from edge_agent.supervisor import run_driver, run_sink
+from edge_agent.supervisor import run_driver
 from edge_agent.units import Unit
 
 
