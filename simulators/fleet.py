@@ -1,12 +1,14 @@
 """All simulated devices of a configuration on free loopback ports."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from edge_agent.clock import Clock
+from simulators.cjt188_server import Cjt188Meter
+from simulators.cjt188_server import size as cjt188_size
 from simulators.dlt645_server import Dlt645Meter
 from simulators.dlt645_server import size as dlt645_size
 from simulators.faults import Script
@@ -19,7 +21,12 @@ from simulators.sources import Source, anything
 from simulators.tables import DeviceTable, read_devices
 from simulators.truth import Tally, Truth
 
-OCTETS = {f"dlt645+{link}": (Dlt645Meter, dlt645_size) for link in ("tcp", "serial")}
+OCTETS: dict[str, tuple[type[Dlt645Meter] | type[Cjt188Meter], Callable[[bytes], int]]] = {
+    "dlt645+tcp": (Dlt645Meter, dlt645_size),
+    "dlt645+serial": (Dlt645Meter, dlt645_size),
+    "cjt188+tcp": (Cjt188Meter, cjt188_size),
+    "cjt188+serial": (Cjt188Meter, cjt188_size),
+}
 
 
 @dataclass

@@ -64,6 +64,7 @@ class DeviceTable:
 
     max_registers, max_gap, sections  what the real one demands of a read
     blocks  whether a DL/T 645 meter knows the identifiers of blocks
+    unit_first  whether a CJ/T 188 meter sends a unit before its digits
     """
 
     id: str
@@ -73,6 +74,7 @@ class DeviceTable:
     max_gap: int = 16
     sections: tuple[tuple[int, int], ...] = ()
     blocks: bool = False
+    unit_first: bool = False
 
     @property
     def url(self) -> SplitResult:
@@ -134,6 +136,7 @@ def device_table(device: str, row: Row, folder: Path | None = None) -> DeviceTab
         int(str(limits.get("max_gap", 16))),
         tuple((int(a), int(b)) for a, b in sections),
         bool(limits.get("blocks", False)),
+        bool(limits.get("unit_first", False)),
     )
 
 

@@ -27,6 +27,7 @@ class Limits:
     pause: Duration | None = None
     sections: tuple[tuple[int, int], ...] | None = None
     blocks: bool | None = None
+    unit_first: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

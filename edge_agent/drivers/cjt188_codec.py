@@ -205,7 +205,10 @@ def place(at: str, kind: Category) -> Place:
     field = FIELDS[kind].get(name)
     if field is None:
         known = ", ".join(FIELDS[kind])
-        raise ValueError(f'"{at}" is nothing that a {kind} meter shows (one of {known}, status.2)')
+        raise ValueError(
+            f'"{at}" is nothing that a {kind} meter shows (it shows {known}, and bits: status.2; '
+            "which kind it is says type= in the address: 10 water, 20 heat, 30 gas)"
+        )
     if not dot:
         return Place(name, field)
     if not field.is_bits or not (bit.isascii() and bit.isdecimal()) or int(bit) > 15:
