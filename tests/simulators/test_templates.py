@@ -14,6 +14,7 @@ import yaml
 from edge_agent.clock import VirtualClock
 from edge_agent.config import load
 from edge_agent.drivers.base import DeviceConfig, Driver, TagConfig
+from edge_agent.drivers.cjt188 import Cjt188Device
 from edge_agent.drivers.dlt645 import Dlt645Device
 from edge_agent.model import Quality
 from edge_agent.units import Unit
@@ -31,7 +32,10 @@ LINKS = {
     ("modbus", "serial"): "modbus+rtu:///dev/ttyS9?unit=5&baud=19200",
     ("dlt645", "tcp"): "dlt645+tcp://127.0.0.1:5345?address=202305170042",
     ("dlt645", "serial"): "dlt645+serial:///dev/ttyS9?address=202305170042&baud=9600",
+    ("cjt188", "tcp"): "cjt188+tcp://127.0.0.1:5345?address=78330011223344",
+    ("cjt188", "serial"): "cjt188+serial:///dev/ttyS9?address=78330011223344&baud=9600",
 }
+OPTIONS = {"1997": "&version=1997", "hot-water": "&type=11", "heat": "&type=20", "gas": "&type=30"}
 Template = dict[str, Any]
 Read = Callable[[int, str, int, int], Coroutine[None, None, list[int]]]
 
@@ -60,8 +64,8 @@ async def served(
     """A plant with one meter of the template; its configuration has the simulator's address."""
     plant = folder / "plant.yaml"
     connect = LINKS[template_of(path)["protocol"], link]
-    if "1997" in path.stem:
-        connect += "&version=1997"
+    if path.parent.name in {"dlt645", "cjt188"}:
+        connect += OPTIONS.get(path.stem.removesuffix("-unit-first"), "")
     plant.write_text(
         f"{SITE}devices:\n"
         f"  em: {{connect: '{connect}', template: {name_of(path)}, ct: {CT}, pt: {PT},"
@@ -87,7 +91,7 @@ def tolerance(device: DeviceConfig, tag: TagConfig, true: float, exponent: float
     """How far a reading may be off: the step of its register, the rounding of its float."""
     if tag.type in {"f32", "f64"}:
         return abs(true) * 2**-22
-    if isinstance(device, Dlt645Device):
+    if isinstance(device, (Dlt645Device, Cjt188Device)):
         exponent = -device.where(tag).field.decimals
     return abs(float(device.ratio_of(tag))) * 10**exponent * (1 + 1e-6)
 
