@@ -26,7 +26,7 @@ _GAUGES: tuple[tuple[str, str, float, float], ...] = (
     (r"reactive_power", "kvar", 2.586, 0.2),
     (r"apparent_power_l\d", "kVA", 2.76, 0.2),
     (r"apparent_power", "kVA", 8.28, 0.2),
-    (r"power_factor\w*", "1", 0.95, 0.02),
+    (r"power_factor\w*", "1", 0.95, 0.0),
     (r"frequency", "Hz", 50.0, 0.0004),
     (r"\w*frequency\w*", "Hz", 42.0, 0.05),
     (r"speed", "1/min", 1450.0, 0.02),
@@ -44,6 +44,7 @@ _GAUGES: tuple[tuple[str, str, float, float], ...] = (
     (r"(so2|nox?|no2|h2s|o3|co)", "[ppm]", 12.0, 0.3),
     (r"(gross|net)_weight", "kg", 1240.0, 0.2),
 )
+_LOAD = re.compile(r"(active|reactive|apparent)_power(_l\d)?|current(_l\d)?")  # swing together
 _ANY = (50.0, 0.2)  # mean, swing of a gauge that no line fits
 
 # name, unit, reading at the start, increase an hour
@@ -62,7 +63,8 @@ _WELL = ("fault", "alarm", "warning", "error")
 def reading(key: str, name: str, kind: str, unit: str, start: int) -> tuple[str, Reading]:
     """Return the unit and the reading of one tag.
 
-    key   what the period of its swing is drawn from
+    key   what the period of its swing is drawn from; currents and powers of a device swing
+          together, so that P² + Q² = S² and P = S times the power factor
     kind  gauge, counter or state; a state is 1, or 0 where its name says that something is wrong
     """
     if name.endswith("exponent"):
@@ -76,7 +78,8 @@ def reading(key: str, name: str, kind: str, unit: str, start: int) -> tuple[str,
         in_unit, (base, rate) = _fitting(_COUNTERS, name, unit, _COUNT)
         return in_unit, lambda t: base + rate * ((t - start) / SECOND) / 3600.0
     in_unit, (mean, swing) = _fitting(_GAUGES, name, unit, _ANY)
-    wave = Wave(mean * swing, Random(f"{key}/{name}").randrange(60, 600))
+    drawn = f"{key}/load" if _LOAD.fullmatch(name) else f"{key}/{name}"
+    wave = Wave(mean * swing, Random(drawn).randrange(60, 600))
     return in_unit, lambda t: mean + wave.share * math.sin(wave.angle(t))
 
 

@@ -94,6 +94,7 @@ class Feeder:
 
 _SAG = Wave(1.0, 937)
 _FREQUENCY = Wave(1.0, 113)
+_POWERS = ("active_power", "reactive_power", "apparent_power")
 _PHASES = (1.01, 0.995, 0.995)  # what the phases carry of a third; adds up to 3
 _TARIFFS = {"sharp": 0.1, "peak": 0.3, "flat": 0.35, "valley": 0.25}  # fixed shares, for display
 
@@ -168,7 +169,9 @@ def anything(
     times  what a tag's reading is multiplied with, if not 1: transformer ratios, or -1
     """
     readings = {}
+    one_phase = "voltage_l1" in tags and "voltage_l2" not in tags
     for name, (kind, unit) in tags.items():
-        in_unit, shown = reading(key, name, kind, unit, start)
+        like = f"{name}_l1" if one_phase and name in _POWERS else name
+        in_unit, shown = reading(key, like, kind, unit, start)
         readings[name] = in_unit, _scaled(shown, (times or {}).get(name, 1.0))
     return Source(readings)

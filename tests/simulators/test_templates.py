@@ -236,3 +236,9 @@ async def test_a_simulated_meter_shows_mains_values_that_a_person_would_believe(
                 assert 49.9 <= true <= 50.1
             elif name.startswith("power_factor"):
                 assert 0 < true <= 1
+        if {"active_power", "reactive_power", "apparent_power"} <= set(device.tags):
+            p, q, s = (
+                true_value(source, f"{kind}_power", unit, now)
+                for kind, unit in (("active", "kW"), ("reactive", "kvar"), ("apparent", "kVA"))
+            )
+            assert abs(p**2 + q**2 - s**2) < 0.01 * s**2
