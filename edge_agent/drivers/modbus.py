@@ -1,16 +1,12 @@
-"""Modbus over TCP, over a serial line and over a serial line behind a TCP converter.
-
-The requests of a stream's plan are asked one after the other and their answers lie side by side in
-one row. What a device refuses, or answers with another length than asked for, spoils the columns of
-that request only; a unit that is silent is ``NoAnswer``; a link that is gone is ``Disconnected``.
+"""Modbus over TCP, over a serial line and over a serial line behind a TCP converter: the devices.
 
 Source: MODBUS Application Protocol V1.1b3; MODBUS over Serial Line V1.02.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -22,18 +18,23 @@ from edge_agent.drivers.base import (
     NumberType,
     Order,
     TagConfig,
-    apply_flag,
     groups_of,
 )
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.modbus_address import Address
-from edge_agent.drivers.modbus_decode import TextReader
-from edge_agent.drivers.modbus_plan import NOTHING_FOUND, Bounds, Cost, ReadPlan, section_of
+from edge_agent.drivers.modbus_plan import (
+    NOTHING_FOUND,
+    Bounds,
+    Cost,
+    ReadPlan,
+    section_of,
+)
 from edge_agent.drivers.modbus_register import Register, fits
-from edge_agent.drivers.modbus_wire import Line, Manners, Refused, Wire
-from edge_agent.errors import ConfigError, NoAnswer
-from edge_agent.model import SampleBlock, Schema
+from edge_agent.drivers.modbus_wire import Line
 from edge_agent.units import Duration
+
+if TYPE_CHECKING:
+    from edge_agent.drivers.modbus_driver import ModbusDriver
 
 Path = tuple[str | int, ...]
 NO_PAUSE = Duration(0.0)
@@ -148,6 +149,13 @@ class ModbusDevice(DeviceConfig):
 
         return explain(self, name, tag)
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the device's address or map."""
+        spans = sorted(str(self.register(tag).span) for tag in self.tags.values())
+        said = repr((self.connect, self.max_registers, self.max_gap, self.sections, spans))
+        return blake2b(said.encode(), digest_size=8).hexdigest()
+
     def faults(self) -> list[tuple[Path, str]]:
         found = link_faults(
             self.url, serial=self.serial, port=PORT, own={"unit": self._unit_faults}
@@ -211,93 +219,6 @@ class ModbusDevice(DeviceConfig):
 
     @classmethod
     def build(cls, devices: Mapping[str, DeviceConfig], clock: Clock) -> "ModbusDriver":
+        from edge_agent.drivers.modbus_driver import ModbusDriver
+
         return ModbusDriver({n: d for n, d in devices.items() if isinstance(d, cls)}, clock)
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """One stream of one unit."""
-
-    device: str
-    config: ModbusDevice
-    schema: Schema
-    plan: ReadPlan
-    texts: dict[int, TextReader]
-
-
-class ModbusDriver:
-    """One socket or serial line and all units behind it."""
-
-    def __init__(self, devices: Mapping[str, ModbusDevice], clock: Clock) -> None:
-        """Plan every stream; ``ConfigError`` if the devices do not agree on what the line is."""
-        self._clock = clock
-        first, *others = devices
-        lines = {name: device.line for name, device in devices.items()}
-        differing = [name for name in others if lines[name] != lines[first]]
-        if differing:
-            raise ConfigError(
-                [
-                    f"devices.{name}: {lines[name].difference(lines[first])} "
-                    f"(it shares its link with {first}: both must say the same)"
-                    for name in differing
-                ]
-            )
-        manners = {d.unit: Manners(float(d.timeout), float(d.pause)) for d in devices.values()}
-        self._wire = Wire(lines[first], manners)
-        self._lock = asyncio.Lock()
-        self._streams: dict[str, _Stream] = {}
-        groups: list[Group] = []
-        for name, device in devices.items():
-            for group, plan in device.plans(name).items():
-                groups.append(group)
-                readers = {
-                    i: TextReader() for i, r in enumerate(plan.registers) if r.type == "text"
-                }
-                self._streams[group.schema.stream] = _Stream(
-                    name, device, group.schema, plan, readers
-                )
-        self._groups = tuple(groups)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self._groups
-
-    async def connect(self) -> None:
-        await self._wire.open()
-
-    async def close(self) -> None:
-        await self._wire.close()
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """What went wrong on the wire without costing a value: frames passed over, retries."""
-        return self._wire.counts
-
-    async def read(self, group: Group) -> SampleBlock:
-        async with self._lock:  # one request in flight per link
-            return await self._scan(self._streams[group.schema.stream])
-
-    async def _scan(self, stream: _Stream) -> SampleBlock:
-        plan = stream.plan
-        words = np.zeros((1, plan.words), np.uint16)
-        lost = np.zeros((1, len(plan.registers)), np.uint8)
-        began = 0
-        for request in plan.requests:
-            await self._wire.settle(stream.config.unit)
-            began = began or self._clock.wall_ns()
-            try:
-                answer = await self._wire.ask(stream.config.unit, request)
-            except TimeoutError as e:
-                raise NoAnswer(stream.device, str(e)) from e
-            if isinstance(answer, Refused):
-                lost[0, request.columns] = answer.quality
-            else:
-                words[0, request.offset : request.offset + request.count] = answer
-        time = (began + self._clock.wall_ns()) // 2
-        value, quality = plan.decode(words, lost, stream.texts)
-        apply_flag(stream.config, stream.schema, value, quality)
-        texts = {
-            stream.schema.tags[i].name: reader.vocabulary.used(value[i])
-            for i, reader in stream.texts.items()
-        }
-        return SampleBlock(stream.schema, np.array([time], np.int64), value, quality, texts)

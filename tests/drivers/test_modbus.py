@@ -14,7 +14,8 @@ import pytest
 from edge_agent.clock import SystemClock, VirtualClock
 from edge_agent.drivers import DRIVERS
 from edge_agent.drivers.base import FlagConfig, Group, PollClasses, TagConfig
-from edge_agent.drivers.modbus import ModbusDevice, ModbusDriver
+from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.modbus_driver import ModbusDriver
 from edge_agent.errors import ConfigError, Disconnected, NoAnswer
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.units import Duration
@@ -174,7 +175,7 @@ async def test_a_flag_that_is_not_normal_marks_all_values_of_its_row_but_bad_one
             found = row(await read(driver))
 
     assert found == [
-        (1000.0, Quality.UNCERTAIN_FLAGGED), (1001.0, Quality.GOOD), (None, Quality.BAD_DEVICE),
+        (1000.0, Quality.UNCERTAIN_FLAGGED), (1001.0, Quality.GOOD), (None, Quality.BAD_ADDRESS),
         (1002.0, Quality.UNCERTAIN_FLAGGED),
     ]  # fmt: skip
 
@@ -188,7 +189,7 @@ async def test_a_refused_request_spoils_only_its_own_columns() -> None:
         async with driving({"m": holed}) as driver:
             found = row(await read(driver))
 
-    assert found == [(1000.0, 0), (None, Quality.BAD_DEVICE), (1001.0, 0)]
+    assert found == [(1000.0, 0), (None, Quality.BAD_ADDRESS), (1001.0, 0)]
 
 
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])

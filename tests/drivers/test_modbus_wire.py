@@ -14,7 +14,8 @@ import pytest
 
 from edge_agent.clock import SystemClock
 from edge_agent.drivers.base import TagConfig
-from edge_agent.drivers.modbus import ModbusDevice, ModbusDriver
+from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.modbus_driver import ModbusDriver
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
@@ -125,7 +126,7 @@ async def test_over_rtu_a_late_exception_is_not_believed() -> None:
         await asyncio.sleep(0.4)
         meter.script = ["good", "exception 2"]
         assert row(await read(driver)) == GOOD
-        assert row(await read(driver, "m/raw.5s")) == [(None, Quality.BAD_DEVICE)]
+        assert row(await read(driver, "m/raw.5s")) == [(None, Quality.BAD_ADDRESS)]
 
 
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])

@@ -1,0 +1,162 @@
+"""Taking Modbus requests apart: the parts in doubt, and the time there is for it; pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from edge_agent.drivers.modbus_address import Table
+from edge_agent.drivers.modbus_plan import Request
+from edge_agent.drivers.modbus_register import Register, Span
+
+Columns = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """Columns in doubt.
+
+    strikes  scans in which they were refused while others answered; since when
+    """
+
+    code: int
+    strikes: int
+    since: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A request that was refused and taken apart."""
+
+    whole: Request
+    left: Request
+    right: Request
+    code: int
+    answered: frozenset[Columns] = frozenset()
+
+    @property
+    def border(self) -> tuple[Table, int]:
+        """Where it was cut."""
+        return self.whole.table, self.right.address
+
+
+@dataclass(frozen=True)
+class Root:
+    """A request of the plan that was taken apart.
+
+    proved  as a whole it had answered before
+    since   when it was refused first; tried: when it was last asked as a whole
+    """
+
+    whole: Request
+    proved: bool
+    since: float
+    tried: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many registers can be asked for: so many can, so many cannot."""
+
+    whole: Request
+    can: int
+    cannot: int
+
+
+@dataclass
+class State:
+    """What is open between scans.
+
+    cuts, roots  by the columns of the whole
+    together     wholes that were refused while both halves answered, and how often
+    trials       neighbours to be asked together, and the cut between them
+    """
+
+    suspects: dict[Columns, Suspect] = field(default_factory=dict)
+    cuts: dict[Columns, Cut] = field(default_factory=dict)
+    roots: dict[Columns, Root] = field(default_factory=dict)
+    together: dict[Span, int] = field(default_factory=dict)
+    trials: dict[Columns, Cut] = field(default_factory=dict)
+    size: Size | None = None
+
+    def copy(self) -> "State":
+        return State(
+            dict(self.suspects),
+            dict(self.cuts),
+            dict(self.roots),
+            dict(self.together),
+            dict(self.trials),
+            self.size,
+        )
+
+    def clear(self, columns: Columns) -> None:
+        """Forget what was held against some columns: nothing is in doubt about them."""
+        whole = set(columns)
+        self.suspects = {c: s for c, s in self.suspects.items() if not whole.issuperset(c)}
+        self.cuts = {c: cut for c, cut in self.cuts.items() if not whole.issuperset(c)}
+
+
+class Spare:
+    """How much of a link's time goes to finding out: a share, a little of it at once; seconds."""
+
+    def __init__(self, share: float = 0.05, most: float = 0.1) -> None:
+        self._share, self._most = share, most
+        self._left, self._at = most, 0.0
+
+    def is_left(self, now: float) -> bool:
+        """Return whether another request may be asked; it may take more than what is left."""
+        self._left = min(self._most, self._left + self._share * (now - self._at))
+        self._at = now
+        return self._left > 0
+
+    def spend(self, seconds: float) -> None:
+        """Note how long a request took."""
+        self._left -= seconds
+
+
+def halves(request: Request, registers: Sequence[Register]) -> tuple[Request, Request] | None:
+    """Return a request in two parts; None if it asks for one register alone.
+
+    A register that lies within another stays with it, until that one is alone with what it holds.
+    """
+    outer = _outer(request.columns, registers)
+    if len(outer) > 1:
+        middle = len(outer) // 2
+        parts = [[i for group in side for i in group] for side in (outer[:middle], outer[middle:])]
+    else:
+        widest = registers[outer[0][0]].span
+        parts = [
+            [i for i in outer[0] if registers[i].span == widest],
+            [i for i in outer[0] if registers[i].span != widest],
+        ]
+        if not parts[1]:
+            return None
+    return request.part(registers, parts[0]), request.part(registers, parts[1])
+
+
+def beside_the_cut(left: Request, right: Request, registers: Sequence[Register]) -> Columns:
+    """Return the columns of the last register before a cut and of the first one behind it."""
+    return (*_outer(left.columns, registers)[-1], *_outer(right.columns, registers)[0])
+
+
+def beginnings(request: Request, registers: Sequence[Register]) -> Iterator[Request]:
+    """Yield the parts of a request that begin where it does, from the shortest on."""
+    columns: list[int] = []
+    for group in _outer(request.columns, registers):
+        columns += group
+        yield request.part(registers, columns)
+
+
+def within(inner: Span, outer: Span) -> bool:
+    """Return whether a span lies in another."""
+    return inner[0] is outer[0] and outer[1] <= inner[1] and inner[2] <= outer[2]
+
+
+def _outer(columns: Sequence[int], registers: Sequence[Register]) -> list[list[int]]:
+    """Return the columns by the registers that lie within no other, in the order of addresses."""
+    outer: list[list[int]] = []
+    end = -1
+    for i in sorted(columns, key=lambda i: (registers[i].first, -registers[i].last)):
+        if registers[i].last > end or not outer:
+            outer.append([])
+            end = registers[i].last
+        outer[-1].append(i)
+    return outer
