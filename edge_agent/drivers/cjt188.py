@@ -83,6 +83,11 @@ class Cjt188Device(MeterDevice):
             return f"address {self.address} of this link"
         return None
 
+    def explain(self, name: str, tag: str) -> list[tuple[str, str]]:
+        from edge_agent.drivers.octet_explain import explain_cjt188  # which only a person asks for
+
+        return explain_cjt188(self, name, tag)
+
     def faults(self) -> list[tuple[Path, str]]:
         own = {"address": _address_faults, "type": _type_faults, "di": _order_faults}
         faults: list[tuple[Path, str]] = [(("connect",), text) for text in self.address_faults(own)]
@@ -231,6 +236,10 @@ class Cjt188Driver:
     @property
     def groups(self) -> tuple[Group, ...]:
         return self._groups
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._line.counts
 
     async def connect(self) -> None:
         await self._line.open()

@@ -73,6 +73,11 @@ class Dlt645Device(MeterDevice):
             return f"address {self.address} of this link"
         return None
 
+    def explain(self, name: str, tag: str) -> list[tuple[str, str]]:
+        from edge_agent.drivers.octet_explain import explain_dlt645  # which only a person asks for
+
+        return explain_dlt645(self, name, tag)
+
     def faults(self) -> list[tuple[Path, str]]:
         own = {"address": _address_faults, "version": _version_faults}
         faults: list[tuple[Path, str]] = [(("connect",), text) for text in self.address_faults(own)]
@@ -157,6 +162,10 @@ class Dlt645Driver:
     @property
     def groups(self) -> tuple[Group, ...]:
         return self._groups
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._line.counts
 
     async def connect(self) -> None:
         await self._line.open()

@@ -5,6 +5,9 @@ all others (of other meters, of requests before, an echo of our own) are counted
 what is left of a frame when a request goes out is forgotten. A wait is lengthened while a frame
 is coming in, because at 1200 baud a long one takes longer than a meter may take to answer.
 
+A TCP connection on which nobody has answered for a while may be half open: a box between forgot
+it and swallows what is sent. It is made anew before the next request.
+
 A serial port is read when the kernel has some, in the loop: no thread, no polling.
 """
 
@@ -14,9 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_agent.drivers.links import CONNECT, SerialSettings, watch
+from edge_agent.drivers.links import CONNECT, UNACKNOWLEDGED, SerialSettings, watch
 from edge_agent.drivers.octet_frames import Scanner, Size
-from edge_agent.errors import ConfigError, Disconnected, EdgeError
+from edge_agent.errors import ConfigError, Disconnected, EdgeError, Unreachable
 
 if TYPE_CHECKING:
     from serial import Serial  # type: ignore[import-untyped]  # pyserial has no types of its own
@@ -98,24 +101,27 @@ class OctetLine:
     """One link, opened and closed any number of times.
 
     patience  the longest time-out of its devices, seconds
-    strays    frames that came and were the answer to nothing that was asked
+    counts    late_frames: that came and were the answer to nothing that was asked;
+              corrupt_frames: waits that a wrong sum ended; renewals: of a mute connection
     """
 
     def __init__(self, line: Line, size: Size, patience: float) -> None:
         self.patience = patience
-        self.strays = 0
+        self.counts = {"late_frames": 0, "corrupt_frames": 0, "renewals": 0}
         self._line = line
         self._scanner = Scanner(size)
         self._end: _TcpEnd | _SerialEnd | None = None
         self._asking: _Asking | None = None
         self._free_at = 0.0  # the loop's time before which nothing is sent
+        self._mute_since: float | None = None  # since when nobody has answered, the loop's time
 
     async def open(self) -> None:
-        """Open the link. Raises ``Disconnected``."""
+        """Open the link. Raises ``Unreachable``."""
         await self.close()
         make = _SerialEnd.open if self._line.is_serial else _TcpEnd.open
         self._end = await make(self._line, self)
         self._scanner.clear()
+        self._mute_since = None
 
     async def close(self) -> None:
         """Close the link; any number of times."""
@@ -137,8 +143,7 @@ class OctetLine:
         """
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._free_at - loop.time()))
-        if self._end is None:
-            raise Disconnected(f"{self._line.name} is not connected")
+        end = await self._usable()
         self._scanner.clear()
         bound = self._line.takes(len(request)) + within
         answer: asyncio.Future[T] = loop.create_future()
@@ -157,10 +162,13 @@ class OctetLine:
             async with asyncio.timeout(bound) as deadline:
                 last = loop.time() + bound + self._line.takes(LONGEST)
                 self._asking = _Asking(take, give_up, deadline, last)
-                self._end.send(request)
+                end.send(request)
                 return await answer
         except TimeoutError as e:
+            if self._mute_since is None:
+                self._mute_since = loop.time() - bound
             if self._scanner.garbled:
+                self.counts["corrupt_frames"] += 1
                 raise Garbled("the sum of the answer is wrong") from e
             raise TimeoutError("no answer") from e
         except OSError as e:
@@ -170,14 +178,26 @@ class OctetLine:
             self._asking = None
             self._free_at = loop.time() + pause
 
+    async def _usable(self) -> "_TcpEnd | _SerialEnd":
+        """Return the end that is open; a new one where nobody has answered for too long."""
+        since, now = self._mute_since, asyncio.get_running_loop().time()
+        if since is not None and now - since > UNACKNOWLEDGED and not self._line.is_serial:
+            self.counts["renewals"] += 1
+            await self.open()
+            self._mute_since = since  # that a connection can be made is no answer
+        if self._end is None:
+            raise Disconnected(f"{self._line.name} is not connected")
+        return self._end
+
     def arrived(self, octets: bytes) -> None:
         """Take what came in."""
+        self._mute_since = None
         asking, answered = self._asking, False
         for frame in self._scanner.feed(octets):
             if asking is not None and not answered and asking.take(frame):
                 answered = True
             else:
-                self.strays += 1
+                self.counts["late_frames"] += 1
         if asking is not None and not answered:
             self._reconsider(asking)
 
@@ -218,9 +238,9 @@ class _TcpEnd(asyncio.Protocol):
                     lambda: cls(owner), line.host, line.port
                 )
         except TimeoutError as e:
-            raise Disconnected(f"{line.name} does not answer") from e
+            raise Unreachable(f"{line.name} does not answer") from e
         except OSError as e:
-            raise Disconnected(f"{line.name} cannot be reached: {e.strerror or e}") from e
+            raise Unreachable(f"{line.name} cannot be reached: {e.strerror or e}") from e
         end._transport = transport  # noqa: SLF001 – of the class itself
         watch(transport, owner.patience)
         return end
@@ -266,7 +286,7 @@ class _SerialEnd:
             )  # fmt: skip
             port.reset_input_buffer()
         except (SerialException, OSError, ValueError, termios.error) as e:
-            raise Disconnected(f"{line.name} cannot be opened: {e}") from e
+            raise Unreachable(f"{line.name} cannot be opened: {e}") from e
         return cls(port, owner)
 
     def _read(self, descriptor: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.clock import SystemClock
 from edge_agent.drivers import DRIVERS
-from edge_agent.drivers.base import Learns, Probes, TagConfig
+from edge_agent.drivers.base import Counts, Learns, Probes, TagConfig
 from edge_agent.drivers.dlt645 import Dlt645Device, Dlt645Driver
 from edge_agent.errors import ConfigError, Disconnected, NoAnswer
 from edge_agent.model import Quality
@@ -490,7 +490,8 @@ async def test_frames_of_other_meters_and_echoes_are_passed_over(bench: Bench) -
     meter.serve = echo  # type: ignore[method-assign, assignment]
     async with bench.serving(), connected(driver(m=device(bench.port))) as d:
         assert await read(d) == GOOD
-        assert d._line.strays == 6  # type: ignore[attr-defined]  # counted
+        assert isinstance(d, Counts)
+        assert d.counts["late_frames"] == 6
 
 
 async def test_a_probe_is_one_short_exchange(bench: Bench) -> None:

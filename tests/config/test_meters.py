@@ -1,0 +1,102 @@
+"""Meters in octet frames in a configuration: what their addresses may be on one line."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import load
+from edge_agent.errors import ConfigError
+
+SITE = "site: {id: a}\n"
+TAGS = {
+    "dlt645": "{e: {at: 'di:00010000', unit: kWh}}",
+    "cjt188": "{v: {at: volume, unit: m3}}",
+}
+
+
+def plant(folder: Path, *connects: str, keys: str = "") -> Path:
+    path = folder / "plant.yaml"
+    devices = "".join(
+        f"  m{i}: {{connect: '{connect}', tags: {TAGS[connect[:6]]}{keys if i else ''}}}\n"
+        for i, connect in enumerate(connects)
+    )
+    path.write_text(f"{SITE}devices:\n{devices}")
+    return path
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, env={})
+    return [str(fault).partition(": ")[2] for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize("scheme", ["dlt645+tcp://h", "cjt188+tcp://h", "dlt645+serial:///dev/t"])
+def test_several_meters_share_a_line(scheme: str, tmp_path: Path) -> None:
+    one, other = f"{scheme}?address=1", f"{scheme}?address=2"
+
+    assert len(load(plant(tmp_path, one, other, keys=", timeout: 3s, pause: 1s"), env={}).devices)
+
+
+def test_editions_types_and_orders_may_differ_on_a_line(tmp_path: Path) -> None:
+    load(
+        plant(
+            tmp_path,
+            "cjt188+tcp://h?address=1&type=10&di=901F",
+            "cjt188+tcp://h?address=2&type=30",
+            "dlt645+tcp://g?address=1",
+        ),
+        env={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ("dlt645+tcp://h?address=42", "dlt645+tcp://h?address=000000000042", "000000000042"),
+        ("dlt645+tcp://h?address=142", "dlt645+tcp://h?address=AAAAAAAAAA42", "AAAAAAAAAA42"),
+        ("dlt645+tcp://h?address=142", "dlt645+tcp://h", "AAAAAAAAAAAA"),
+        ("cjt188+tcp://h?address=42", "cjt188+tcp://h?address=42&type=20", "00000000000042"),
+        ("cjt188+tcp://h?address=42", "cjt188+tcp://h", "AAAAAAAAAAAAAA"),
+    ],
+)
+def test_two_meters_that_would_both_answer_are_named(
+    one: str, other: str, told: str, tmp_path: Path
+) -> None:
+    assert mistakes(plant(tmp_path, one, other)) == [
+        f'devices.m1.connect: address {told} of this link is "m0" already'
+    ]
+
+
+def test_meters_of_one_serial_line_must_agree_on_its_speed(tmp_path: Path) -> None:
+    line = "dlt645+serial:///dev/t"
+    found = mistakes(plant(tmp_path, f"{line}?baud=9600&address=1", f"{line}?address=2"))
+
+    assert len(found) == 1
+    assert '"baud" is not given, but 9600 for "m0" on the same link' in found[0]
+
+
+def test_a_tag_of_another_dimension_is_a_mistake(tmp_path: Path) -> None:
+    path = plant(tmp_path, "dlt645+tcp://h?address=1")
+    path.write_text(path.read_text().replace("kWh", "kW"))
+
+    (told,) = mistakes(path)
+    assert told.startswith('devices.m0.tags.e.unit: it has "kW", but the meter shows kWh')
+
+
+def test_a_template_for_another_protocol_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plant.yaml"
+    path.write_text(
+        f"{SITE}devices:\n  m: {{connect: 'dlt645+tcp://h?address=1', template: cjt188/water}}\n"
+    )
+
+    assert '"cjt188/water" is a template for cjt188, but "connect" is dlt645' in mistakes(path)[0]
+
+
+def test_a_meter_of_the_older_edition_says_so_in_its_address(tmp_path: Path) -> None:
+    path = tmp_path / "plant.yaml"
+    device = "  m: {connect: 'dlt645+tcp://h?address=1', template: dlt645/1997}\n"
+    path.write_text(f"{SITE}devices:\n{device}")
+
+    assert "with version=1997 in the address" in mistakes(path)[0]
+    path.write_text(path.read_text().replace("address=1", "address=1&version=1997"))
+    assert list(load(path, env={}).devices) == ["m"]
