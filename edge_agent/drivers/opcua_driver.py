@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,8 @@ class OpcUaDriver:
     async def connect(self) -> None:
         """Open the link and begin the subscriptions. Raises ``Disconnected``."""
         await self.close()
+        # half a second and more on a small box; the other links' connects must not wait for it
+        await asyncio.to_thread(import_module, "asyncua.client.client")
         try:
             with self._failures():
                 self._client = client = new_client(self._endpoint, self._timeout)
