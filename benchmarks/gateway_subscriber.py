@@ -50,7 +50,10 @@ class Collector:
         if self._due():
             value = np.array(list(columns.values()), np.float64)
             walls = wall_ms(stamp, times)
-            counts = [self._compare(device, value[:, i], walls[i]) for i in range(len(times))]
+            ends = 2 * times - walls  # the sample's time is the middle of its scan
+            counts = [
+                self._compare(device, value[:, i], walls[i], ends[i]) for i in range(len(times))
+            ]
         for i, (checked, wrong) in enumerate(counts):
             self.rows.append((arrival, int(times[i]), int(stamp[i]), device, checked, wrong))
 
@@ -63,16 +66,18 @@ class Collector:
         self._budget -= 1
         return True
 
-    def _compare(self, device: int, value: np.ndarray, wall: float) -> tuple[int, int]:
+    def _compare(
+        self, device: int, value: np.ndarray, first: float, last: float
+    ) -> tuple[int, int]:
         """Return how many values were compared and how many were wrong.
 
-        A scan is several requests, so a value may be that of the next step as well.
+        A scan is several requests between two moments, ms, so it may hold values of several steps.
         """
         load = self._load
         link, unit = load.place(device)
-        step = int(wall // load.period_ms)
-        now, later = (expected(load.per_unit, link, unit, s, self._base) for s in (step, step + 1))
-        right = (value == now) | (value == later)
+        right = np.zeros(len(value), bool)
+        for step in range(int(first // load.period_ms), int((last + 2) // load.period_ms) + 1):
+            right |= value == expected(load.per_unit, link, unit, step, self._base)
         return len(value) - 1, int((~right[1:]).sum())
 
 
