@@ -5,6 +5,9 @@
 over each other (a template under a device, the demo's ports over the plant's file) and every node
 keeps its own place, so a mistake is reported where it was written.
 
+The tree is made from the parser's events: the library's own tree of a plant with 100 000 tags is
+200 MB, most of which the process would never give back.
+
 Source: YAML 1.2.2, chapter 10.3 (core schema), https://yaml.org/spec/1.2.2.
 """
 
@@ -12,12 +15,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import yaml
 from yaml._yaml import CParser
-from yaml.composer import Composer
-from yaml.constructor import BaseConstructor
-from yaml.resolver import BaseResolver
+from yaml.composer import ComposerError
 
 from edge_agent.errors import ConfigError, Fault
 from edge_agent.units import Indirect
@@ -26,20 +28,21 @@ Key = str | int
 Steps = tuple[Key, ...]
 
 _TAG = "tag:yaml.org,2002:"
+_FIRST = frozenset("~nNtTfF-+.0123456789")  # what begins a plain scalar that is no text
 _PLAIN = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("null", r"~|null|Null|NULL"),
+    ("bool", r"true|True|TRUE|false|False|FALSE"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
     (
         "float",
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
     ),
 )
+_KINDS = tuple((kind, re.compile(pattern)) for kind, pattern in _PLAIN)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mark:
     """Where something stands: a file, counted from 1, and the steps from its root.
 
@@ -62,7 +65,7 @@ class Mark:
         return Fault(self.file, self.line, self.column, f"{path}: {message}" if path else message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """A value; ``mark`` is the place of its key, ``text`` is how it was written."""
 
@@ -71,14 +74,14 @@ class Node:
     text: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MapNode(Node):
     """A mapping, in the order written."""
 
     items: Mapping[Key, Node] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListNode(Node):
     """A list."""
 
@@ -89,18 +92,6 @@ def dotted(steps: Steps) -> str:
     """Return ``devices.em-kiln.flag.normal[0]``."""
     written = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps)
     return written.removeprefix(".")
-
-
-class _Loader(CParser, Composer, BaseConstructor, BaseResolver):
-    def __init__(self, stream: str) -> None:
-        CParser.__init__(self, stream)
-        Composer.__init__(self)
-        BaseConstructor.__init__(self)
-        BaseResolver.__init__(self)
-
-
-for _name, _pattern, _first in _PLAIN:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read(path: Path, faults: list[Fault], name: str | None = None) -> MapNode:
@@ -120,9 +111,8 @@ def read(path: Path, faults: list[Fault], name: str | None = None) -> MapNode:
 
 def parse(text: str, name: str, faults: list[Fault]) -> MapNode:
     """Return the tree of a YAML text; ``ConfigError`` when it is not YAML."""
-    loader = _Loader(text)
     try:
-        root = loader.get_single_node()
+        node = _Reader(text, name, faults).root()
     except yaml.MarkedYAMLError as error:
         place = error.problem_mark or error.context_mark
         line, column = (place.line + 1, place.column + 1) if place else (1, 1)
@@ -131,11 +121,8 @@ def parse(text: str, name: str, faults: list[Fault]) -> MapNode:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError([Fault(name, 1, 1, f"this is not YAML: {error}")]) from error
-    finally:
-        loader.dispose()
-    if root is None:
+    if node is None:
         return MapNode(Mark(name))
-    node = _Reader(name, faults).node(root, Mark(name))
     if isinstance(node, MapNode):
         return node
     faults.append(Fault(name, 1, 1, "must be a mapping: `key: value` lines"))
@@ -150,63 +137,134 @@ def _why(error: yaml.MarkedYAMLError) -> str:
 
 
 class _Reader:
-    """Turns the nodes of the YAML library into ours."""
+    """Turns the events of the YAML library into nodes."""
 
-    def __init__(self, name: str, faults: list[Fault]) -> None:
+    def __init__(self, text: str, name: str, faults: list[Fault]) -> None:
+        self._parser = CParser(text)
         self._name = name
         self._faults = faults
-        self._open: list[yaml.Node] = []
+        self._anchors: dict[str, Node | None] = {}  # None: not yet at its end
+        self._texts: dict[str, str] = {}  # a large file says few things, each of them often
 
-    def node(self, node: yaml.Node, mark: Mark) -> Node:
-        if any(node is outer for outer in self._open):
+    def root(self) -> Node | None:
+        """Return the tree of the one document; None when there is none."""
+        self._next()  # the stream begins
+        first = self._next()
+        if isinstance(first, yaml.StreamEndEvent):
+            return None
+        node = self._node(self._next(), Mark(self._name))
+        self._next()  # the document ends
+        after = self._next()
+        if not isinstance(after, yaml.StreamEndEvent):
+            message = ("expected a single document in the stream", "but found another document")
+            raise ComposerError(message[0], _start(first), message[1], _start(after))
+        return node
+
+    def _next(self) -> yaml.Event:
+        return cast("yaml.Event", self._parser.get_event())  # None: only after the stream's end
+
+    def _node(self, event: yaml.Event, mark: Mark) -> Node:
+        if isinstance(event, yaml.AliasEvent):
+            return self._aliased(event, mark)
+        anchor = cast("yaml.NodeEvent", event).anchor
+        if anchor is not None:
+            self._anchors[anchor] = None
+        node: Node
+        if isinstance(event, yaml.MappingStartEvent):
+            node = MapNode(mark, items=self._mapping(mark))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = ListNode(mark, items=self._list(mark))
+        else:
+            node = self._scalar(cast("yaml.ScalarEvent", event), mark)
+        if anchor is not None:
+            self._anchors[anchor] = node
+        return node
+
+    def _aliased(self, event: yaml.AliasEvent, mark: Mark) -> Node:
+        if event.anchor not in self._anchors:
+            message = f"found undefined alias {event.anchor!r}"
+            raise ComposerError(None, None, message, _start(event))
+        node = self._anchors[event.anchor]
+        if node is None:
             self._faults.append(mark.fault("an alias must not contain itself"))
             return Node(mark)
-        self._open.append(node)
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return MapNode(mark, items=self._mapping(node, mark))
-            if isinstance(node, yaml.SequenceNode):
-                return ListNode(
-                    mark,
-                    items=[
-                        self.node(item, self._mark(item, (*mark.steps, i)))
-                        for i, item in enumerate(node.value)
-                    ],
-                )
-            return self._scalar(node, mark)
-        finally:
-            self._open.pop()
+        return _moved(node, mark)
 
-    def _mark(self, node: yaml.Node, steps: Steps) -> Mark:
-        start = node.start_mark
+    def _mark(self, event: yaml.Event, steps: Steps) -> Mark:
+        start = _start(event)
         return Mark(self._name, start.line + 1, start.column + 1, steps)
 
-    def _mapping(self, node: yaml.MappingNode, mark: Mark) -> dict[Key, Node]:
+    def _list(self, mark: Mark) -> list[Node]:
+        items: list[Node] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            items.append(self._node(event, self._mark(event, (*mark.steps, len(items)))))
+        return items
+
+    def _mapping(self, mark: Mark) -> dict[Key, Node]:
         items: dict[Key, Node] = {}
-        for key_node, value in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self._faults.append(self._mark(key_node, mark.steps).fault("a key must be text"))
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            key_node = self._node(event, self._mark(event, mark.steps))
+            if isinstance(key_node, MapNode | ListNode):
+                self._faults.append(key_node.mark.fault("a key must be text"))
+                self._node(self._next(), key_node.mark)
                 continue
-            key: Key = key_node.value
-            if key_node.tag == _TAG + "int":
-                key = _integer(key_node.value)
-            place = self._mark(key_node, (*mark.steps, key))
+            # a number stays what was written, but for whole ones: the states of a tag
+            key = key_node.value if type(key_node.value) is int else key_node.text
+            place = self._mark(event, (*mark.steps, key))
+            value = self._node(self._next(), place)
             if key in items:
                 first = items[key].mark.line
                 message = f'key "{key}" stands twice (first in line {first})'
                 self._faults.append(place.above.fault(message))
                 continue
-            items[key] = self.node(value, place)
+            items[key] = value
         return items
 
-    def _scalar(self, node: yaml.Node, mark: Mark) -> Node:
-        text = str(node.value)
+    def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Node:
+        text = self._texts.setdefault(event.value, event.value)
+        kind = _kind(text, event.tag, plain=event.implicit[0])
+        if kind == "str":
+            return Node(mark, text, text)
         try:
-            return Node(mark, _SCALARS[node.tag.removeprefix(_TAG)](text), text)
+            return Node(mark, _SCALARS[kind](text), text)
         except (KeyError, ValueError):
-            message = f'the tag "{node.tag}" is not possible here: write the plain value'
+            message = f'the tag "{event.tag}" is not possible here: write the plain value'
             self._faults.append(mark.fault(message))
             return Node(mark, text, text)
+
+
+def _start(event: yaml.Event) -> yaml.Mark:
+    return cast("yaml.Mark", event.start_mark)  # events of a parser have one
+
+
+def _kind(text: str, tag: str | None, *, plain: bool) -> str:
+    """Return which scalar of the core schema a text is."""
+    if tag is not None and tag != "!":
+        return tag.removeprefix(_TAG)
+    if not plain:
+        return "str"
+    if not text:
+        return "null"
+    if text[0] not in _FIRST:
+        return "str"
+    return next((kind for kind, pattern in _KINDS if pattern.fullmatch(text)), "str")
+
+
+def _moved(node: Node, mark: Mark) -> Node:
+    """Return what an alias stands for: the same, reported where it was written first."""
+    if isinstance(node, MapNode):
+        items = {
+            key: _moved(item, replace(item.mark, steps=(*mark.steps, key)))
+            for key, item in node.items.items()
+        }
+        return MapNode(mark, items=items)
+    if isinstance(node, ListNode):
+        parts = [
+            _moved(item, replace(item.mark, steps=(*mark.steps, i)))
+            for i, item in enumerate(node.items)
+        ]
+        return ListNode(mark, items=parts)
+    return Node(mark, node.value, node.text)
 
 
 def _integer(text: str) -> int:
@@ -257,7 +315,9 @@ def lay_over(below: Node, above: Node) -> Node:
 def expand(node: Node, env: Mapping[str, str], faults: list[Fault]) -> Node:
     """Return the tree with every ``${NAME}`` replaced by the environment's value."""
     if isinstance(node, MapNode):
-        return replace(node, items={k: expand(n, env, faults) for k, n in node.items.items()})
+        items = {k: expand(n, env, faults) for k, n in node.items.items()}
+        same = all(new is old for new, old in zip(items.values(), node.items.values(), strict=True))
+        return node if same else replace(node, items=items)
     if isinstance(node, ListNode):
         return replace(node, items=[expand(n, env, faults) for n in node.items])
     if not isinstance(node.value, str) or "${" not in node.value:
