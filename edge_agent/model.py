@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
@@ -118,11 +118,51 @@ class Tag:
         return cls(str(written["name"]), unit, kind, **rest)
 
 
+class Signals(tuple[Tag, ...]):
+    """The signals of a stream, with a hash that is computed once.
+
+    A plant has many devices of few models. What is made of their signals is kept by ``lru_cache``s,
+    so equal signals, and what is made of them, stand in memory once.
+    """
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def shared(tags: tuple[Tag, ...]) -> Signals:
+    """Return the first of equal tuples of signals."""
+    return _shared(tags if isinstance(tags, Signals) else Signals(tags))
+
+
+@lru_cache(maxsize=256)
+def _shared(signals: Signals) -> Signals:
+    return signals
+
+
+@lru_cache(maxsize=256)
+def _index(signals: Signals) -> dict[str, int]:
+    return {tag.name: i for i, tag in enumerate(signals)}
+
+
+@lru_cache(maxsize=16)
+def _written(signals: Signals) -> str:
+    return _json([tag.to_json() for tag in signals])
+
+
+def _json(written: object) -> str:
+    return json.dumps(written, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 @dataclass(frozen=True)
 class Schema:
     """What the columns of a stream are.
 
     stream  ``<owner>/<name>``: ``em-kiln/raw``, ``em-kiln/slot``, ``clinker/1h``
+    tags    made to be ``Signals``
     period  seconds between rows as configured; a gap of more than three is not covered by data
     """
 
@@ -130,6 +170,14 @@ class Schema:
     family: Family
     tags: tuple[Tag, ...]
     period: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", shared(self.tags))
+
+    @property
+    def signals(self) -> Signals:
+        """``tags`` as what they are."""
+        return shared(self.tags)
 
     @cached_property
     def owner(self) -> str:
@@ -144,23 +192,17 @@ class Schema:
     @cached_property
     def index(self) -> dict[str, int]:
         """Column of each signal by its name."""
-        return {tag.name: i for i, tag in enumerate(self.tags)}
+        return _index(self.signals)
 
     def columns(self, names: Iterable[str]) -> NDArray[np.intp]:
         """Return the columns of the named signals; ``KeyError`` for an unknown one."""
         return np.array([self.index[name] for name in names], np.intp)
 
-    @cached_property
+    @property
     def canonical(self) -> str:
         """The schema as JSON with a fixed order, the text that its id is the hash of."""
-        tags = [tag.to_json() for tag in self.tags]
-        written = {
-            "stream": self.stream,
-            "family": self.family.value,
-            "period": self.period,
-            "tags": tags,
-        }
-        return json.dumps(written, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        head = {"family": self.family.value, "period": self.period, "stream": self.stream}
+        return f'{_json(head)[:-1]},"tags":{_written(self.signals)}}}'
 
     @cached_property
     def id(self) -> str:

@@ -9,6 +9,7 @@ subclass and a class with the four members of ``Driver``, and name the config in
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -17,7 +18,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from edge_agent.clock import Clock
-from edge_agent.model import F64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag
+from edge_agent.model import F64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag, shared
 from edge_agent.units import Duration, Unit
 
 NumberType = Literal[
@@ -147,7 +148,7 @@ class Vocabulary:
         return loaded
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TagConfig:
     """One tag as a person writes it, whatever the protocol.
 
@@ -186,6 +187,9 @@ class PollClasses:
     slow: Duration = Duration(60.0)
 
 
+_USUAL = PollClasses()
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlagConfig:
     """The tag by which an instrument says how it is; a state in none of the lists is a fault."""
@@ -221,14 +225,18 @@ class DeviceConfig:
     timeout: Duration = Duration(1.0)
     tags: Mapping[str, TagConfig] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def url(self) -> SplitResult:
         """``connect`` taken apart."""
         return urlsplit(self.connect)
 
+    @cached_property
+    def _options(self) -> Mapping[str, list[str]]:
+        return parse_qs(self.url.query)
+
     def option(self, name: str, default: str) -> str:
         """Return an option of the URL: link and unit only."""
-        return parse_qs(self.url.query).get(name, [default])[0]
+        return self._options.get(name, [default])[0]
 
     @property
     def link(self) -> Hashable:
@@ -262,11 +270,11 @@ class DeviceConfig:
 
     def ratio_of(self, tag: TagConfig) -> Fraction:
         """Return the exact factor from raw to tag units: scale and transformer ratios, once."""
-        ratio = Fraction(repr(tag.scale))
+        ratio = _exact(tag.scale)
         if "ct" in tag.ratio:
-            ratio *= Fraction(repr(self.ct))
+            ratio *= _exact(self.ct)
         if "pt" in tag.ratio:
-            ratio *= Fraction(repr(self.pt))
+            ratio *= _exact(self.pt)
         return ratio
 
     def period_of(self, tag: TagConfig) -> float:
@@ -275,20 +283,46 @@ class DeviceConfig:
             return tag.poll
         if isinstance(self.poll, PollClasses):
             return self.poll.slow if tag.class_ == "slow" else self.poll.fast
-        return PollClasses().slow if tag.class_ == "slow" else self.poll
+        return _USUAL.slow if tag.class_ == "slow" else self.poll
 
     def model_tag(self, name: str, tag: TagConfig) -> Tag:
         """Return the signal that the tag is, in engineering units."""
         ratio, unit = self.ratio_of(tag), Unit.parse(tag.unit)
         kind = Kind.TEXT if tag.type == "text" else Kind(tag.kind)
         low, high = tag.range or (float("-inf"), float("inf"))
-        modulus = None if tag.modulus is None else float(Fraction(repr(tag.modulus)) * ratio)
+        modulus = None if tag.modulus is None else float(_exact(tag.modulus) * ratio)
         max_rate = None
         if kind is Kind.COUNTER and self.rated is not None:
             power = Unit.parse("kW.h")
             if unit.dimension == power.dimension:
                 max_rate = self.rated * TOLERANCE / 3600.0 * power.factor_to(unit)
         return Tag(name, unit, kind, modulus, low, high, max_rate)
+
+    @cached_property
+    def streams(self) -> tuple[tuple[str, float | None, tuple[Tag, ...]], ...]:
+        """Name, period and signals of each stream; see ``groups_of``."""
+        members: dict[str, list[str]] = {}
+        periods: dict[str, float | None] = {}
+        for name, tag in self.tags.items():
+            if self.spacing is not None:
+                stream, period = "raw", None
+            elif tag.mode == "subscribe":
+                stream, period = "raw.sub", None
+            elif tag.poll is not None:
+                stream, period = f"raw.{tag.poll:g}s", float(tag.poll)
+            else:
+                stream = "raw.slow" if tag.class_ == "slow" else "raw"
+                period = float(self.period_of(tag))
+            members.setdefault(stream, []).append(name)
+            periods[stream] = period
+        for names in members.values():
+            needed = [self.flag.tag] if self.flag is not None else []
+            needed += [t for name in names if (t := self.tags[name].scale_from) is not None]
+            names += [name for name in dict.fromkeys(needed) if name not in names]
+        return tuple(
+            (stream, periods[stream], shared(tuple(self.model_tag(n, self.tags[n]) for n in names)))
+            for stream, names in members.items()
+        )
 
 
 def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]:
@@ -298,33 +332,18 @@ def groups_of(device: str, config: DeviceConfig) -> dict[Group, tuple[str, ...]]
     the device pushes. A device's flag is read with every stream that it judges, an exponent with
     every stream whose values it scales.
     """
-    members: dict[str, list[str]] = {}
-    periods: dict[str, float | None] = {}
-    pace = config.spacing
-    for name, tag in config.tags.items():
-        if pace is not None:
-            stream, period = "raw", None
-        elif tag.mode == "subscribe":
-            stream, period = "raw.sub", None
-        elif tag.poll is not None:
-            stream, period = f"raw.{tag.poll:g}s", float(tag.poll)
-        else:
-            stream = "raw.slow" if tag.class_ == "slow" else "raw"
-            period = float(config.period_of(tag))
-        members.setdefault(stream, []).append(name)
-        periods[stream] = period
-    for names in members.values():
-        needed = [config.flag.tag] if config.flag is not None else []
-        needed += [t for name in names if (t := config.tags[name].scale_from) is not None]
-        names += [name for name in dict.fromkeys(needed) if name not in names]
     groups = {}
-    for stream, names in members.items():
-        tags = tuple(config.model_tag(name, config.tags[name]) for name in names)
-        period = periods[stream]
-        spacing = period or pace or KEEP_ALIVE
+    for stream, period, tags in config.streams:
+        spacing = period or config.spacing or KEEP_ALIVE
         schema = Schema(f"{device}/{stream}", Family.SAMPLE, tags, spacing)
-        groups[Group(schema, period)] = tuple(names)
+        groups[Group(schema, period)] = tuple(tag.name for tag in tags)
     return groups
+
+
+@lru_cache(maxsize=1024)
+def _exact(number: float) -> Fraction:
+    """Return a number as it was written: 0.1 is a tenth."""
+    return Fraction(repr(number))
 
 
 def apply_flag(config: DeviceConfig, schema: Schema, value: F64, quality: U8) -> None:

@@ -9,6 +9,7 @@ Source: MODBUS Application Protocol V1.1b3, 4.3 and 4.4.
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 
 class Table(Enum):
@@ -38,7 +39,7 @@ _RIGHT = "write 40001 or hr40001 as in the manual, or hr:0, ir:0, co:0, di:0 cou
 LAST = 0xFFFF
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Address:
     """A table and a zero-based wire address; ``str`` is the canonical form ``hr:5.3``.
 
@@ -53,6 +54,7 @@ class Address:
         return f"{self.table.prefix}:{self.number}" + ("" if self.bit is None else f".{self.bit}")
 
     @classmethod
+    @lru_cache(maxsize=4096)  # the devices of one model have the same, each asks several times
     def parse(cls, text: str) -> "Address":
         """Return the address a person wrote; ``ValueError`` says what would be right."""
         plain = text.strip().lower()

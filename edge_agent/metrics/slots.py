@@ -17,6 +17,7 @@ longer than ``hold`` from the question and no slot older than a day. After a sil
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
@@ -35,8 +36,10 @@ from edge_agent.model import (
     Quality,
     SampleBlock,
     Schema,
+    Signals,
     Tag,
     concatenate,
+    shared,
 )
 from edge_agent.units import Unit
 
@@ -55,8 +58,12 @@ _SUFFIXES = {
 def slot_schema(raw: Schema) -> Schema:
     """Return the slot stream of a raw stream: ``em-kiln/slot.slow`` for ``em-kiln/raw.slow``."""
     stream = f"{raw.owner}/slot{raw.name.removeprefix('raw')}"
-    tags = tuple(_column(tag, suffix) for tag in raw.tags for suffix in _SUFFIXES[tag.kind])
-    return Schema(stream, Family.SLOT, tags, MINUTE / 1e9)
+    return Schema(stream, Family.SLOT, _columns(raw.signals), MINUTE / 1e9)
+
+
+@lru_cache(maxsize=256)
+def _columns(signals: Signals) -> Signals:
+    return shared(tuple(_column(tag, suffix) for tag in signals for suffix in _SUFFIXES[tag.kind]))
 
 
 def _column(tag: Tag, suffix: str) -> Tag:
