@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from edge_agent import __version__
 from edge_agent.clock import Clock, SystemClock
-from edge_agent.config import Config
+from edge_agent.config import Config, uncollected
 from edge_agent.delivery import run_sink
 from edge_agent.drivers.base import Counts, DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
@@ -99,16 +99,16 @@ class Agent:
             config.data / "log.db", specs, budget=_budget(config), commit=self._commit_period()
         )
         self.clock = clock or SystemClock(not_before=self.outbox.newest_ns)
-        self._links = links_of(config, self.clock)
-        metrics = metrics_of(config, self._links)
-        self.pipeline = Pipeline(
-            metrics,
-            self.outbox,
-            self.live,
-            f"{config.digest} {__version__}",  # a state is read by the code that wrote it
-            devices=config.device_digests,
-            recorded=_recorded(config, self._links),
-        )
+        with uncollected():
+            self._links = links_of(config, self.clock)
+            self.pipeline = Pipeline(
+                metrics_of(config, self._links),
+                self.outbox,
+                self.live,
+                f"{config.digest} {__version__}",  # a state is read by the code that wrote it
+                devices=config.device_digests,
+                recorded=_recorded(config, self._links),
+            )
         self.health = Health(
             started_ns=self.clock.wall_ns(),
             links={link.name: LinkHealth(link.name, tuple(link.devices)) for link in self._links},

@@ -2,7 +2,7 @@
 
 from edge_agent.config.config import Config, Retention, Shifts, SiteConfig, SitePlant, Web
 from edge_agent.config.entries import Registry
-from edge_agent.config.loading import load
+from edge_agent.config.loading import load, uncollected
 from edge_agent.config.schema import json_schema
 from edge_agent.config.tables import Tables, data_dir
 
@@ -18,4 +18,5 @@ __all__ = [
     "data_dir",
     "json_schema",
     "load",
+    "uncollected",
 ]

@@ -21,6 +21,8 @@ YEAR = 365 * DAY
 GIB = 1 << 30
 
 Levels = Sequence[tuple[str, float]]
+_PLAIN = frozenset({int, float, bool, type(None)})  # JSON has them as they are
+_FIELDS: dict[type[object], tuple[str, ...] | None] = {}  # asking costs as much as the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,14 @@ class SitePlant:
         """Return the slot stream of the same tag."""
         from edge_agent.metrics.slots import slot_schema
 
-        return slot_schema(self.raw(tag))
+        raw = self.raw(tag)
+        if raw.stream not in self._slots:
+            self._slots[raw.stream] = slot_schema(raw)
+        return self._slots[raw.stream]
+
+    @cached_property
+    def _slots(self) -> dict[str, Schema]:
+        return {}
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` that says why there is none."""
@@ -133,10 +142,10 @@ class Config:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the hash of all that figures depend on; no secret is in it."""
-        parts = (self.site, self.devices, self.shifts, self.quality, self.metrics)
+        parts = (self.site, self.device_digests, self.shifts, self.quality, self.metrics)
         return _digest(*parts, self.tables.digest)
 
-    @property
+    @cached_property
     def device_digests(self) -> dict[str, str]:
         """The same for what the readings of each device depend on."""
         return {name: _digest(name, device) for name, device in self.devices.items()}
@@ -187,15 +196,28 @@ def _digest(*said: object) -> str:
 
 def _canonical(value: object) -> object:
     """Return what JSON can hold; secrets, and passwords in addresses, are stars."""
-    if isinstance(value, Secret):
-        return "***"
-    if is_dataclass(value) and not isinstance(value, type):
-        held = {f.name: _canonical(getattr(value, f.name)) for f in fields(value)}
-        return {"": type(value).__name__} | held
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if (names := _fields(kind)) is not None:
+        held = [(name, _canonical(getattr(value, name))) for name in names]
+        return {"": kind.__name__} | dict(held)
     if isinstance(value, Mapping):
         return [[str(key), _canonical(item)] for key, item in value.items()]
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
-    if isinstance(value, str):
+    return value if isinstance(value, int | float) else _shown(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str) and "@" in value:
         return re.sub(r"(?<=//)[^/@]*@", "***@", value)
-    return value if isinstance(value, int | float | None) else str(value)
+    return "***" if isinstance(value, Secret) else str(value)
+
+
+def _fields(kind: type[object]) -> tuple[str, ...] | None:
+    """Return the names of a dataclass's fields; None for another type."""
+    if kind not in _FIELDS:
+        found = tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
+        _FIELDS[kind] = found
+    return _FIELDS[kind]

@@ -1,7 +1,9 @@
 """A file into a ``Config``, or every mistake of it at once."""
 
+import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -55,10 +57,27 @@ def load(
     errors    ``ConfigError`` with every mistake, in the order of the file
     """
     reading = _Reading(path, os.environ if env is None else env, registry or Registry.installed())
-    config = reading.config(overlay or {})
+    with uncollected():
+        config = reading.config(overlay or {})
     if reading.faults or config is None:
         raise ConfigError(reading.told())
     return config
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking for garbage where there is none.
+
+    A large configuration is millions of objects, all of them in use; going through them again and
+    again takes longer than making them.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Reading:
