@@ -17,7 +17,9 @@ class Live:
         self._listeners: list[Callable[[str], None]] = []
 
     def put(self, block: SampleBlock) -> None:
-        """Take over the last row of a block."""
+        """Take over the last row of a block; what is past already is nobody's newest row."""
+        if block.schema.past:
+            return
         n = len(block)
         self._last[block.schema.stream] = block.rows(n - 1, n)
         for listener in self._listeners:

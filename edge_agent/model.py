@@ -189,6 +189,11 @@ class Schema:
         """The stream's name under its owner: ``raw``, ``slot``, ``1h``."""
         return self.stream.partition("/")[2]
 
+    @property
+    def past(self) -> bool:
+        """Whether the rows are of an outage that is over, as the device remembers it."""
+        return self.name == "raw.history"
+
     @cached_property
     def index(self) -> dict[str, int]:
         """Column of each signal by its name."""

@@ -27,7 +27,7 @@ import numpy as np
 
 from edge_agent.breaker import Breakers, Probe
 from edge_agent.clock import Clock
-from edge_agent.drivers.base import Driver, Group, Probes
+from edge_agent.drivers.base import Driver, Group, Probes, Remembers
 from edge_agent.errors import Disconnected, EdgeError, NoAnswer, Unreachable
 from edge_agent.guard import FAILED_PAUSE, Backoff, PlugInFailed, note_down, plug_in
 from edge_agent.health import LinkHealth, State
@@ -163,6 +163,8 @@ class _LinkRunner:
             async with asyncio.TaskGroup() as tasks:
                 for group in self._pushed:
                     tasks.create_task(self._follow(group), name=f"driver {group.schema.stream}")
+                if isinstance(self._driver, Remembers):
+                    tasks.create_task(self._fill(self._driver), name=f"past {self._health.name}")
                 await self._poll()
         except* (Disconnected, PlugInFailed) as group:
             reason = group.exceptions[0]
@@ -193,6 +195,10 @@ class _LinkRunner:
     async def _follow(self, group: Group) -> NoReturn:
         while True:
             self._hand_on(await plug_in(self._driver.read(group)))
+
+    async def _fill(self, driver: Remembers) -> NoReturn:
+        while True:
+            self._hand_on(await plug_in(driver.past()))
 
     async def _poll(self) -> None:
         """Do what is due: ticks, what is read out of its turn, probes of silent units."""

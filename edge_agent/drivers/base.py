@@ -86,6 +86,19 @@ class Learns(Protocol):
 
 
 @runtime_checkable
+class Remembers(Protocol):
+    """A driver whose devices remember what they measured while nobody asked."""
+
+    async def past(self) -> SampleBlock:
+        """Return the next rows of an outage that is over; wait for as long as there are none.
+
+        They are a stream of their own, which is not among ``groups``: nobody answers for it.
+
+        errors  ``Disconnected``; what was not returned yet comes after the next ``connect``
+        """
+
+
+@runtime_checkable
 class KeepsFiles(Protocol):
     """A driver that needs files of its own, such as a certificate."""
 

@@ -25,6 +25,7 @@ class OpcUaDevice(DeviceConfig):
     publish          how often the server may push; state changes in between keep their own time
     clock_tolerance  how far the server's clock may be from the agent's
     frozen_after     how long the server's clock may stand still before its values are none
+    history          how far back an outage is filled from what the server remembers; 0s: not at all
     max_nodes        nodes in one request at most, where the server announces more than it bears
     """
 
@@ -35,6 +36,7 @@ class OpcUaDevice(DeviceConfig):
     publish: Duration = Duration(0.5)
     clock_tolerance: Duration = Duration(5.0)
     frozen_after: Duration = Duration(2.0)
+    history: Duration = Duration(86400.0)
     max_nodes: Annotated[int, Ge(1)] | None = None
 
     @property

@@ -19,6 +19,7 @@ from edge_agent.drivers.opcua_certificates import NAME, application_uri
 from edge_agent.drivers.opcua_columns import Columns, Irregular
 from edge_agent.drivers.opcua_security import Security
 from edge_agent.drivers.opcua_values import columns_of
+from edge_agent.errors import Unreachable
 
 if TYPE_CHECKING:
     from asyncua import ua
@@ -64,6 +65,8 @@ def new_client(endpoint: str, timeout: float) -> "Client":
                     await super().connect_socket()
             except TimeoutError as e:
                 raise ConnectionError("the host does not accept connections in time") from e
+            except OSError as e:
+                raise Unreachable(str(e)) from e
 
     logging.getLogger("asyncua").setLevel(logging.WARNING)
     # what goes wrong in the client reaches us as an exception and is logged once, in words

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.clock import Clock
+from edge_agent.clock import SECOND, Clock
 from edge_agent.drivers.base import Group, Vocabulary, apply_flag, groups_of
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_address import NodeAddress
 from edge_agent.drivers.opcua_client import UNTRUSTED, Asked, new_client, read, reason
 from edge_agent.drivers.opcua_columns import Columns, join
+from edge_agent.drivers.opcua_history import History
 from edge_agent.drivers.opcua_limits import AGAIN, ANNOUNCED, Limits, ServerTime, too_large
 from edge_agent.drivers.opcua_rows import SubscriptionRows
 from edge_agent.drivers.opcua_subscription import FASTEST, Subscription
@@ -63,7 +64,7 @@ class OpcUaDriver:
     """All devices behind one endpoint."""
 
     def __init__(self, devices: Mapping[str, OpcUaDevice], clock: Clock) -> None:
-        self._clock = clock
+        self._clock, self._devices = clock, dict(devices)
         self._groups = {
             group: (device, names)
             for name, device in devices.items()
@@ -85,6 +86,11 @@ class OpcUaDriver:
         self._thumbprint: str | None = None
         self._previous = False  # show the certificate before a renewal
         self._time = ServerTime()
+        self._histories = {
+            name: History(name, device, min(g.schema.period for g in groups_of(name, device)))
+            for name, device in devices.items()
+            if device.tags
+        }
         self._stands = False  # the server's clock does
         self._again_at = 0.0
 
@@ -110,6 +116,7 @@ class OpcUaDriver:
             "certificate": self._thumbprint,
             "most": self._limits.learnt,
             "words": words,
+            "history": {name: history.save() for name, history in self._histories.items()},
         }
 
     def load(self, state: Mapping[str, object], /) -> None:
@@ -119,6 +126,9 @@ class OpcUaDriver:
         pinned, most, words = (state.get(key) for key in ("certificate", "most", "words"))
         self._thumbprint = pinned if isinstance(pinned, str) else None
         self._limits.load(most)
+        past = state.get("history")
+        for name, history in self._histories.items():
+            history.load(past.get(name) if isinstance(past, dict) else None)
         for group, scaling in self._scalings.items():
             for column in scaling.words:
                 name = f"{group.schema.stream} {group.schema.tags[column].name}"
@@ -145,6 +155,7 @@ class OpcUaDriver:
                     )
                 await client.connect()
                 await self._look_up(client)
+                self._note_gaps()
                 for group in self._groups:
                     if group.period is None:
                         self._pushed[group] = self._subscription(client, group)
@@ -163,8 +174,44 @@ class OpcUaDriver:
             raise Disconnected(f"{self._endpoint}: not connected")
         with self._failures():
             if group.period is None:
-                return await self._pushed[group].next_rows()
-            return await self._poll(self._client, group)
+                block = await self._pushed[group].next_rows()
+            else:
+                block = await self._poll(self._client, group)
+        if block.quality[:, -1].min() < Quality.BAD:
+            history = self._histories[group.schema.owner]
+            history.until = max(history.until, int(block.time[-1]))
+        return block
+
+    async def past(self) -> SampleBlock:
+        """Return the next rows of an outage that is over. Raises ``Disconnected``."""
+        client = self._client
+        if client is None:
+            raise Disconnected(f"{self._endpoint}: not connected")
+        with self._failures():
+            for history in self._histories.values():
+                if history.gaps and not history.found:
+                    await history.find(client, self._ids(history.device))
+                if history.found:
+                    rows = await history.next(client, self._limits)
+                    if rows is not None:
+                        return rows
+        await asyncio.Event().wait()  # until the connection ends
+        raise Disconnected(f"{self._endpoint}: connection lost")
+
+    def _note_gaps(self) -> None:
+        """Note what each device has been missing."""
+        now = self._clock.wall_ns()
+        for name, history in self._histories.items():
+            device = self._devices[name]
+            history.opened(now, device.history.ns, round(2 * history.period * SECOND))
+
+    def _ids(self, device: str) -> "list[tuple[ua.NodeId, int | None] | None]":
+        """Return the nodes of a device's tags, in the order written."""
+        found: dict[str, tuple[ua.NodeId, int | None] | None] = {}
+        for group, (_, names) in self._groups.items():
+            if group.schema.owner == device:
+                found |= dict(zip(names, self._nodes[group].ids, strict=True))
+        return [found[name] for name in self._devices[device].tags]
 
     async def close(self) -> None:
         """Close the link; any number of times, also before ``connect``."""
@@ -326,7 +373,7 @@ class OpcUaDriver:
         try:
             yield
         except Disconnected as e:
-            raise Disconnected(f"{self._endpoint}: {e}") from e
+            raise type(e)(f"{self._endpoint}: {e}") from e
         # an assertion is how the library reports a secure channel that the server has closed, a
         # ValueError or struct.error is an answer that cannot be decoded
         except (OSError, UaError, AssertionError, ValueError, struct.error) as e:

@@ -99,7 +99,9 @@ class SubscriptionRows:
         rows = np.unique(np.append(moment[self._exact[column]], moment[-1]))
         row = np.searchsorted(rows, moment)
         stamps = time[np.searchsorted(moment, rows)]
-        block_value, block_quality = self._laid_out(column, row, value, quality, len(rows))
+        held = self._value, self._quality
+        block_value, block_quality = laid_out(held, column, row, value, quality)
+        self._value, self._quality = block_value[:, -1].copy(), block_quality[:, -1].copy()
         late = column[marked], row[marked]  # a mark of the time is of this row, not of what is held
         block_quality[late] = np.maximum(block_quality[late], Quality.UNCERTAIN_CLOCK)
         return self._block(stamps, block_value, block_quality)
@@ -120,28 +122,6 @@ class SubscriptionRows:
         source = np.where(own, source, now)
         near = np.abs(source - now) <= self._tolerance
         return np.where(near, source, now), source, ~near
-
-    def _laid_out(
-        self,
-        column: NDArray[np.intp],
-        row: NDArray[np.intp],
-        value: F64,
-        quality: U8,
-        n: int,
-    ) -> tuple[F64, U8]:
-        """Return values and qualities, (k, n): what is held, with each change from its row on."""
-        k = len(self._value)
-        if n == 1:
-            self._value[column], self._quality[column] = value, quality  # of equals the last stays
-            return self._value.reshape(k, 1).copy(), self._quality.reshape(k, 1).copy()
-        change = np.full((k, n), -1, np.intp)
-        change[column, row] = np.arange(len(column))
-        np.maximum.accumulate(change, axis=1, out=change)
-        held = change < 0
-        laid_value = np.where(held, self._value[:, None], value[change])
-        laid_quality = np.where(held, self._quality[:, None], quality[change])
-        self._value, self._quality = laid_value[:, -1].copy(), laid_quality[:, -1].copy()
-        return laid_value, laid_quality
 
     def _held(self, stamp: int) -> SampleBlock:
         """Return a row of what is held."""
@@ -171,3 +151,24 @@ class SubscriptionRows:
         watched = ~self._refused
         self._value[watched], self._quality[watched] = np.nan, Quality.BAD_NO_ANSWER
         self._waiting[watched] = True
+
+
+def laid_out(
+    held: tuple[F64, U8], column: NDArray[np.intp], row: NDArray[np.intp], value: F64, quality: U8
+) -> tuple[F64, U8]:
+    """Return values and qualities, (k, n): what is held, with each change from its row on.
+
+    held            (k,): values and qualities before the first row
+    column          (m,): of each change
+    row             (m,): of each change, 0 to n-1, non-decreasing
+    value, quality  (m,): of equal row and column the last counts
+    """
+    k, n = len(held[0]), int(row[-1]) + 1
+    change = np.full((k, n), -1, np.intp)
+    change[column, row] = np.arange(len(column))
+    np.maximum.accumulate(change, axis=1, out=change)
+    before = change < 0
+    return (
+        np.where(before, held[0][:, None], value[change]),
+        np.where(before, held[1][:, None], quality[change]),
+    )
