@@ -8,6 +8,7 @@ from edge_agent.clock import SECOND, VirtualClock
 from edge_agent.drivers.base import TagConfig, groups_of
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_address import NodeAddress
+from edge_agent.drivers.opcua_limits import Limits, ServerTime
 from edge_agent.drivers.opcua_rows import SubscriptionRows
 from edge_agent.drivers.opcua_security import Security
 from edge_agent.drivers.opcua_values import Scaling, columns_of, quality_of
@@ -228,3 +229,25 @@ def test_devices_of_one_endpoint_share_a_link_unless_their_security_differs() ->
     assert plain.link == ported.link
     assert plain.link != user.link
     assert np.unique([hash(d.link) for d in (plain, ported, user)]).size == 2
+
+
+def test_a_server_without_a_clock_is_never_frozen_and_ticks_count_from_the_last_change() -> None:
+    time = ServerTime()
+    assert [time.still(None, now) for now in (0.0, 9.0)] == [0.0, 0.0]
+    said = [(5.0, 10.0), (5.0, 11.0), (6.0, 12.0), (6.0, 12.5)]
+    assert [time.still(s, now) for s, now in said] == [0.0, 1.0, 0.0, 0.5]
+    time.forget()
+    assert time.still(6.0, 99.0) == 0.0
+
+
+def test_the_smallest_of_all_limits_counts() -> None:
+    limits = Limits(configured=200)
+    assert limits["read"] == 200
+    limits.announce({"read": 1000.0, "items": 50, "history": 0, "points": "many"})
+    assert [limits[service] for service in ("read", "items", "history")] == [200, 50, 200]
+    assert limits.refused("items", 50)
+    assert limits["items"] == 25
+    assert not limits.refused("items", 1)
+    limits.load({"read": 7, "items": "x", "history": 0})
+    assert (limits["read"], limits["items"]) == (7, 50)
+    limits.load("nonsense")
