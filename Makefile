@@ -18,6 +18,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --editable '.[test,dev,uvloop]'
 	touch $(VENV)/.agent $@
 
+# node-opcua, an OPC UA server written by others; 70 MB that only the tests use
+NODE := tests/drivers/node_opcua
+$(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --silent
+	touch $@
+
 demo: $(VENV)/.agent                ## simulated plant, agent and dashboard; ends with Ctrl-C
 	$(BIN)/edge-agent demo $(ARGS)
 
@@ -30,10 +36,10 @@ check: $(VENV)/.dev                 ## formatting, lint, types, import contracts
 packages:                           # real servers and a real browser; installed, never started
 	.ci/system-packages
 
-test: packages check                ## everything, on real servers; pytest's summary is the last line
+test: packages $(NODE)/node_modules/.package-lock.json check                ## everything, on real servers; pytest's summary is the last line
 	$(BIN)/python -m pytest -q $(ARGS)
 
-soak: packages $(VENV)/.dev         ## long kills and outages
+soak: packages $(NODE)/node_modules/.package-lock.json $(VENV)/.dev         ## long kills and outages
 	$(BIN)/python -m pytest -q -m soak --override-ini addopts= $(ARGS)
 
 bench: $(VENV)/.dev                 ## measured numbers, as JSON
@@ -44,4 +50,4 @@ bench-gateway: packages $(VENV)/.dev  ## the whole agent at full load, some 9 mi
 	$(BIN)/python -m benchmarks.gateway --table docs/benchmark.md $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NODE)/node_modules build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
