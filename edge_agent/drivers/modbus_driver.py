@@ -112,7 +112,7 @@ class ModbusDriver:
         async with self._lock:
             await self._wire.settle(config.unit)
             try:
-                await self._wire.ask(config.unit, Request(table, first, last - first + 1, 0, ()))
+                await self._wire.probe(config.unit, Request(table, first, last - first + 1, 0, ()))
             except TimeoutError as e:
                 raise NoAnswer(device, str(e)) from e
         lessons.heard += 1

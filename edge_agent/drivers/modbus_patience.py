@@ -34,7 +34,7 @@ class Patience:
         self._alone = alone
         self._mean: float | None = None
         self._deviation = 0.0
-        self._latest = 0.0  # the slowest answer that came too late
+        self._latest = self._seen_late = 0.0  # the slowest answer that came too late
         self._silences = 0
 
     @property
@@ -76,9 +76,16 @@ class Patience:
     def _most(self) -> float:
         return max(self._configured, self._learnt)
 
-    def answered(self, took: float | None) -> None:
-        """Note an answer; None where it is not known which request it answers."""
+    def answered(self, took: float | None, *, at_once: bool = True) -> None:
+        """Note an answer.
+
+        took     None where it is not known which request it answers
+        at_once  the unit was asked once and nothing else was under way: it is in step
+        """
         self._silences = 0
+        if at_once:
+            self._latest = max(self._latest, self._seen_late)
+        self._seen_late = 0.0
         if took is None:
             return
         if self._mean is None:
@@ -90,7 +97,12 @@ class Patience:
     def silent(self) -> None:
         """Note a request that was given up."""
         self._silences += 1
+        self._seen_late = 0.0
 
     def late(self, took: float) -> None:
-        """Note an answer to a request that had been given up."""
-        self._latest = max(self._latest, took)
+        """Note an answer to a request that had been given up.
+
+        It counts once the unit has answered at once: one that holds its answers back until it is
+        asked again is not slow.
+        """
+        self._seen_late = max(self._seen_late, took)

@@ -7,13 +7,10 @@ request as all the rest.
 
 A late answer must never be taken for the answer to the next request. Over TCP every answer
 carries the transaction id of its request. RTU has no such id, on a wire as well as behind a
-converter (a new socket would not help there: the converter hands on whatever the line says). It
-has unit, function and length. So a request that stayed unanswered is not repeated, nor one like it
-sent to its unit, for two more time-outs; a request of another length may be, and its answer proves
-that none older is under way, for a unit answers in the order it was asked. Exceptions have no
-length; they are not believed meanwhile. Other units are asked as usual. A unit slower than three
-time-outs cannot be told from a quick one, until it has been seen to be so late; then its limit
-grows.
+converter (a new socket would not help there: the converter hands on whatever the line says); what
+is done about it stands in ``modbus_owed``. Other units of the line are asked as usual meanwhile. A
+unit slower than three time-outs cannot be told from a quick one, until it has been seen to be so
+late; then its limit grows.
 
 A TCP connection on which nobody has answered for a while may be half open: a box behind a router,
 or a converter that has forgotten it, while a new one would work. It is replaced before the next
@@ -25,12 +22,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from edge_agent.drivers.links import CONNECT, UNACKNOWLEDGED, watch
 from edge_agent.drivers.modbus_frames import Framing, Mbap, Refused, Rtu, Shape, Words
 from edge_agent.drivers.modbus_line import Line, Manners
+from edge_agent.drivers.modbus_owed import Owed
 from edge_agent.drivers.modbus_patience import Patience
 from edge_agent.drivers.modbus_plan import Request
 from edge_agent.errors import Disconnected, Unreachable
@@ -126,10 +123,8 @@ class Wire:
         self._last: int | None = None  # the unit asked last
         self._free_at = 0.0  # since when the line is; times are the event loop's
         self._mute_since: float | None = None  # when the first request went out that got nothing
-        # until when a late answer of this shape may come, and whether that is worth waiting for
-        self._stale: dict[Shape, tuple[float, bool]] = {}
-        # requests given up, by what tells their answers: when they were sent, and the unit
-        self._missed: dict[int | Shape, tuple[list[float], int]] = {}
+        self._owed = Owed()  # over RTU
+        self._missed: dict[int, tuple[int, float]] = {}  # over TCP: mark -> unit, when it was sent
 
     async def open(self) -> None:
         """Open the link. Raises ``Unreachable``."""
@@ -167,30 +162,25 @@ class Wire:
     async def probe(self, unit: int, request: Request) -> None:
         """Return when the unit has given a sign of life; a refusal is one.
 
-        Over RTU it asks for one to three more registers than the request where a late answer to
-        a probe before could be taken for this one's.
+        Over RTU it may ask for up to three registers more, so that it need not wait until no
+        answer to the probe before can come any more.
 
         errors  as of ``ask``
         """
-        step = 8 if request.table.is_bits else 1
-        for more in range(4):
-            wider = replace(request, count=request.count + more * step)
-            if self._stale.get(Shape.of(unit, wider), (0.0,))[0] <= _now():
-                break
-        else:
-            wider = request
-        await self.ask(unit, wider, is_probe=True)
+        await self.ask(unit, self._owed.wider(unit, request, _now()), is_probe=True)
 
     async def ask(self, unit: int, request: Request, *, is_probe: bool = False) -> Words | Refused:
         """Return the words (or bits) of the answer, or why there are none.
 
-        is_probe  also an exception that may come late will do
+        is_probe  only a sign of life is wanted: an answer to an older request will do
         errors    ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
         """
         shape, patience = Shape.of(unit, request), self._patience[unit]
-        link = await self._usable()
         if isinstance(self._framing, Rtu):
-            await self._until_clear(self._framing, shape, is_probe=is_probe)
+            behind = await self._in_step(self._framing, request, shape, is_probe=is_probe)
+            if behind is not None:
+                return behind
+        link = await self._usable()
         air = self._line.airtime(5 + shape.size)
         first, limit = patience.first, patience.limit
         sent: list[tuple[int, float]] = []
@@ -205,13 +195,12 @@ class Wire:
             self._last, self._free_at = unit, _now()
             self._framing.rest()
             self._pass_over()
-            if not is_over or (found is None and not self._framing.is_heard):
-                self._remember(shape, sent)  # also when it was not waited for to the end
+            if not is_over or found is None:  # also when it was not waited for to the end
+                self._remember(shape, sent)
         if found is not None:
             return self._answered(shape, found, sent, air)
         if self._framing.is_heard:
-            patience.answered(None)
-            self._stale[shape] = _now() + patience.usual, True
+            patience.answered(None, at_once=False)
             return Refused(0)
         patience.silent()
         if self._mute_since is None and link.heard_at < began:
@@ -243,14 +232,13 @@ class Wire:
             raise TimeoutError("the gateway has no answer from it")
         took = self._free_at - next(at for m, at in sent if m == mark)
         if not self._line.is_rtu or len(sent) == 1:
-            patience.answered(max(0.0, took - air))
-            older_ones = [] if isinstance(answer, Refused) else list(self._stale)
-            for older in [s for s in older_ones if s.unit == shape.unit]:
-                del self._stale[older]
-                self._missed.pop(older, None)
+            patience.answered(max(0.0, took - air), at_once=len(sent) == 1)
+            if shape not in self._owed and not isinstance(answer, Refused):
+                self._owed.forget(shape.unit)  # it answers in the order in which it was asked
         else:  # the other of the two may still be answered, in about the same time
-            patience.answered(None)
-            self._stale[shape] = self._free_at + max(took, patience.usual), True
+            patience.answered(None, at_once=False)
+            until = self._free_at + max(took, patience.usual)
+            self._owed.add(shape, [sent[-1][1]], until, is_brief=True)
         return answer
 
     async def _usable(self) -> _Link:
@@ -269,29 +257,34 @@ class Wire:
             raise Disconnected(f"{self._line.name} is not connected")
         return link
 
-    async def _until_clear(self, framing: Rtu, shape: Shape, *, is_probe: bool) -> None:
-        """Wait while a late answer could be taken for this one, if that will not be for long."""
-        now = _now()
-        self._stale = {s: (until, w) for s, (until, w) in self._stale.items() if until > now}
-        if shape in self._stale:
-            until, is_worth_waiting = self._stale[shape]
-            if not is_worth_waiting:
-                raise TimeoutError("no answer; it is not asked while a late one may still come")
-            await asyncio.sleep(until - now)
-            self._stale.pop(shape, None)
-        is_clear = all(s.unit != shape.unit for s in self._stale)
-        framing.believes_exceptions = is_clear or is_probe
+    async def _in_step(
+        self, framing: Rtu, request: Request, shape: Shape, *, is_probe: bool
+    ) -> Refused | None:
+        """Return when an answer of this shape can only be that to the request; else why not."""
+        wait, is_brief = self._owed.wait(shape, _now())
+        if wait and not is_brief:
+            raise TimeoutError("no answer; it is not asked while a late one may still come")
+        if wait:
+            await asyncio.sleep(wait)
+        if shape in self._owed and not is_probe:
+            answer = await self.ask(shape.unit, self._owed.apart(shape.unit, request))
+            if isinstance(answer, Refused) and answer.code == 0:
+                return answer
+            self._owed.forget(shape.unit)
+            await self.settle(shape.unit)
+        framing.believes_exceptions = is_probe or not self._owed.is_awaited(shape.unit, _now())
+        return None
 
     def _remember(self, shape: Shape, sent: list[tuple[int, float]]) -> None:
         """Note what may be answered late."""
-        if self._line.is_rtu:
-            self._missed[shape] = [at for _, at in sent], shape.unit
-        else:
-            self._missed |= {mark: ([at], shape.unit) for mark, at in sent}
-        while len(self._missed) > REMEMBERED:
-            del self._missed[next(iter(self._missed))]
-        if self._line.is_rtu:
-            self._stale[shape] = self._free_at + self._patience[shape.unit].stale, False
+        if not self._line.is_rtu:
+            self._missed |= {mark: (shape.unit, at) for mark, at in sent}
+            while len(self._missed) > REMEMBERED:
+                del self._missed[next(iter(self._missed))]
+            return
+        patience, is_heard = self._patience[shape.unit], self._framing.is_heard
+        until = self._free_at + (patience.usual if is_heard else patience.stale)
+        self._owed.add(shape, [at for _, at in sent], until, is_brief=is_heard)
 
     def _pass_over(self) -> None:
         """Count what was no answer, and learn from what was a late one."""
@@ -302,13 +295,13 @@ class Wire:
         strays, framing.strays = framing.strays, []
         for stray in strays:
             self.counts["late_frames"] += 1
-            key = stray.shape if self._line.is_rtu else stray.mark
-            times, unit = self._missed.get(key, ([], 0))
-            if times:
-                self._patience[unit].late(_now() - times.pop(0))
-            if not times and key in self._missed:  # none is under way any more
-                del self._missed[key]
-                self._stale.pop(stray.shape, None)
+            if self._line.is_rtu:
+                late = self._owed.came(stray.shape, _now())
+                if late is not None:
+                    self._patience[stray.shape.unit].late(late)
+            elif stray.mark in self._missed:
+                unit, at = self._missed.pop(stray.mark)
+                self._patience[unit].late(_now() - at)
 
     def _make(self, link: _Link) -> "AsyncModbusTcpClient | AsyncModbusSerialClient":
         """Return a client; inside the running loop, which its constructor asks for."""

@@ -30,6 +30,7 @@ class Meter:
         self.late = late
         self.script: list[str] = []
         self.silent_units: set[int] = set()
+        self.more = 0  # what is added to every register
         self.asked: list[tuple[int, int, int, int]] = []  # unit, function, address, count
         self.connections = 0
         self.at_once = self.most_at_once = 0  # requests that are being answered
@@ -93,7 +94,7 @@ class Meter:
         self.asked.append((unit, function, address, count))
         if word == "silent" or unit in self.silent_units:
             return
-        registers = [(1000 * unit + address + i) & 0xFFFF for i in range(count)]
+        registers = [(1000 * unit + address + i + self.more) & 0xFFFF for i in range(count)]
         body = struct.pack(f">BB{count}H", function, 2 * count, *registers)
         if function <= 2:
             bits = [(address + i) % 3 == 0 for i in range(count)]

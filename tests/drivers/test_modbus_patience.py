@@ -60,7 +60,7 @@ def test_a_unit_that_fell_silent_is_asked_once_and_at_first_not_for_long() -> No
 def test_a_unit_that_is_back_is_known_as_before() -> None:
     patience = after(*[0.02] * 50)
     patience.silent()
-    patience.answered(None)
+    patience.answered(None, at_once=False)
 
     assert patience.first == FLOOR
 
@@ -82,6 +82,21 @@ def test_a_device_that_stalls_now_and_then_is_waited_for_once_that_is_known(alon
 def test_a_limit_grows_to_a_few_time_outs_at_most() -> None:
     patience = after(0.05, alone=True)
     patience.late(1e6)
+    patience.answered(0.05)
 
     assert patience.limit == GROWTH
     assert patience.stale == 2 * GROWTH
+
+
+def test_a_device_that_is_one_answer_behind_is_not_slow() -> None:
+    """Its answers come when it is asked again, however long that is."""
+    patience = after(*[0.02] * 20)
+    for _ in range(5):
+        patience.silent()
+        patience.late(10.0)
+        patience.answered(None, at_once=False)
+    patience.late(10.0)
+    patience.silent()
+    patience.answered(0.02)
+
+    assert patience.limit == pytest.approx(3 * FLOOR)

@@ -8,6 +8,7 @@ import gc
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ import pytest
 from edge_agent.clock import SystemClock
 from edge_agent.drivers.base import TagConfig
 from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_driver import ModbusDriver
+from edge_agent.drivers.modbus_plan import Request
+from edge_agent.drivers.modbus_wire import Manners, Refused, Wire
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
@@ -124,9 +128,43 @@ async def test_over_rtu_a_late_exception_is_not_believed() -> None:
         with pytest.raises(NoAnswer):
             await read(driver, "m/raw.5s")
         await asyncio.sleep(0.4)
-        meter.script = ["good", "exception 2"]
+        meter.script = ["good", "good", "exception 2"]  # the first shows that it is in step
         assert row(await read(driver)) == GOOD
         assert row(await read(driver, "m/raw.5s")) == [(None, Quality.BAD_ADDRESS)]
+
+
+# without and with a second try
+@pytest.mark.parametrize(("framing", "bound"), [("tcp", 0.1), ("rtu", 0.1), ("rtu", 0.5)])
+@pytest.mark.parametrize("counts", [(1,), (2, 2), (1, 3, 2)])
+async def test_a_device_that_is_one_answer_behind_never_shows_an_old_value(
+    framing: str, bound: float, counts: tuple[int, ...]
+) -> None:
+    """L3, peers 22, 23: the answer to a request comes when the next one is asked."""
+    requests = [Request(Table.HOLDING_REGISTERS, 10 * i, n, 0, ()) for i, n in enumerate(counts)]
+    good = old = 0
+    async with Meter(framing) as meter:
+        wire = Wire(device(at(meter)).line, {1: Manners(bound, 0.0)})
+        await wire.open()
+        try:
+            for turn in range(9):
+                meter.script = ["behind"] * 100 if 2 <= turn < 6 else []
+                for i, request in enumerate(requests):
+                    meter.more += 7  # every answer can be told from every other
+                    try:
+                        answer = await wire.ask(1, request)
+                    except TimeoutError:
+                        with suppress(TimeoutError):
+                            await wire.probe(1, requests[0])
+                        continue
+                    if not isinstance(answer, Refused):
+                        good += turn >= 6
+                        old += answer[0] != 1000 + 10 * i + meter.more
+                await asyncio.sleep(bound / 4)
+        finally:
+            await wire.close()
+
+    assert old == 0
+    assert good > 0
 
 
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])
