@@ -190,16 +190,24 @@ async def send(client: "Client", request: object) -> bytes:
     return bytes(await protocol.send_request(request))
 
 
+def encoded_read(encoded: Sequence[bytes]) -> object:
+    """Return a read request of attributes that are encoded already, without time stamps."""
+    from asyncua import ua
+
+    plain, neither = ua.ReadRequest(), ua.TimestampsToReturn.Neither
+    asked: object = _encoded_read()(
+        plain.TypeId, plain.RequestHeader, 0.0, neither, _Counted(encoded)
+    )
+    return asked
+
+
 async def read(client: "Client", encoded: Sequence[bytes]) -> Columns:
     """Return what one Read request brings; the number of values may differ from that asked for."""
     from asyncua import ua
     from asyncua.common.utils import Buffer
     from asyncua.ua.ua_binary import struct_from_binary
 
-    plain = ua.ReadRequest()
-    neither = ua.TimestampsToReturn.Neither
-    request = _encoded_read()(plain.TypeId, plain.RequestHeader, 0.0, neither, _Counted(encoded))
-    answer = await send(client, request)
+    answer = await send(client, encoded_read(encoded))
     try:
         return messages.read(answer)
     except Irregular:
