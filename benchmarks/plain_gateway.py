@@ -7,7 +7,6 @@ pymodbus as its manual shows it, one ``convert_from_registers`` per value, one r
 the agent's topics and columns, so that the same subscriber reads both.
 """
 
-# ruff: noqa: TID253  -- the process uses all of them from the start
 import asyncio
 import json
 import signal
