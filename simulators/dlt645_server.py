@@ -34,6 +34,12 @@ _READ, _ON, _WHO = 0x11, 0x12, 0x13
 
 # data identifiers -> digits as the standard's tables print them, a sign allowed, unit
 _TABLE = (
+    (r"0090010[01]", "XXXXXX.XX", False, "kWh"),
+    (r"0090020[01]", "XXXXXX.XX", False, "CNY"),
+    (r"0280000B", "XXXX.XXXX", False, "CNY/kWh"),
+    (r"0400030[67]", "NNNNNN", False, "1"),
+    (r"0400020[12346]|0400030[1-5]", "NN", False, "1"),
+    (r"04000205", "NNNN", False, "1"),
     (r"000[034]....|00(17|18|2B|2C|3F|40)....", "XXXXXX.XX", True, "kWh"),
     (r"00......", "XXXXXX.XX", False, "kWh"),
     (r"01......", "XX.XXXX", True, "kW"),
@@ -65,7 +71,7 @@ _TABLE = (
     (r"B63.", "XX.XXXX", False, "kW"),
     (r"B64.", "XX.XX", False, "kvar"),
     (r"B65.", "X.XXX", False, "1"),
-    (r"B[0189]..", "MMDDhhmm", False, "1"),
+    (r"B[014589]..", "MMDDhhmm", False, "1"),
     (r"C010", "YYMMDDWW", False, "1"),
     (r"C011", "hhmmss", False, "1"),
     (r"C02[01]", "bits8", False, "1"),

@@ -13,7 +13,8 @@ same form as the meter has. ``place`` reads how a person writes it:
 Dates and times are numbers of their digits as well (YYMMDDWW, hhmmss): the meter's clock knows no
 zone.
 
-Source: DL/T 645-2007, appendix A (tables A.1 to A.6); DL/T 645-1997, appendix A.
+Source: DL/T 645-2007, appendix A (tables A.1 to A.6), with what makers have added to it: line
+voltages and the amounts left of prepaid meters; DL/T 645-1997, appendix A.
 """
 
 import re
@@ -143,6 +144,12 @@ _SINGLE = {
     0x02800008: Field(2, 2, "V"),
     0x02800009: Field(2, 2, "V"),
     0x0280000A: Field(4, 0, "min"),
+    0x0280000B: Field(4, 4, "CNY/kWh"),  # the price that holds now
+    # of prepaid meters: what is left and what is owed, as energy and as money
+    0x00900100: Field(4, 2, "kWh"),
+    0x00900101: Field(4, 2, "kWh"),
+    0x00900200: Field(4, 2, "CNY"),
+    0x00900201: Field(4, 2, "CNY"),
     0x04000101: _PLAIN[4],  # YYMMDDWW, 0 is Sunday
     0x04000102: _PLAIN[3],  # hhmmss
     0x04000103: Field(1, 0, "min"),
@@ -150,6 +157,8 @@ _SINGLE = {
     0x04000105: Field(2, 0, "ms"),
     **{0x04000200 + n: _PLAIN[2 if n == 5 else 1] for n in range(1, 7)},
     **{0x04000300 + n: _PLAIN[1] for n in range(1, 6)},
+    0x04000306: _PLAIN[3],  # current transformer ratio
+    0x04000307: _PLAIN[3],  # voltage transformer ratio
     0x04000401: _PLAIN[6],
     0x04000402: _PLAIN[6],
     0x04000409: _PLAIN[3],  # imp/kWh

@@ -22,8 +22,8 @@ from edge_agent.units import Duration
 from simulators.faults import Script, Trouble
 from simulators.octets import OctetServer
 from simulators.truth import Outcome
+from tests.drivers import dlt645_bench as dlt645
 from tests.drivers import test_cjt188 as cjt188
-from tests.drivers import test_dlt645 as dlt645
 from tests.drivers.test_modbus_return import AWAY, WITHIN, Box
 
 Meter = dlt645.Dlt645Meter | cjt188.Cjt188Meter
