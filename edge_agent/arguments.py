@@ -34,7 +34,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         help="what is logged (info for run, else warning)",
     )
     menu = _Menu(whole, runs)
-    for add in (_demo, _run, _check, _explain, _scan, _simulate, _report):
+    for add in (_demo, _run, _check, _explain, _scan, _tags, _simulate, _report):
         add(menu)
     return whole
 
@@ -44,7 +44,7 @@ class _Menu:
 
     def __init__(self, above: argparse.ArgumentParser, runs: Mapping[str, Run]) -> None:
         self._below = above.add_subparsers(metavar="COMMAND", required=True)
-        self._runs = runs
+        self.runs = runs
 
     def add(self, name: str, what: str, example: str, more: str = "") -> argparse.ArgumentParser:
         """Return the parser of one more command; ``more`` stands below its first line of help."""
@@ -55,8 +55,8 @@ class _Menu:
             epilog=f"example:  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name in self._runs:
-            one.set_defaults(command=self._runs[name])
+        if name in self.runs:
+            one.set_defaults(command=self.runs[name])
         return one
 
 
@@ -182,6 +182,41 @@ def _scan(menu: _Menu) -> None:
     add("--for", dest="length", type=duration, default="10m", metavar="TIME", help=most)
     deep = "search all addresses, also where a template fits already"
     add("--deep", action="store_true", help=deep)
+
+
+def _tags(menu: _Menu) -> None:
+    what = "bring the tag table into a spreadsheet and back"
+    more = "tags export writes it, tags import reads it; see the help of each."
+    both = menu.add("tags", what, "edge-agent tags export plant.yaml -o points.xlsx", more)
+    below = _Menu(both, menu.runs)
+    what = "write the tag table of a configuration as CSV or XLSX"
+    more = (
+        "One row per tag as it is in force, those of the templates as well; the column origin\n"
+        "says which: template, changed (the plant's file writes some of it), own. CSV is UTF-8\n"
+        "with the mark that Excel looks for. Without -o the CSV goes to the terminal."
+    )
+    example = "edge-agent tags export plant.yaml -o points.xlsx"
+    add = below.add("tags export", what, example, more).add_argument
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+    add("-o", "--output", type=Path, metavar="FILE", help="points.csv or points.xlsx")
+    only = "only this device; may be given several times (all)"
+    add("--device", action="append", default=[], metavar="NAME", help=only)
+    add("--chinese", action="store_true", help="headings in Chinese: 设备, 点名, 地址 …")
+    add("--overwrite", action="store_true", help="replace the file if it is there")
+
+    what = "read a tag table and write it as YAML to paste"
+    more = (
+        "The first row names the columns: device, tag, at, type, order, scale, unit, kind …,\n"
+        "or 设备, 点名, 地址, 类型, 字节序, 系数, 单位, 种类 …; tags export writes all of them.\n"
+        "Only device, tag and at are needed; at not where a template has the tag. An empty cell\n"
+        "leaves what the template says, - takes it away, and no in the column use takes the tag\n"
+        "out. CSV may be UTF-8 or GBK, with comma, semicolon or tab. Each mistake is told as\n"
+        "file:row:column; the rows that are right are written all the same."
+    )
+    add = below.add("tags import", what, "edge-agent tags import points.xlsx", more).add_argument
+    add("file", type=Path, metavar="FILE", help="points.csv or points.xlsx")
+    add("-o", "--output", type=Path, metavar="FILE", help="write the YAML there (the terminal)")
+    add("--overwrite", action="store_true", help="replace the file if it is there")
 
 
 def _simulate(menu: _Menu) -> None:

@@ -15,7 +15,7 @@ from edge_agent.drivers.base import DeviceConfig, Order, TagConfig
 from edge_agent.errors import ConfigError, Fault
 from edge_agent.units import Duration
 
-_SCHEMES = {"modbus": "modbus+", "opcua": "opc.", "dlt645": "dlt645+", "cjt188": "cjt188+"}
+PREFIXES = {"modbus": "modbus+", "opcua": "opc.", "dlt645": "dlt645+", "cjt188": "cjt188+"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Templates:
 
     def _fits(self, template: MapNode, mark: Mark, name: str, kind: type[DeviceConfig]) -> None:
         protocol = template.items.get("protocol", Node(mark)).value
-        prefix = _SCHEMES.get(str(protocol))
+        prefix = PREFIXES.get(str(protocol))
         if prefix is not None and not any(s.startswith(prefix) for s in kind.schemes):
             message = (
                 f'"{name}" is a template for {protocol}, but "connect" is {kind.schemes[0]}://'

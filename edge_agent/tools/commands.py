@@ -4,12 +4,14 @@ import argparse
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import NamedTuple
 
 from edge_agent.config import load
-from edge_agent.errors import EdgeError
+from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.tools import explain as explained
-from edge_agent.tools import scan_told
+from edge_agent.tools import scan_told, tagfile, tags
+from edge_agent.tools.models import Models
 from edge_agent.tools.scan import Scan, Wish
 
 NOTHING, INTERRUPTED = 1, 130
@@ -52,6 +54,43 @@ def explain(options: argparse.Namespace, show: Show) -> int:
     for line in explained.lines(load(options.config), options.tag):
         show.say(line)
     return 0
+
+
+def export_tags(options: argparse.Namespace, show: Show) -> int:
+    """Write the tag table of a configuration."""
+    output: Path | None = options.output
+    _not_there(output, replaced=options.overwrite)
+    rows = tags.exported(load(options.config), options.device)
+    if output is None:
+        show.say(tagfile.to_csv(rows, chinese=options.chinese).replace("\r\n", "\n").rstrip("\n"))
+        return 0
+    if output.suffix.lower() not in {".csv", ".xlsx"}:
+        raise ConfigError([f"tags export: {output}: name a file that ends in .csv or .xlsx"])
+    tagfile.write(output, rows, chinese=options.chinese)
+    devices = len({row["device"] for row in rows})
+    show.say(f"written   {output}: {len(rows)} tags of {devices} devices")
+    return 0
+
+
+def import_tags(options: argparse.Namespace, show: Show) -> int:
+    """Write the YAML of a tag table; what is wrong in it goes to standard error, row by row."""
+    output: Path | None = options.output
+    _not_there(output, replaced=options.overwrite)
+    found = tags.imported(tagfile.read(options.file), str(options.file), Models(options.file))
+    if output is None:
+        for line in found.lines:
+            show.say(line)
+    elif found.lines:
+        output.write_text("\n".join(found.lines) + "\n", encoding="utf-8")
+        show.say(f"written   {output}: {found.good} of {found.rows} rows")
+    if found.faults:
+        raise ConfigError(found.faults)
+    return 0
+
+
+def _not_there(output: Path | None, *, replaced: bool) -> None:
+    if output is not None and output.exists() and not replaced:
+        raise ConfigError([f"{output}: is there already (--overwrite replaces it)"])
 
 
 async def _until_interrupted(
