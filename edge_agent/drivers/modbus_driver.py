@@ -124,7 +124,10 @@ class ModbusDriver:
             if lessons.version
         }
         texts = {
-            name: {str(i): reader.vocabulary.save() for i, reader in stream.texts.items()}
+            name: {
+                stream.schema.tags[i].name: reader.vocabulary.save()
+                for i, reader in stream.texts.items()
+            }
             for name, stream in self._streams.items()
             if stream.texts
         }
@@ -138,10 +141,12 @@ class ModbusDriver:
                 known = [device.register(tag).span for tag in device.tags.values()]
                 self._lessons[name].load(learnt, known, now)
         for name, columns in _mappings(state.get("texts")):
-            readers = self._streams[name].texts if name in self._streams else {}
-            for column, said in _mappings(columns):
-                with suppress(ValueError, TypeError):
-                    readers[int(column)].vocabulary = Vocabulary.load(said)
+            stream = self._streams.get(name)
+            for tag, said in _mappings(columns):
+                column = None if stream is None else stream.schema.index.get(tag)
+                if stream is not None and column in stream.texts:
+                    with suppress(ValueError, TypeError):
+                        stream.texts[column].vocabulary = Vocabulary.load(said)
 
     @property
     def learnt(self) -> dict[str, list[str]]:

@@ -3,7 +3,13 @@
     async with Meter() as meter:                  # framing="rtu": as behind a serial converter
         meter.script = ["good", "silent"]         # one word per request, then "good" for ever
 
-Register n of unit u holds ``1000 * u + n``; addresses from ``HOLE`` on are refused.
+Register n of unit u holds ``1000 * u + n``; addresses from ``HOLE`` on are refused. More:
+
+    meter.holes = {7: 2}                          # address: the exception that it answers with
+    meter.patient = 40                            # longer requests are not answered
+    meter.poison = {8}                            # reading one of them spoils the next answer
+    meter.memory = {3: 0x4142}                    # what else registers hold
+    meter.slow = 0.02                             # seconds that every answer takes
 """
 
 import asyncio
@@ -32,6 +38,12 @@ class Meter:
         self.silent_units: set[int] = set()
         self.more = 0  # what is added to every register
         self.asked: list[tuple[int, int, int, int]] = []  # unit, function, address, count
+        self.holes: dict[int, int] = {}
+        self.patient = 125
+        self.poison: set[int] = set()
+        self.memory: dict[int, int] = {}
+        self.slow = 0.0
+        self._poisoned = False
         self.connections = 0
         self.at_once = self.most_at_once = 0  # requests that are being answered
         self.port = 0
@@ -92,16 +104,22 @@ class Meter:
         transaction = struct.unpack(">H", request[:2])[0] if tcp else 0
         unit, function, address, count = struct.unpack(">BBHH", request[6:] if tcp else request[:6])
         self.asked.append((unit, function, address, count))
-        if word == "silent" or unit in self.silent_units:
+        asked = range(address, address + count)
+        spoiled, self._poisoned = self._poisoned, not self.poison.isdisjoint(asked)
+        if word == "silent" or unit in self.silent_units or count > self.patient:
             return
-        registers = [(1000 * unit + address + i + self.more) & 0xFFFF for i in range(count)]
+        await asyncio.sleep(self.slow)
+        # a poisoned device answers as if it had been asked two registers further on
+        more = 1000 * unit + self.more + (2 if spoiled else 0)
+        registers = [self.memory.get(a, (a + more) & 0xFFFF) for a in asked]
         body = struct.pack(f">BB{count}H", function, 2 * count, *registers)
         if function <= 2:
             bits = [(address + i) % 3 == 0 for i in range(count)]
             packed = sum(bit << i for i, bit in enumerate(bits)).to_bytes(-(-count // 8), "little")
             body = bytes([function, len(packed)]) + packed
-        if address >= HOLE:
-            body = bytes([function | 0x80, 2])
+        refusal = next((self.holes[a] for a in asked if a in self.holes), None)
+        if address >= HOLE or refusal is not None:
+            body = bytes([function | 0x80, refusal or 2])
         body, unit, transaction = self._spoiled(word, body, unit, transaction)
         frame = bytes([unit]) + body
         if tcp:
