@@ -145,10 +145,10 @@ class Outbox(Archive):
     def checkpoint(self, states: Mapping[str, object]) -> None:
         """Put a checkpoint of what was appended so far into the next commit.
 
-        states  JSON-able, by name; NaN and infinities come back as None
+        states  by name, of what JSON has and arrays; NaN and infinities come back as None. They are
+                written later, by the other thread: nothing in them may change any more
         """
-        written = {name: orjson.dumps(state) for name, state in states.items()}
-        self._committer.checkpoint(self._sequence, written)
+        self._committer.checkpoint(self._sequence, states)
 
     def restore(self) -> tuple[int, dict[str, object]]:
         """Return the sequence and the states of the last committed checkpoint, or (0, {})."""

@@ -90,7 +90,7 @@ class Committer:
             if ack.rows or ack.markers:
                 self._set_due(self._period)
 
-    def checkpoint(self, sequence: int, states: dict[str, bytes]) -> None:
+    def checkpoint(self, sequence: int, states: Mapping[str, object]) -> None:
         """Put a checkpoint on the batch that holds its sequence."""
         with self._changed:
             self._next.checkpoint = (sequence, states)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from edge_agent.model import Family, Gap, Schema
 
 FORMAT = 1  # of the file; PRAGMA user_version
@@ -178,7 +180,7 @@ class Batch:
     acks: dict[str, Ack] = field(default_factory=dict)
     lost: dict[int, Lost] = field(default_factory=dict)  # by number of the schema
     lost_counts: dict[str, int] = field(default_factory=dict)  # of pushes with no entry left
-    checkpoint: tuple[int, dict[str, bytes]] | None = None
+    checkpoint: tuple[int, Mapping[str, object]] | None = None
 
     @property
     def entries(self) -> Iterator[Entry]:
@@ -208,6 +210,11 @@ class Batch:
         for name, count in newer.lost_counts.items():
             self.lost_counts[name] = self.lost_counts.get(name, 0) + count
         self.checkpoint = newer.checkpoint or self.checkpoint
+
+
+def as_json(state: object) -> bytes:
+    """Return a state of a checkpoint as it is stored."""
+    return orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @dataclass(slots=True)

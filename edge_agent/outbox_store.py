@@ -30,6 +30,7 @@ from edge_agent.outbox_schema import (
     Ledger,
     Position,
     ReaderSpec,
+    as_json,
     connect,
     damage_flag,
     on,
@@ -201,7 +202,7 @@ class Store:
             if batch.checkpoint is not None:
                 sequence, states = batch.checkpoint
                 self._db.execute("DELETE FROM state")
-                rows = [(name, sequence, json) for name, json in states.items()]
+                rows = ((name, sequence, as_json(state)) for name, state in states.items())
                 self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
             self._retain(batch, after, held)
             self._write_ledger(after)

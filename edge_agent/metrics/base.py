@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edge_agent.model import F64, U8, Kind, Quality, SampleBlock, Schema, Site
 
-State = Mapping[str, object]  # JSON-able
+# what JSON has, and arrays of numbers; NaN comes back as None
+State = Mapping[str, object]
 Window = Literal["1min", "15min", "1h", "shift", "1d", "1mo"]
 MINUTE = 60_000_000_000
 _BAD, _FLAGGED = int(Quality.BAD), int(Quality.UNCERTAIN_FLAGGED)  # an enum's look-up costs 1 µs
@@ -44,10 +45,10 @@ class Metric(Protocol):
         """
 
     def save(self) -> State:
-        """Return the whole state, small and JSON-able."""
+        """Return the whole state, small; nothing in it changes any more."""
 
     def load(self, state: State, /) -> None:
-        """Take over a state that ``save`` returned."""
+        """Take over a state that ``save`` returned, as it is read from JSON."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, SILENCE, State
-from edge_agent.metrics.held import floats, nulls
+from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.pace import Mask, Pace
 from edge_agent.model import F64, I64, U8, Quality, Tag
 
@@ -360,20 +360,20 @@ class Counters:
     # the state -----------------------------------------------------------------------------------
 
     def save(self) -> dict[str, object]:
-        """Return the state, JSON-able."""
+        """Return the state; see ``State``."""
         return {
-            "time": self._time.tolist(),
-            "reading": self._reading.tolist(),
-            "done": nulls(self._done),
-            "after": self._after.tolist(),
+            "time": kept(self._time),
+            "reading": kept(self._reading),
+            "done": kept(self._done),
+            "after": kept(self._after),
             "pace": self._pace.save(),
-            "questions": [[c, q.since, q.suspects] for c, q in self.questions.items()],
+            "questions": [[c, q.since, list(q.suspects)] for c, q in self.questions.items()],
             "first": self.first,
-            "increment": [nulls(row) for row in self._increment],
-            "register": [nulls(row) for row in self._register],
-            "covered": self._covered.tolist(),
-            "estimated": self._estimated.tolist(),
-            "flag": self._flag.tolist(),
+            "increment": kept(self._increment),
+            "register": kept(self._register),
+            "covered": kept(self._covered),
+            "estimated": kept(self._estimated),
+            "flag": kept(self._flag),
         }
 
     def load(self, state: State) -> None:

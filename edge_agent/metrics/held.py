@@ -7,6 +7,7 @@ run in the order of the rows, so every partition of a stream gives the same bits
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,13 +77,13 @@ class Held:
         return cells
 
     def save(self) -> dict[str, object]:
-        """Return the state, JSON-able."""
+        """Return the state; see ``State``."""
         return {
-            "value": self._value.tolist(),
-            "good": self._good.tolist(),
-            "quality": self._quality.tolist(),
-            "covered": self._covered.tolist(),
-            "worst": self._worst.tolist(),
+            "value": kept(self._value),
+            "good": kept(self._good),
+            "quality": kept(self._quality),
+            "covered": kept(self._covered),
+            "worst": kept(self._worst),
             "entered": self._entered,
         }
 
@@ -152,7 +153,7 @@ class Gauges(Held):
         return cells, np.stack([quality, quality, quality, np.zeros_like(quality)])
 
     def save(self) -> dict[str, object]:
-        own = {"sum": self._sum.tolist(), "low": nulls(self._low), "high": nulls(self._high)}
+        own = {"sum": kept(self._sum), "low": kept(self._low), "high": kept(self._high)}
         return super().save() | own
 
     def load(self, state: State) -> None:
@@ -208,9 +209,9 @@ class States(Held):
 
     def save(self) -> dict[str, object]:
         own = {
-            "known": nulls(self._known),
-            "changes": self._changes.tolist(),
-            "seen": self._seen.tolist(),
+            "known": kept(self._known),
+            "changes": kept(self._changes),
+            "seen": kept(self._seen),
         }
         return super().save() | own
 
@@ -220,11 +221,11 @@ class States(Held):
         self._seen = np.array(state["seen"], bool)
 
 
-def nulls(values: F64) -> list[float | None]:
-    """Return numbers as JSON has them: it has no NaN."""
-    return [None if np.isnan(value) else float(value) for value in values]
+def kept(values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as they are now: a state is written while the metric goes on."""
+    return np.array(values, order="C")  # JSON is written from that order only
 
 
 def floats(state: Mapping[str, object], name: str) -> F64:
-    """Return an array that was written by ``nulls`` or ``tolist``."""
+    """Return an array of a state; NaN was written as null."""
     return np.array(state[name], np.float64)

@@ -17,7 +17,7 @@ import numpy as np
 from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
-from edge_agent.metrics.held import floats, nulls
+from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.rollup import Chained, Formula, RollUp, Sums, row_of, schema_of
 from edge_agent.metrics.slots import LONGEST_GAP, hold_of
 from edge_agent.metrics.windows import Calendar
@@ -123,14 +123,14 @@ class Feed:
             )
 
     def save(self) -> State:
-        """Return the state, JSON-able."""
+        """Return the state; see ``State``."""
         rows = self.rows()
         return {
             "first": self.first,
             "seen": self.seen,
-            "time": rows.time.tolist(),
-            "value": [nulls(row) for row in rows.value],
-            "quality": rows.quality.tolist(),
+            "time": kept(rows.time),
+            "value": kept(rows.value),
+            "quality": kept(rows.quality),
         }
 
     def load(self, state: State) -> None:

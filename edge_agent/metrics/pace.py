@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.metrics.base import State
-from edge_agent.metrics.held import floats
+from edge_agent.metrics.held import floats, kept
 from edge_agent.model import F64, Tag
 
 FACTOR = 10.0
@@ -112,7 +112,7 @@ class Pace:
     # the state -----------------------------------------------------------------------------------
 
     def save(self) -> State:
-        return {"rate": self._rate.tolist(), "unbelieved": self._unbelieved.tolist()}
+        return {"rate": kept(self._rate), "unbelieved": kept(self._unbelieved)}
 
     def load(self, state: State) -> None:
         """Take over what was learned; a rated power is the configuration's."""

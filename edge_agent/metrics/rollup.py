@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from edge_agent.metrics.base import MINUTE, Metric, QualityLimits, State, Window
-from edge_agent.metrics.held import floats, nulls
+from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.windows import PERIODS, Calendar
 from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema, Tag, concatenate
 from edge_agent.units import Unit
@@ -237,9 +237,9 @@ class RollUp:
         return {
             "span": self._span,
             "newest": self._newest,
-            "total": nulls(sums.total[:, 0]),
-            "known": sums.known[:, 0].tolist(),
-            "worst": sums.worst[:, 0].tolist(),
+            "total": kept(sums.total[:, 0]),
+            "known": kept(sums.known[:, 0]),
+            "worst": kept(sums.worst[:, 0]),
             "covered": int(sums.covered[0]),
             "estimated": int(sums.estimated[0]),
         }

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, SILENCE, QualityLimits, State, usable
 from edge_agent.metrics.counters import Counters
-from edge_agent.metrics.held import Gauges, Held, States, floats, nulls
+from edge_agent.metrics.held import Gauges, Held, States, floats, kept
 from edge_agent.model import (
     F64,
     I64,
@@ -254,7 +254,7 @@ class SlotOperator:
             "time": self._time,
             "counters": self._counters.save(),
             "held": {kind.value: held.save() for kind, held in self._held.items()},
-            "cells": [[slot, nulls(v), q.tolist()] for slot, (v, q) in self._cells.items()],
+            "cells": [[slot, kept(v), kept(q)] for slot, (v, q) in self._cells.items()],
         }
 
     def load(self, state: State, /) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from edge_agent.metrics.base import Coefficient, Metric, QualityLimits
 from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag, concatenate
+from edge_agent.outbox_schema import as_json
 from edge_agent.units import Unit
 from tests.metrics import oracle
 
@@ -219,7 +220,7 @@ def operators() -> list[Metric]:
 
 def restored(new: Metric, old: Metric) -> Metric:
     """Return a new object with the state of the old one, through JSON."""
-    new.load(json.loads(json.dumps(old.save(), allow_nan=False)))
+    new.load(json.loads(as_json(old.save())))
     return new
 
 
