@@ -26,8 +26,16 @@ def read_yaml(path: Path) -> Row:
     """Return a file's mapping; ``ValueError`` in plain words if it is none."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """``no``, ``on`` and the like are words, as in YAML 1.2: NO is a gas."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012 – PyYAML's own form
+            first: [line for line in lines if not line[0].endswith(":bool") or first in "tTfF"]
+            for first, lines in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 – a safe one
     except (OSError, yaml.YAMLError) as e:
         raise ValueError(f"{path}: cannot be read: {e}") from e
     if not isinstance(tree, dict):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from edge_agent.clock import VirtualClock
 from edge_agent.config import load
@@ -20,7 +19,7 @@ from edge_agent.model import Quality
 from edge_agent.units import Unit
 from simulators.fleet import Fleet, play
 from simulators.sources import Source
-from simulators.tables import configs
+from simulators.tables import configs, read_yaml
 from tests.config.plants import SITE
 from tests.simulators.reading import expected, runs
 
@@ -45,7 +44,7 @@ def name_of(path: Path) -> str:
 
 
 def template_of(path: Path) -> Template:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return dict(read_yaml(path))
 
 
 def meters(paths: list[Path] = METERS) -> pytest.MarkDecorator:
