@@ -7,9 +7,10 @@ its limit to answer. One that was silent the last time is asked once only, and n
 probably dead, and others wait. Every fourth time it is given all the time there is, for it may have
 come back slower than it was.
 
-The limit is the configured time-out where the unit has the link to itself. Where others wait it is
-less for a unit that is known to be quick. An answer that comes after it, as from a device that
-stalls now and then, raises it for good, to at most ``GROWTH`` times the configured time-out.
+The limit is the configured time-out where the unit has the link to itself. An answer that comes
+after it, as from a device that stalls now and then, raises it for good, to at most ``GROWTH`` times
+the configured time-out. Where others wait the limit is less for a unit that is known to be quick,
+and never more than the configured time-out: a slow unit must not make theirs late.
 
 Source: RFC 6298, 2 and 5.5; P. Karn and C. Partridge, "Improving Round-Trip Time Estimates in
 Reliable Transport Protocols", 1987 (an answer that may belong to either of two requests is no
@@ -70,7 +71,8 @@ class Patience:
     @property
     def _learnt(self) -> float:
         """What would have been long enough for every answer that came too late."""
-        return min(MARGIN * self._latest, GROWTH * self._configured)
+        growth = GROWTH if self._alone else 1.0
+        return min(MARGIN * self._latest, growth * self._configured)
 
     @property
     def _most(self) -> float:

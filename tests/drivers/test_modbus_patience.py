@@ -65,18 +65,30 @@ def test_a_unit_that_is_back_is_known_as_before() -> None:
     assert patience.first == FLOOR
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_device_that_stalls_now_and_then_is_waited_for_once_that_is_known(alone: bool) -> None:
+@pytest.mark.parametrize(
+    ("alone", "stall", "low", "high"), [(True, 4.05, 4.05, 6.0), (False, 2.0, 2.0, 3.0)]
+)
+def test_a_device_that_stalls_now_and_then_is_waited_for_once_that_is_known(
+    alone: bool, stall: float, low: float, high: float
+) -> None:
     """L1, peers 12: it stalls for 4.05 s every 298 s, and the time-out is 3 s."""
     patience = after(*[0.05] * 298, timeout=3.0, alone=alone)
     assert patience.limit <= 3.0
     patience.silent()
-    patience.late(4.05)
+    patience.late(stall)
     for _ in range(298):
         patience.answered(0.05)
 
-    assert 4.05 < patience.limit < 6.0
+    assert low < patience.limit < high
     assert patience.first == FLOOR
+
+
+def test_who_shares_a_line_makes_nobody_wait_longer_than_its_time_out() -> None:
+    """L1, peers 4, 9: a slow unit's lateness is its own."""
+    patience = after(0.05, timeout=0.5, alone=False)
+    patience.late(1.0)
+
+    assert patience.limit == 0.5
 
 
 def test_a_limit_grows_to_a_few_time_outs_at_most() -> None:
