@@ -112,7 +112,7 @@ class _LinkRunner:
         self._polled = [t for t in self._ticks if t.group.period is not None]
         self._pushed = [t.group for t in self._ticks if t.group.period is None]
         self._breakers = Breakers({t.group.schema.owner for t in self._polled})
-        self._early: dict[_Tick, None] = {}  # to be read once, as soon as the line has time
+        self._early: dict[_Tick, Probe] = {}  # to be read once, as soon as the line has time
         self._down_since: float | None = None
         self._fruitful = True  # whether the last connection brought a scan
 
@@ -209,18 +209,15 @@ class _LinkRunner:
             now = self._clock.monotonic() + ROUNDING
             probe = self._breakers.next_probe()
             if probe is not None and probe.at <= now and self._has_time_for(probe, schedule, now):
-                await self._probe(probe.unit)
+                await self._probe(probe)
             elif schedule.next <= now:
                 tick, skipped = schedule.take(now)
                 self._health.ticks_missed += skipped
                 self._early.pop(tick, None)
                 self._health.late_seconds = now - (tick.deadline - (skipped + 1) * tick.period)
                 await self._scan(tick)
-            elif self._early:
-                tick = next(iter(self._early))
-                del self._early[tick]
-                if not self._is_silent(tick):
-                    await self._scan(tick)
+            elif (early := self._next_early(schedule, now)) is not None:
+                await self._scan(early)
             else:
                 due = math.inf if probe is None or probe.at <= now else probe.at
                 await self._clock.sleep_until(min(schedule.next, due))
@@ -229,6 +226,14 @@ class _LinkRunner:
     def _has_time_for(probe: Probe, schedule: _Schedule, now: float) -> bool:
         """Return whether a silent probe makes no scan late; on a full line it must not wait on."""
         return schedule.next - now > probe.cost or now - probe.at > OVERDUE
+
+    def _next_early(self, schedule: _Schedule, now: float) -> _Tick | None:
+        """Return what is to be read out of its turn and, should it fail, makes no scan late."""
+        waiting = self._early.items()
+        found = next((t for t, why in waiting if self._has_time_for(why, schedule, now)), None)
+        if found is not None:
+            del self._early[found]
+        return found
 
     def _is_silent(self, tick: _Tick) -> bool:
         return tick.group.schema.owner in self._breakers.silent
@@ -250,9 +255,9 @@ class _LinkRunner:
         self._health.scan_seconds = self._clock.monotonic() - began
         self._join(tick, block)
 
-    async def _probe(self, device: str) -> None:
+    async def _probe(self, probe: Probe) -> None:
         """Ask a silent unit for a sign of life; when it gives one, read all it has."""
-        began = self._clock.monotonic()
+        device, began = probe.unit, self._clock.monotonic()
         ticks = [t for t in self._polled if t.group.schema.owner == device]
         self._health.probes += 1
         try:
@@ -266,13 +271,16 @@ class _LinkRunner:
             return
         self._breakers.answered(device)
         self._health.silent.discard(device)
-        self._early |= dict.fromkeys(ticks)
+        again = Probe(self._clock.monotonic(), device, probe.cost)
+        self._early |= dict.fromkeys(ticks, again)
         log.info("%s answers again", device)
 
     def _no_answer(self, device: str, reason: NoAnswer, began: float) -> None:
         now = self._clock.monotonic()
         self._health.timeouts += 1
         self._health.silent.add(device)
+        for tick in [t for t in self._early if t.group.schema.owner == device]:
+            del self._early[tick]
         if self._breakers.failed(device, now, now - began):
             log.warning("%s does not answer: %s", device, reason)
 
@@ -311,7 +319,11 @@ class _LinkRunner:
     def _up(self) -> None:
         self._fruitful = False
         now = self._clock.monotonic()
-        self._early = dict.fromkeys(t for t in self._polled if t.deadline - now > EARLY)
+        self._early = {
+            tick: Probe(now, tick.group.schema.owner, 0.0)
+            for tick in self._polled
+            if tick.deadline - now > EARLY
+        }
         if self._down_since is not None:
             seconds = self._clock.monotonic() - self._down_since
             log.info("%s is back after %.1f s", self._health.name, seconds)
