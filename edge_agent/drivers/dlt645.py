@@ -2,7 +2,8 @@
 
 What a meter does not know (D1 with "no such data") spoils its own tag only and is asked for again
 ever more seldom; a block that it does not know is read member by member. Both are learnt for good.
-A sum that is wrong spoils what was asked for; a meter that is silent is ``NoAnswer``.
+A sum that is wrong spoils what was asked for, and two in a row the rest of the scan, so a meter on
+a bad wire does not take the time of the others; a meter that is silent is ``NoAnswer``.
 
 Source: DL/T 645-2007; DL/T 645-1997.
 """
@@ -33,6 +34,8 @@ from edge_agent.drivers.octet_meters import (
 from edge_agent.errors import NoAnswer
 from edge_agent.model import Quality, SampleBlock, Schema
 from edge_agent.units import Unit
+
+SPOILED = 2  # answers with a wrong sum in a row after which the rest of a scan is not asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,20 @@ class _Stream:
     asks: tuple[Ask, ...]
 
 
+@dataclass
+class _Progress:
+    """How a scan goes.
+
+    answered  whether the meter has answered anything
+    silent    whether it has not answered to the last item
+    spoiled   how many of the last answers had a wrong sum
+    """
+
+    answered: bool
+    silent: bool = False
+    spoiled: int = 0
+
+
 class Dlt645Driver:
     """One line and all meters on it."""
 
@@ -190,38 +207,52 @@ class Dlt645Driver:
 
     async def _scan(self, stream: _Stream) -> SampleBlock:
         meter, row = stream.meter, Row(stream.columns)
-        answered = await meter.learn_address()
+        so_far = _Progress(answered=await meter.learn_address())
         began = self._clock.wall_ns()
-        work, silent = deque(stream.asks), False
-        while work:
+        work = deque(stream.asks)
+        while work and so_far.spoiled < SPOILED:
             ask = work.popleft()
             if meter.refuses(ask.item):
                 _instead(ask, work, row, Quality.BAD_ADDRESS)
                 continue
-            if not answered and meter.doubts(ask.item):
+            if not so_far.answered and meter.doubts(ask.item):
                 await meter.sign_of_life()
-                answered = True
-            try:
-                quality = await self._fill(meter, ask, row)
-            except TimeoutError as e:
-                if not answered or silent:
-                    meter.forget_address()
-                    raise NoAnswer(meter.name, str(e)) from e
-                silent, quality = True, Quality.BAD_NO_ANSWER  # this item alone, perhaps
-            else:
-                silent, answered = False, True
+                so_far.answered = True
+            quality = await self._outcome(meter, ask, row, so_far)
             if quality is not None:
                 _instead(ask, work, row, quality)
+        for ask in work:
+            _instead(ask, deque(), row, Quality.BAD_SHORT)
         time = (began + self._clock.wall_ns()) // 2
         return row.block(stream.config, stream.schema, time)
 
+    async def _outcome(
+        self, meter: Meter, ask: Ask, row: Row, so_far: "_Progress"
+    ) -> Quality | None:
+        """Read an item into its columns; return what is wrong with all of them, None if nothing.
+
+        errors  ``NoAnswer`` where the silence is the meter's and not this item's alone
+        """
+        try:
+            quality = await self._fill(meter, ask, row)
+        except Garbled:
+            so_far.answered, so_far.silent = True, False
+            so_far.spoiled += 1
+            return Quality.BAD_SHORT
+        except TimeoutError as e:
+            if not so_far.answered or so_far.silent:
+                meter.forget_address()
+                raise NoAnswer(meter.name, str(e)) from e
+            so_far.silent = True
+            return Quality.BAD_NO_ANSWER
+        so_far.answered, so_far.silent, so_far.spoiled = True, False, 0
+        return quality
+
     async def _fill(self, meter: Meter, ask: Ask, row: Row) -> Quality | None:
-        """Read an item into its columns; return what is wrong with all of them, None if nothing."""
+        """Read an item into its columns; as ``_outcome``, what the line raises is left to it."""
         whole = ask.columns[0][1].layout
         try:
             answer = await meter.read(ask.item)
-        except Garbled:
-            return Quality.BAD_SHORT
         except Refused as e:
             if e.has_no_such_data or ask.singles:
                 meter.learn(ask.item, str(e))

@@ -124,13 +124,11 @@ class Mbap:
     def expect(self, unit: int, request: Request, *, again: bool = False) -> int:
         self._transaction = self._transaction % 0xFFFF + 1  # never 0: some servers leave it out
         mark, shape = self._transaction, Shape.of(unit, request)
-        if again and not self._buffer:
+        self._buffer = b""  # half a frame must not be filled up with the next one
+        if again:
             self._awaited = (*self._awaited, mark)
-        elif again:  # a frame without its end would be filled up with the next one's bytes
-            self._awaited, self._buffer, self.is_noisy = (mark,), b"", True
         else:
-            self._awaited = (mark,)
-            self._buffer, self.is_noisy, self.is_heard = b"", False, False
+            self._awaited, self.is_noisy, self.is_heard = (mark,), False, False
         self._unit, self._request, self._total = unit, request, 9 + shape.size
         self._head = struct.pack(">HHHBBB", mark, 0, 3 + shape.size, *shape)
         return mark
@@ -186,7 +184,7 @@ class Mbap:
         """Return what a frame with the right transaction id and unit holds."""
         request = self._request
         if request is None or frame[7] == request.table.function | _EXCEPTION:
-            return Refused(frame[8] if len(frame) > 8 else 0)
+            return Refused(frame[8] if len(frame) == 9 else 0)
         right = Shape.of(self._unit, request)
         if len(frame) != self._total or frame[7:9] != bytes([right.function, right.size]):
             return Refused(0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BETWEEN = 0.5  # seconds between two bytes of a frame at most (DL/T 645-2007, 7.1)
-SPOILED = 0.2  # seconds for which another frame is waited for after one with a wrong sum
+SPOILED = 0.2  # seconds of quiet after a frame with a wrong sum that end the wait for another one
 LONGEST = 270  # bytes of a frame with its preamble
 BITS = 11  # of a byte on the wire: start, eight, parity, stop
 
@@ -172,6 +172,7 @@ class OctetLine:
                 raise Garbled("the sum of the answer is wrong") from e
             raise TimeoutError("no answer") from e
         except OSError as e:
+            self._asking = None
             self.lost(e)
             raise Disconnected(f"{self._line.name} is gone: {e}") from e
         finally:
@@ -206,10 +207,10 @@ class OctetLine:
         now, when = asyncio.get_running_loop().time(), asking.deadline.when()
         if asking.deadline.expired() or when is None:
             return
-        if self._scanner.is_amid:
+        if self._scanner.garbled:
+            asking.deadline.reschedule(min(now + SPOILED, asking.last))
+        elif self._scanner.is_amid:
             asking.deadline.reschedule(max(when, min(now + BETWEEN, asking.last)))
-        elif self._scanner.garbled:
-            asking.deadline.reschedule(min(when, now + SPOILED))
 
     def lost(self, error: Exception | None) -> None:
         """Take note that the other end is gone; end the wait for an answer."""
@@ -217,7 +218,8 @@ class OctetLine:
         if end is not None:
             end.close()
         if self._asking is not None:
-            why = f"is gone: {error}" if error else "closed the connection"
+            closed = "is gone" if self._line.is_serial else "closed the connection"
+            why = f"is gone: {error}" if error else closed
             self._asking.give_up(Disconnected(f"{self._line.name} {why}"))
 
 

@@ -174,6 +174,18 @@ def test_only_requests_that_are_tested_here_make_frames(codec: object) -> None:
     assert makers <= {"read", "read_on", "read_address"}
 
 
+def test_nobody_else_makes_frames() -> None:
+    package = Path(inspect.getfile(dlt645_codec)).parents[1]
+    makers = {
+        path.stem
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and "sealed" in {name.name for name in node.names}
+    }
+
+    assert makers == {"dlt645_codec", "cjt188_codec"}
+
+
 @given(addresses, st.integers(0, 2**32 - 1), st.integers(0, 255), st.sampled_from(("2007", "1997")))
 def test_whatever_is_asked_for_only_reads(
     address: str, item: int, sequence: int, version: str

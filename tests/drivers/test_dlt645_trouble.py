@@ -9,6 +9,7 @@ import pytest
 from edge_agent.drivers.base import Counts, Learns, Probes
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
+from simulators.conduct import Framing
 from simulators.dlt645_server import Dlt645Meter, Dlt645Server
 from simulators.tables import device_table
 from tests.drivers.dlt645_bench import (
@@ -166,6 +167,26 @@ async def test_a_wrong_sum_is_told_apart_from_silence(bench: Bench) -> None:
                 await asyncio.sleep(0)
 
     assert [(None, Quality.BAD_SHORT)] in outcomes
+
+
+async def test_a_garbled_meter_takes_no_more_of_its_line_than_two_exchanges_a_scan(
+    bench: Bench,
+) -> None:
+    """L1, peers 4: what is on a bad wire must not hold up the others of its line."""
+    meter = bench.add()
+    meter.conduct.framing = Framing(  # a wrong sum, whatever the frame
+        lambda frame, _: frame[:-2] + bytes((frame[-2] ^ 1,)) + frame[-1:],
+        meter.conduct.framing.stray,
+    )
+    async with bench.serving(), connected(driver(m=device(bench.port))) as d:
+        bench.befall("corrupt")
+        began = time.monotonic()
+        assert await read(d) == [(None, Quality.BAD_SHORT)] * 3
+        assert time.monotonic() - began < 2 * TIMEOUT  # it is known before the time-out
+        assert meter.conduct.tally.requests == 2
+        assert d.counts["corrupt_frames"] == 2  # type: ignore[attr-defined]
+        bench.recover()
+        assert await read(d) == GOOD
 
 
 async def test_frames_of_other_meters_and_echoes_are_passed_over(bench: Bench) -> None:
