@@ -6,12 +6,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_agent.clock import SystemClock, VirtualClock
+from edge_agent.config import load
 from edge_agent.drivers import DRIVERS
 from edge_agent.drivers.base import FlagConfig, Group, PollClasses, TagConfig
 from edge_agent.drivers.modbus import ModbusDevice
@@ -106,6 +108,19 @@ async def test_a_foreign_server_is_read_from_all_four_tables() -> None:
     assert block.value[:, 0].tolist() == pytest.approx([49.98, 1.2, -32768, 1, 8, 1, 0], rel=1e-7)
     assert not block.quality.any()
     assert before <= block.time[0] <= time.time_ns()
+
+
+async def test_the_bits_of_the_library_s_own_server_come_in_the_standard_s_order() -> None:
+    """L8, peers 55: pymodbus turned the order of bits round in 3.10 and back in 3.11."""
+    coils = {f"b{i}": TagConfig(at=f"co:{i}") for i in range(16)}
+    async with (
+        pymodbus_server() as port,
+        driving({"m": device(f"modbus+tcp://127.0.0.1:{port}", tags=coils)}) as driver,
+    ):
+        block = await read(driver)
+
+    assert block.value[:, 0].tolist() == [1, 0, 1, 1] * 4
+    assert metadata.version("pymodbus").startswith("3.")  # its server is the witness here
 
 
 async def test_every_stream_of_every_unit_of_a_link_is_read_over_one_connection() -> None:
@@ -539,3 +554,19 @@ def test_devices_of_one_line_must_agree_on_it() -> None:
 
     with pytest.raises(ConfigError, match=r"m2: baud is 2400 here and 9600 there .* with m1"):
         ModbusDevice.build(devices, SystemClock())
+
+
+def test_time_out_and_pause_may_differ_on_a_link(tmp_path: Path) -> None:
+    """L1, peers 6: they are properties of the device, not of the line."""
+    path = tmp_path / "plant.yaml"
+    link = "modbus+rtu:///dev/ttyS0?baud=9600"
+    meters = "".join(
+        f"  m{i}: {{connect: '{link}&unit={i}', tags: {{a: {{at: hr:0}}}}{keys}}}\n"
+        for i, keys in enumerate(["", ", timeout: 3s", ", pause: 25ms, max_registers: 8"], 1)
+    )
+    path.write_text(f"site: {{id: a}}\ndevices:\n{meters}")
+
+    devices = load(path, env={}).devices
+
+    assert [devices[f"m{i}"].timeout for i in (1, 2, 3)] == [1.0, 3.0, 1.0]
+    ModbusDevice.build({name: devices[name] for name in devices}, SystemClock())

@@ -23,6 +23,8 @@ from edge_agent.drivers.modbus_wire import Manners, Refused, Wire
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
+from tests.drivers import test_modbus
+from tests.drivers.lines import serial_line
 from tests.drivers.modbus_meter import Meter
 from tests.drivers.test_modbus import at, device, driving, group, read, row, tags
 
@@ -360,6 +362,35 @@ async def test_a_thousand_connections_leave_nothing_behind(framing: str) -> None
 
         assert meter.connections == 1001
     assert after == before
+
+
+async def test_a_serial_line_opened_many_times_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with serial_line(tmp_path) as (ours, _):
+        driver = ModbusDevice.build({"m": device(f"modbus+rtu://{ours}")}, SystemClock())
+        before = len(asyncio.all_tasks()), _open_files(), threading.active_count()
+        for _ in range(300):
+            await driver.connect()
+            await driver.close()
+        gc.collect()
+
+        assert (len(asyncio.all_tasks()), _open_files(), threading.active_count()) == before
+
+
+def test_the_wire_works_on_uvloop_as_well(tmp_path: Path) -> None:
+    import uvloop
+
+    async def work() -> None:
+        async with Meter() as meter, driving({"m": device(at(meter))}) as driver:
+            meter.script = ["good", "in two parts", "silent", "good", "reset"]
+            assert [row(await read(driver)) for _ in range(2)] == [GOOD, GOOD]
+            with pytest.raises(NoAnswer):
+                await read(driver)
+            assert row(await read(driver)) == GOOD
+            with pytest.raises(Disconnected):
+                await read(driver)
+        await test_modbus.test_a_serial_line_is_read(tmp_path)
+
+    uvloop.run(work())
 
 
 async def test_a_read_that_is_cancelled_leaves_the_link_usable() -> None:
