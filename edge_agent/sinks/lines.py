@@ -1,21 +1,24 @@
 """Blocks to InfluxDB line protocol; pure text, no I/O.
 
 All numbers of a block are written by one orjson call (the shortest text that gives the same float64
-back) and put into one template per *pattern of quality*: a template has the measurement, the tags,
-the names of the fields and the quality fields of its pattern already in it. A field that is left
-out takes its number as ``%.0s``. So Python does one ``%`` per row, not one step per field.
+back) and put into one frame per *pattern of quality*: a frame has the names of the fields and the
+quality fields of its pattern already in it. So Python does one join per row, not one step per
+field. Devices of one model share their frames.
 
 Source: https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/
 """
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from edge_agent.model import U8, Family, Gap, Kind, Quality, SampleBlock, Schema
+from edge_agent.model import U8, Family, Gap, Kind, Quality, SampleBlock, Schema, Signals
 
 EXACT = 2.0**53  # every integer up to it is a float64
-PATTERNS = 256  # templates kept per stream
+PATTERNS = 256  # frames kept per model
 
 
 class Lines:
@@ -33,12 +36,10 @@ class Lines:
         owner, name = ("metric", "window") if schema.family.derived else ("device", "stream")
         measurement = schema.family.value if schema.family.derived else Family.SAMPLE.value
         tags = {owner: schema.owner, "site": site, name: schema.name}
-        self._prefix = _literal(_escape(measurement) + _tags(tags) + " ")
-        names = [tag.name if tag.name != "quality" else "quality.value" for tag in schema.tags]
-        self._fields = [_literal(_escape(name)) for name in names]
+        self._prefix = _escape(measurement) + _tags(tags) + " "
         self._states = [i for i, tag in enumerate(schema.tags) if tag.kind is Kind.STATE]
         self._texts = [i for i, tag in enumerate(schema.tags) if tag.kind is Kind.TEXT]
-        self._templates: dict[bytes, str] = {}
+        self._frames = _frames(schema.signals)
 
     def of(self, block: SampleBlock) -> list[str]:
         """Return one line per row, without line ends."""
@@ -52,18 +53,29 @@ class Lines:
             quality = np.where(
                 infinite.reshape(n, k), np.maximum(quality, np.uint8(Quality.BAD)), quality
             )
-        texts = _numbers(value)
+        texts = numbers(value)
         for column in self._states:
             states = np.nan_to_num(value[column::k]).clip(-EXACT, EXACT)
-            texts[column::k] = _numbers(states.astype(np.int64))
+            texts[column::k] = numbers(states.astype(np.int64))
         for column in self._texts:
             texts[column::k] = [_string(block.text(column, row)) for row in range(n)]
-        times = _numbers(block.time)
+        times = numbers(block.time)
         patterns = quality.tobytes()
         return [
-            self._template(patterns[i * k : (i + 1) * k]) % (*texts[i * k : (i + 1) * k], times[i])
+            self._line(patterns[i * k : (i + 1) * k], texts[i * k : (i + 1) * k], times[i])
             for i in range(n)
         ]
+
+    def _line(self, pattern: bytes, texts: list[str], time: str) -> str:
+        known = self._frames.get(pattern)
+        if known is None:
+            if len(self._frames) >= PATTERNS:
+                self._frames.clear()
+            known = self._frames[pattern] = self._compose(pattern)
+        parts, columns = known
+        if len(columns) < len(texts):
+            texts = [texts[i] for i in columns]
+        return self._prefix + filled(parts, [*texts, time])
 
     def _spoken(self, block: SampleBlock, quality: U8) -> U8:
         """Return the qualities, (n, k); a number without its text is no value."""
@@ -73,28 +85,42 @@ class Lines:
             quality[mute, column] = np.maximum(quality[mute, column], np.uint8(Quality.BAD))
         return quality
 
-    def _template(self, pattern: bytes) -> str:
-        template = self._templates.get(pattern)
-        if template is None:
-            if len(self._templates) >= PATTERNS:
-                self._templates.clear()
-            template = self._templates[pattern] = self._compose(pattern)
-        return template
+    def _compose(self, pattern: bytes) -> "Frame":
+        names = [
+            tag.name if tag.name != "quality" else "quality.value" for tag in self._schema.tags
+        ]
+        fields = [_escape(name) for name in names]
+        good = [i for i, quality in enumerate(pattern) if quality < Quality.BAD]
+        marks = [f",{fields[i]}.q={q}i" for i, q in enumerate(pattern) if q != Quality.GOOD]
+        before, end = list[str](), ""
+        for i in good:
+            before.append(f"{end}{fields[i]}=")
+            end = "i," if i in self._states else ","
+        before.append(f"{end}quality={max(pattern, default=0)}i{''.join(marks)} ")
+        return frame(before, "", ""), good
 
-    def _compose(self, pattern: bytes) -> str:
-        skipped, fields = "", list[str]()
-        marks = list[str]()
-        for i, quality in enumerate(pattern):
-            if quality >= Quality.BAD:
-                skipped += "%.0s"
-            else:
-                suffix = "i" if i in self._states else ""
-                fields.append(f"{skipped}{self._fields[i]}=%s{suffix}")
-                skipped = ""
-            if quality != Quality.GOOD:
-                marks.append(f"{self._fields[i]}.q={quality}i")
-        worst = f"quality={max(pattern, default=0)}i"
-        return self._prefix + ",".join([*fields, skipped + worst, *marks]) + " %s"
+
+Frame = tuple[list[str], list[int]]  # see ``frame``; which columns of a row have a place in it
+
+
+@lru_cache(maxsize=4096)
+def _frames(_signals: Signals) -> dict[bytes, Frame]:
+    """Return where the frames of the streams with these signals are kept, by pattern."""
+    return {}
+
+
+def frame(before: Sequence[str], between: str, end: str) -> list[str]:
+    """Return a text with places to fill: what stands before each place, between two, at the end."""
+    texts = [between + text if i else text for i, text in enumerate(before)]
+    parts = [part for text in texts for part in (text, "")]
+    return [*parts, end if texts else ""]
+
+
+def filled(parts: list[str], texts: Sequence[str]) -> str:
+    """Return the text with its places filled; twice as fast as ``%``."""
+    whole = parts.copy()
+    whole[1::2] = texts
+    return "".join(whole)
 
 
 def gap_line(gap: Gap, site: str) -> str:
@@ -103,7 +129,7 @@ def gap_line(gap: Gap, site: str) -> str:
     return f"gap{_tags(tags)} rows={gap.rows}i,to={gap.last_ns}i {gap.first_ns}"
 
 
-def _numbers(array: NDArray[np.float64] | NDArray[np.int64]) -> list[str]:
+def numbers(array: NDArray[np.float64] | NDArray[np.int64]) -> list[str]:
     """Return each number as text."""
     text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
     return text[1:-1].decode().split(",")
@@ -124,8 +150,3 @@ def _escape(text: str) -> str:
     for character in ",= ":
         text = text.replace(character, "\\" + character)
     return text.replace("\n", " ")
-
-
-def _literal(text: str) -> str:
-    """Return text that ``%`` leaves alone."""
-    return text.replace("%", "%%")

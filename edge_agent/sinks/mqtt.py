@@ -9,8 +9,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import ClassVar
 from urllib.parse import SplitResult, urlsplit
@@ -19,8 +20,9 @@ import numpy as np
 import orjson
 
 from edge_agent.errors import Disconnected, Rejected
-from edge_agent.model import Gap, Quality, Schema, Site
+from edge_agent.model import F64, Gap, Quality, Schema, Signals, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
+from edge_agent.sinks.lines import filled, frame, numbers
 from edge_agent.sinks.mqtt_connection import IN_FLIGHT, Connection
 from edge_agent.units import Duration, Secret
 
@@ -31,7 +33,6 @@ library_log.setLevel(logging.CRITICAL)  # what it reports as an error is raised 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
 SUSPICIOUS = 2  # writes lost in a row, after which messages are sent one by one
-FEW = 4  # rows for which lists cost less than the arrays' overhead
 SLICE = 256 * 1024  # bytes queued before other tasks have their turn
 
 
@@ -123,20 +124,35 @@ def payload(item: Item) -> bytes:
             "reason": item.reason,
         }
         return orjson.dumps({"gap": gap})
-    names = [tag.name for tag in item.schema.tags]
-    columns: Iterable[object] = np.ascontiguousarray(item.value)  # orjson reads plain rows
-    if len(item) <= FEW:
-        columns = item.value.tolist()
-    values = dict(zip(names, columns, strict=True))
-    for name in item.texts:
-        column = item.schema.index[name]
-        values[name] = [item.text(column, row) for row in range(len(item))]
+    signals = item.schema.signals
     marks = {}
     if item.quality.any():
         marked = np.flatnonzero((item.quality != Quality.GOOD).any(axis=1)).tolist()
-        marks = {names[i]: item.quality[i].tolist() for i in marked}
-    message = {"t": item.time // 1_000_000, "v": values, "q": marks}
-    return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
+        marks = {signals[i].name: item.quality[i].tolist() for i in marked}
+    columns = _columns(item.value)
+    for name in item.texts:
+        column = item.schema.index[name]
+        said = [item.text(column, row) for row in range(len(item))]
+        columns[column] = orjson.dumps(said)[1:-1].decode()
+    times = orjson.dumps(item.time // 1_000_000, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    values = filled(_frame(signals), columns)
+    return f'{{"t":{times},"v":{{{values}}},"q":{orjson.dumps(marks).decode()}}}'.encode()
+
+
+def _columns(value: F64) -> list[str]:
+    """Return the numbers of each signal as JSON, without the brackets; all written by one call."""
+    if value.shape[1] == 1:
+        return numbers(value[:, 0])
+    plain = np.ascontiguousarray(value)  # orjson reads plain rows
+    text = orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return text[2:-2].split("],[") if len(plain) else []
+
+
+@lru_cache(maxsize=4096)
+def _frame(signals: Signals) -> list[str]:
+    """Return the values of a block with a place for the numbers of each signal; see ``filled``."""
+    names = [orjson.dumps(tag.name).decode() for tag in signals]
+    return frame([f"{name}:[" for name in names], "],", "]")
 
 
 def birth(schemas: Sequence[Schema]) -> bytes:
@@ -254,14 +270,13 @@ class _Batch:
 
     async def publish(self, index: int | None, topic: str, message: bytes) -> None:
         """Send an item's message, or a birth, which is retained and no item's."""
-        digest = blake2b(topic.encode() + b"\0" + message, digest_size=16).digest()
-        reason = self._known.get(digest)
+        reason = self._known.get(_digest(topic, message)) if self._known else None
         size = len(message) + len(topic.encode()) + OVERHEAD
         if size > self._connection.largest:
             reason = f"{size} bytes; the broker takes at most {self._connection.largest}"
         if reason is None:
             packet = await self._connection.publish(topic, message, retain=index is None)
-            self._sent[packet] = (index, topic, digest)
+            self._sent[packet] = (index, topic, message)
         else:
             self._refuse(index, reason)
 
@@ -276,12 +291,16 @@ class _Batch:
 
     def _learn(self, refusals: dict[int, str]) -> None:
         for packet, reason in refusals.items():
-            index, topic, digest = self._sent[packet]
+            index, topic, message = self._sent[packet]
             if index is None:
                 log.warning("%s: %s", topic, reason)
             self._refuse(index, reason)
-            self._known[digest] = reason
+            self._known[_digest(topic, message)] = reason
 
     def _refuse(self, index: int | None, reason: str) -> None:
         if index is not None:
             self._refused[index] = reason
+
+
+def _digest(topic: str, message: bytes) -> bytes:
+    return blake2b(topic.encode() + b"\0" + message, digest_size=16).digest()

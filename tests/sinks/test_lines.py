@@ -142,4 +142,4 @@ def test_many_patterns_of_quality_do_not_grow_the_writer(rows: int) -> None:
     time = np.arange(rows, dtype=np.int64)
     written = writer.of(SampleBlock(columns, time, np.ones((2, rows)), qualities))
     assert len(written) == rows
-    assert len(writer._templates) <= PATTERNS
+    assert len(writer._frames) <= PATTERNS
