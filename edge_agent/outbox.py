@@ -23,7 +23,8 @@ seen it.
 new begins at the oldest stored row, one that is declared no more is deleted. ``take`` returns
 committed rows behind the cursor and hands the same out again until they are acknowledged; the
 cursor and the counts are written with the next batch. So what a sink can get twice is what it had
-not acknowledged.
+not acknowledged. The newest blocks are kept in memory beside the file, so that readers that are up
+to date do not decode them again.
 
 **Retention.** Raw rows stay as history after delivery until they are of age; derived rows leave
 when every reader has them. Over its budget a class loses its oldest rows, delivered or not: they
@@ -61,7 +62,7 @@ import orjson
 
 from edge_agent import codec
 from edge_agent.health import LogCounts, ReaderCounts
-from edge_agent.model import SampleBlock
+from edge_agent.model import Quality, SampleBlock
 from edge_agent.outbox_archive import Archive
 from edge_agent.outbox_committer import RETRY, Committer
 from edge_agent.outbox_schema import (
@@ -83,6 +84,7 @@ __all__ = ["Archive", "Budget", "Marker", "Outbox", "Reader", "ReaderSpec", "Rec
 
 log = logging.getLogger(__name__)
 
+RECENT = 400_000  # values of appended blocks that are kept in memory, 9 bytes each
 RECOUNT = 10_000  # sequence numbers behind a cursor that ``counts`` counts again
 _TAKE = """SELECT sequence, schema, first_ns, last_ns, rows, payload FROM raw
   WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
@@ -111,6 +113,8 @@ class Outbox(Archive):
         super().__init__(path)
         self._last = dict[str, int](self.db.execute("SELECT name, last_ns FROM stream"))
         self._sequence = self.ledger.totals["sequence"]
+        self._recent = dict[int, SampleBlock]()  # by number, oldest first
+        self._recent_cells = 0
         self._closed = False
         self._committer = Committer(self._store, commit, self._woken)
         share = min(budget.raw_bytes, budget.derived_bytes) // (8 * max(1, len(specs)))
@@ -140,7 +144,22 @@ class Outbox(Archive):
         self._sequence += 1
         first, last = int(block.time[0]), int(block.time[-1])
         self._last[schema.stream] = max(last, self._last.get(schema.stream, last))
+        if known.takers:
+            self._remember(block)
         return Entry(self._sequence, known, first, last, len(block), codec.encode(block))
+
+    def _remember(self, block: SampleBlock) -> None:
+        """Keep a block for the readers that are up to date: they need not decode it, each anew."""
+        if block.quality.max(initial=0) >= Quality.BAD:
+            return  # the number behind a BAD mark is not stored
+        self._recent[self._sequence] = block
+        self._recent_cells += block.value.size
+        while self._recent_cells > RECENT:
+            self._recent_cells -= self._recent.pop(next(iter(self._recent))).value.size
+
+    def block(self, record: Record) -> SampleBlock:
+        kept = self._recent.get(record.sequence)
+        return super().block(record) if kept is None else kept
 
     def checkpoint(self, states: Mapping[str, object]) -> None:
         """Put a checkpoint of what was appended so far into the next commit.

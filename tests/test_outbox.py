@@ -104,6 +104,28 @@ async def test_rows_come_back_in_order_with_their_schema(path: Path) -> None:
             assert (record.first_ns, record.last_ns) == (block.time[0], block.time[-1])
 
 
+async def test_a_reader_that_is_up_to_date_gets_what_one_that_starts_later_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.outbox.RECENT", 20)
+    random = np.random.default_rng(1)
+    async with opened(path, ALL) as outbox:
+        for i in range(40):
+            quality = random.choice([0, 0, 65, 131], (4, 2)).astype(np.uint8)
+            value = random.random((4, 2))  # also behind BAD marks: never to be seen
+            push(outbox, SampleBlock(RAW, np.arange(2) + 10 * i, value, quality))
+        await outbox.flush()
+        records = [r for r in await outbox.reader("all").take(50) if isinstance(r, Record)]
+        archive = Archive(path)
+        for record in records:
+            now, later = outbox.block(record), archive.block(record)
+            np.testing.assert_array_equal(now.value, later.value)
+            np.testing.assert_array_equal(now.quality, later.quality)
+            np.testing.assert_array_equal(now.time, later.time)
+        archive.db.close()
+        assert len(records) == 40
+
+
 async def test_nothing_is_read_before_it_is_committed(path: Path) -> None:
     async with opened(path, ALL, commit=60.0) as outbox:
         push(outbox, block_of(RAW, 1))
