@@ -215,8 +215,13 @@ def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
     first_of: dict[Hashable, str] = {}
     units: dict[Hashable, str] = {}
     met: dict[Hashable, list[str]] = {}
+    spoken: dict[Hashable, tuple[type[DeviceConfig], str]] = {}
     for name, config in devices.items():
         link = (type(config), config.link)
+        kind, before = spoken.setdefault(config.link, (type(config), name))
+        if kind is not type(config):
+            message = f'"{before}" speaks another protocol on this line: a line has one'
+            checked.report(("devices", name, "connect"), message)
         first = first_of.setdefault(link, name)
         for other in met.setdefault(link, []):
             if (what := _clash(config, devices[other])) is not None:

@@ -139,8 +139,11 @@ class Meter:
         self._silences.pop(expected.item, None)
         if owed is not None and owed != expected.item:
             self._count_silence(owed)
-        if "A" not in frame.address:
-            self._address = frame.address
+        said = frame.address
+        if expected.item == ITS_ADDRESS and len(frame.data) == 6:
+            said = frame.data[::-1].hex()  # some repeat the wildcard in the place of their address
+        if said.isdecimal():
+            self._address = said
         if frame.is_refusal:
             raise Refused(frame, self._version)
         return frame

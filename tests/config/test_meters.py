@@ -67,6 +67,15 @@ def test_two_meters_that_would_both_answer_are_named(
     ]
 
 
+@pytest.mark.parametrize("link", ["tcp://h:4001", "serial:///dev/t"])
+def test_a_line_has_one_protocol(link: str, tmp_path: Path) -> None:
+    found = mistakes(plant(tmp_path, f"dlt645+{link}?address=1", f"cjt188+{link}?address=2"))
+
+    assert found == [
+        'devices.m1.connect: "m0" speaks another protocol on this line: a line has one'
+    ]
+
+
 def test_meters_of_one_serial_line_must_agree_on_its_speed(tmp_path: Path) -> None:
     line = "dlt645+serial:///dev/t"
     found = mistakes(plant(tmp_path, f"{line}?baud=9600&address=1", f"{line}?address=2"))

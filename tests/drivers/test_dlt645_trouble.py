@@ -3,14 +3,16 @@
 import asyncio
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from edge_agent.drivers.base import Counts, Learns, Probes
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
+from edge_agent.units import Duration
 from simulators.conduct import Framing
-from simulators.dlt645_server import Dlt645Meter, Dlt645Server
+from simulators.dlt645_server import Dlt645Meter, Dlt645Server, answer
 from simulators.tables import device_table
 from tests.drivers.dlt645_bench import (
     ADDRESS,
@@ -187,6 +189,44 @@ async def test_a_garbled_meter_takes_no_more_of_its_line_than_two_exchanges_a_sc
         assert d.counts["corrupt_frames"] == 2  # type: ignore[attr-defined]
         bench.recover()
         assert await read(d) == GOOD
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_bytes_come_rows_are_lawful_and_nothing_unforeseen_is_raised(
+    bench: Bench, seed: int
+) -> None:
+    """Answers of any function, length and content that add up, cut, doubled and among noise."""
+    random, meter = Random(seed), bench.add()
+    truth = {0x00010000: 1234.56, 0x02030000: -3.3526, 0x02010100: 229.7}
+    right = meter.serve
+
+    def mad(frame: bytes, line: object) -> None:
+        item = bytes((o - 0x33) & 0xFF for o in frame[10:-2])
+        data = random.choice([b"", item[:3], item, item + random.randbytes(random.randrange(9))])
+        control = random.choice([0x91, 0xB1, 0xD1, 0x92, 0x93, 0xB2, 0x11, 0xFF])
+        said = answer(ADDRESS, control, data + random.randbytes(random.randrange(3)))
+        noise = random.randbytes(random.randrange(20))
+        spoiled = [said, said[: random.randrange(len(said))], said + said, noise + said, noise]
+        if random.random() < 0.3:
+            right(frame, line)  # type: ignore[arg-type]
+        else:
+            line.send(random.choice(spoiled))  # type: ignore[attr-defined]
+
+    meter.serve = mad  # type: ignore[method-assign, assignment]
+    good = 0
+    async with (
+        bench.serving(),
+        connected(driver(m=device(bench.port, timeout=Duration(0.03)))) as d,
+    ):
+        for _ in range(15):
+            try:
+                found = await read(d)
+            except NoAnswer:
+                continue
+            for (value, quality), true in zip(found, truth.values(), strict=True):
+                good += quality == 0 and value == true
+                assert quality >= Quality.BAD or value is not None
+    assert good > 0
 
 
 async def test_frames_of_other_meters_and_echoes_are_passed_over(bench: Bench) -> None:
