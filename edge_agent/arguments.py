@@ -34,7 +34,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         help="what is logged (info for run, else warning)",
     )
     menu = _Menu(whole, runs)
-    for add in (_demo, _run, _check, _explain, _scan, _tags, _simulate, _report):
+    for add in (_demo, _run, _check, _explain, _scan, _browse, _tags, _simulate, _report):
         add(menu)
     return whole
 
@@ -82,6 +82,12 @@ def _speed(text: str) -> float:
     if not 0.01 <= speed <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a speed (write 1, 10)")
     return speed
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _units(text: str) -> tuple[int, ...]:
@@ -182,6 +188,36 @@ def _scan(menu: _Menu) -> None:
     add("--for", dest="length", type=duration, default="10m", metavar="TIME", help=most)
     deep = "search all addresses, also where a template fits already"
     add("--deep", action="store_true", help=deep)
+
+
+def _browse(menu: _Menu) -> None:
+    what = "show the address tree of an OPC UA server with its values, to paste as tags"
+    more = (
+        "Prints the variables with value, type, unit and a guess at their kind (state, counter,\n"
+        "gauge), then YAML to paste: one device per object below the start. Ctrl-C shows what was\n"
+        "found so far. The password is taken from the environment: $OPCUA_PASSWORD. With a policy\n"
+        "the agent shows its own certificate (made below --data), which the server must accept."
+    )
+    example = "edge-agent browse opc.tcp://192.168.1.30:4840 --path Objects/Plant --depth 4"
+    add = menu.add("browse", what, example, more).add_argument
+    policies = ["None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"]
+    add("url", metavar="URL", help="the server: opc.tcp://host:4840")
+    start = "begin there: names from Objects on, or a node id (Objects)"
+    add("--path", default="", metavar="PATH", help=start)
+    add("--depth", type=_positive, default=8, metavar="N", help="levels below the start (8)")
+    only = "only variables whose name or path is like this: '*temp*'"
+    add("--match", metavar="PATTERN", help=only)
+    add("--most", type=_positive, default=5000, metavar="N", help="end after so many nodes (5000)")
+    add("--user", metavar="NAME", help="log in as this user, password in $OPCUA_PASSWORD")
+    policy = f"how the line is secured: {', '.join(policies)} (None)"
+    add("--policy", choices=policies, default="None", metavar="POLICY", help=policy)
+    modes = "sign-and-encrypt or sign (with a policy sign-and-encrypt)"
+    add("--mode", choices=["sign", "sign-and-encrypt"], metavar="MODE", help=modes)
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="for the certificate (data)")
+    wait = "how long an answer may take (4s)"
+    add("--timeout", type=duration, default="4s", metavar="TIME", help=wait)
+    add("-o", "--output", type=Path, metavar="FILE", help="write the YAML there")
+    add("--overwrite", action="store_true", help="replace the file if it is there")
 
 
 def _tags(menu: _Menu) -> None:

@@ -174,6 +174,7 @@ _RUNS: Mapping[str, Run] = {
     "check": _check,
     "explain": lambda options: commands.explain(options, _SHOW),
     "scan": lambda options: commands.scan(options, _SHOW),
+    "browse": lambda options: commands.browse(options, _SHOW),
     "tags export": lambda options: commands.export_tags(options, _SHOW),
     "tags import": lambda options: commands.import_tags(options, _SHOW),
     "simulate": _simulate,

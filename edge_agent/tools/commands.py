@@ -2,17 +2,21 @@
 
 import argparse
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NamedTuple
 
 from edge_agent.config import load
+from edge_agent.drivers.opcua_security import Security
 from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.tools import browse as browsing
+from edge_agent.tools import browse_told, scan_told, tagfile, tags
 from edge_agent.tools import explain as explained
-from edge_agent.tools import scan_told, tagfile, tags
 from edge_agent.tools.models import Models
 from edge_agent.tools.scan import Scan, Wish
+from edge_agent.units import Secret
 
 NOTHING, INTERRUPTED = 1, 130
 
@@ -54,6 +58,43 @@ def explain(options: argparse.Namespace, show: Show) -> int:
     for line in explained.lines(load(options.config), options.tag):
         show.say(line)
     return 0
+
+
+def browse(options: argparse.Namespace, show: Show) -> int:
+    """Browse an OPC UA server; Ctrl-C shows what was found until then."""
+    _not_there(options.output, replaced=options.overwrite)
+    password = os.environ.get("OPCUA_PASSWORD") if options.user else None
+    security = Security(
+        policy=options.policy,
+        mode=options.mode,
+        user=options.user,
+        password=None if password is None else Secret(password),
+    )
+    look = browsing.Look(
+        url=options.url,
+        path=options.path,
+        depth=options.depth,
+        match=options.match,
+        most=options.most,
+        timeout=options.timeout,
+        security=None if security == Security() else security,
+        data=options.data,
+    )
+
+    async def run() -> int:
+        work = browsing.Browse(look, show.progress)
+        is_whole = await _until_interrupted(work.run)
+        for line in browse_told.lines(work, is_whole=is_whole, shows_yaml=options.output is None):
+            show.say(line)
+        if options.output is not None:
+            text = "\n".join(browse_told.pasted(work))
+            await asyncio.to_thread(options.output.write_text, text + "\n", encoding="utf-8")
+            show.say(f"written   {options.output}")
+        if not is_whole:
+            return INTERRUPTED
+        return 0 if work.variables else NOTHING
+
+    return asyncio.run(run())
 
 
 def export_tags(options: argparse.Namespace, show: Show) -> int:

@@ -153,7 +153,7 @@ def test_a_meter_without_voltage_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.floats(width=32, allow_nan=False))
 def test_a_float_of_two_registers_is_what_struct_says(order: str, value: float) -> None:
     first, second = words_of(value, "f32", order)
@@ -191,6 +191,7 @@ def test_counters_are_no_floats() -> None:
     assert unknown({Table.HOLDING_REGISTERS: dict(enumerate(words))}) == []
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=True))
 def test_no_number_is_the_frequency_of_two_networks(value: float) -> None:
     bands = [(49.5, 50.5), (59.5, 60.5)]

@@ -151,11 +151,13 @@ def test_any_table_comes_back_the_same(
     assert again.digest == config.digest
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(-5, 70000), words, min_size=1))
 def test_states_come_back_from_their_cell(states: dict[int, str]) -> None:
     assert value_of("states", cell("states", states)) == states
 
 
+@settings(deadline=None)
 @given(ends)
 def test_a_range_comes_back_from_its_cell(pair: list[float]) -> None:
     assert value_of("range", cell("range", tuple(pair))) == pair
