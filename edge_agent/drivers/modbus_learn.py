@@ -20,7 +20,7 @@ answered to other requests before this one failed again, it is taken apart in th
 devices say nothing to what they do not know, some cannot cope with long requests (peers 20).
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -32,12 +32,13 @@ from edge_agent.drivers.modbus_parts import (
     Columns,
     Cut,
     Root,
+    Scan,
     Size,
     State,
     Suspect,
-    beginnings,
     beside_the_cut,
     halves,
+    is_one,
     within,
 )
 from edge_agent.drivers.modbus_plan import Bounds, ReadPlan, Request
@@ -69,18 +70,12 @@ class Inquiry:
         self._state = State()
         self._before: State | None = None  # while a scan goes on: what was open at its beginning
         self._now = 0.0
-        self._further: deque[Request] = deque()
-        self._good: list[Request] = []
-        self._in_row = 0
-        self._asked = 0
-        self._silent = 0
-        self._refused_now: set[Columns] = set()  # roots
-        self._refusals: Counter[Columns] = Counter()  # of parts of these
-        self._probed: dict[Span, int] = {}  # refused registers that were refused again: code
-        self._apart: list[Columns] = []  # neighbours that were refused together
+        self._scan = Scan()
         self._mute: tuple[Request, int] | None = None  # not answered; what had been heard by then
         self._silences: dict[Span, int] = {}
         self._wholes: set[Span] = set()  # requests that were answered
+        self._unheard_at: int | None = None  # what had been heard by the last scan without answer
+        self._is_calm = False  # nothing is open, all answers: a scan costs nothing here
         self._proved = False
         self._plan()
 
@@ -95,7 +90,7 @@ class Inquiry:
         lost = np.zeros((1, len(self.plan.registers)), np.uint8)
         for request in self.plan.suspects:
             code = self._state.suspects[request.columns].code
-            lost[0, request.columns] = quality_of(code, alone=self._is_one(request))
+            lost[0, request.columns] = quality_of(code, alone=is_one(request, self.plan.registers))
         for request in self.plan.dead:
             lost[0, request.columns] = self._lessons.refused[request.span].quality
         self._lost = lost
@@ -105,13 +100,10 @@ class Inquiry:
         borders = frozenset(cut.border for cut in self._state.trials.values())
         return self._lessons.version, tuple(self._state.suspects), borders
 
-    def _is_one(self, request: Request) -> bool:
-        return len({self.plan.registers[i].span for i in request.columns}) == 1
-
     @property
     def _is_hopeless(self) -> bool:
         """True when the device refuses whatever it is asked."""
-        return not self._good and self._in_row >= HOPELESS
+        return not self._scan.good and self._scan.in_row >= HOPELESS
 
     @property
     def lost(self) -> U8:
@@ -120,46 +112,54 @@ class Inquiry:
 
     @property
     def is_unheard(self) -> bool:
-        """True when the device said nothing at all in the scan."""
-        return not self._good and self._silent > 0 and self._in_row == self._silent
+        """True when the device says nothing at all since a scan in which it was asked."""
+        return self._unheard_at == self._lessons.heard
 
     # ---- a scan --------------------------------------------------------------------------
 
     def begin(self, now: float) -> ReadPlan:
         """Return the plan of the next scan; now is monotonic, in seconds."""
+        self._now = now
+        self._scan = Scan()
+        if self._is_calm and self._lessons.version == self._built[0]:
+            return self.plan
         if self._before is not None:
             self._state = self._before
-        self._now = now
         self._lessons.widen(now)
         self._hear_of_silence()
         if self._built != self._basis():
             self._plan()
-        self._before = self._state.copy()
-        self._good, self._in_row, self._asked, self._silent = [], 0, 0, 0
-        self._refused_now, self._refusals, self._probed, self._apart = set(), Counter(), {}, []
+        self._start()
         due = [r for r in self.plan.dead if self._lessons.refused[r.span].due <= now]
-        self._further = deque([*self.plan.suspects, *due])
+        self._scan.further = deque([*self.plan.suspects, *due])
         for columns, cut in self._state.trials.items():
             self._try(cut.whole, columns)
         self._measure()
         return self.plan
 
+    def _start(self) -> None:
+        """Keep what is open now, in case the scan teaches nothing."""
+        self._is_calm = False
+        self._before = self._state.copy()
+
     def further(self) -> Request | None:
         """Return what may be asked beside the plan in this scan; None: nothing more."""
-        if self._is_hopeless or self._asked >= MOST_IN_A_SCAN:
+        if self._is_hopeless or self._scan.asked >= MOST_IN_A_SCAN:
             return None
-        while self._further:
-            request = self._further.popleft()
+        while self._scan.further:
+            request = self._scan.further.popleft()
             in_doubt = request.columns in self._state.suspects
             if in_doubt or request.offset == NOWHERE or request in self.plan.dead:
-                self._asked += 1
+                self._scan.asked += 1
                 return request
         return None
 
     def answered(self, request: Request) -> None:
         """Note an answer."""
-        self._good.append(request)
-        self._in_row = 0
+        self._scan.good.append(request)
+        if self._is_calm:
+            return
+        self._scan.in_row = 0
         state = self._state
         if request.offset == NOWHERE:
             self._experiment_answered(request)
@@ -175,37 +175,49 @@ class Inquiry:
         for columns, root in list(state.roots.items()):
             if set(columns).issubset(request.columns):
                 del state.roots[columns]
-            elif columns not in self._refused_now and set(columns).issuperset(request.columns):
+            elif columns not in self._scan.wholes and set(columns).issuperset(request.columns):
                 self._part_answered(root)
 
     def refused(self, request: Request, code: int) -> Quality:
         """Note a refusal; return what it makes of the request's columns."""
-        self._in_row += 1
+        if self._is_calm:
+            self._start()
+        self._scan.in_row += 1
         self._failed(request, code)
-        return quality_of(code, alone=self._is_one(request))
+        return quality_of(code, alone=is_one(request, self.plan.registers))
 
     def silent(self, request: Request) -> Quality:
         """Note that there was no answer; with a request of the plan the scan is over."""
-        self._in_row += 1
-        self._silent += 1
+        if self._is_calm:
+            self._start()
+        self._scan.in_row += 1
+        self._scan.silent += 1
         if request in self.plan.requests:
             self._mute = request, self._lessons.heard
         else:
             self._failed(request, SILENCE)
-            self._further.clear()
+            self._scan.further.clear()
         return Quality.BAD_NO_ANSWER
 
     def end(self) -> None:
         """Draw the conclusions of a scan."""
+        self._lessons.heard += len(self._scan.good)
+        if self._is_calm:
+            return
         before, self._before = self._before, None
-        self._lessons.heard += len(self._good)
         self._put_together()
-        if not self._good and before is not None:
+        if not self._scan.good and before is not None:
             self._forget_strikes(before)
         else:
             self._conclude()
+        if self._scan.in_row > self._scan.silent or self._scan.good:
+            self._unheard_at = None
+        elif self._scan.silent:
+            self._unheard_at = self._lessons.heard
         if self._built != self._basis():
             self._plan()
+        open_ = self._silences or self._mute or self._lessons.is_open or not self._state.is_empty
+        self._is_calm = self._proved and not open_
 
     # ---- conclusions ---------------------------------------------------------------------
 
@@ -213,7 +225,7 @@ class Inquiry:
         """Take a request apart that was not answered, or count it against a register."""
         columns, state = request.columns, self._state
         if request in self.plan.dead:
-            self._probed[request.span] = code
+            self._scan.probed[request.span] = code
             return
         if code not in REFUSALS and code != SILENCE:
             return  # busy, or nonsense: it says nothing about the registers
@@ -225,8 +237,8 @@ class Inquiry:
             for whole, cut in state.cuts.items()
             if columns not in {cut.left.columns, cut.right.columns}
         }
-        for whole in self._refused_now:
-            self._refusals[whole] += set(whole).issuperset(columns)
+        for whole in self._scan.wholes:
+            self._scan.wholes[whole] += set(whole).issuperset(columns)
         suspect = state.suspects.pop(columns, None)
         parts = halves(request, self.plan.registers)
         if parts is None:
@@ -234,12 +246,12 @@ class Inquiry:
             state.suspects[columns] = Suspect(code, strikes + 1, since)
             return
         if suspect is None and request in self.plan.requests:
-            self._refused_now.add(columns)
+            self._scan.wholes[columns] = 0
             root = Root(request, request.span in self._wholes, self._now, self._now - WHOLE_AGAIN)
             state.roots.setdefault(columns, root)
         for part in parts:
             state.suspects[part.columns] = Suspect(code, 0, self._now)
-            self._further.append(part)
+            self._scan.further.append(part)
         left, right = parts
         if left.span != request.span:  # else a register over others, not two side by side
             state.cuts[columns] = Cut(request, left, right, code)
@@ -247,16 +259,17 @@ class Inquiry:
     def _put_together(self) -> None:
         """Undo the taking apart of requests that worked before and do not answer at all now."""
         state = self._state
-        for columns in self._refused_now:
-            root, whole = state.roots[columns], set(columns)
-            answered = any(whole.issuperset(request.columns) for request in self._good)
+        for columns, refusals in self._scan.wholes.items():
+            root, whole = state.roots.get(columns), set(columns)
+            answered = any(whole.issuperset(request.columns) for request in self._scan.good)
             # else it is too early to say
-            tried = self._is_hopeless or self._refusals[columns] >= HOPELESS
-            if root.proved and tried and not answered and self._now - root.since < TOGETHER_AGAIN:
+            tried = self._is_hopeless or refusals >= HOPELESS
+            early = root is not None and self._now - root.since < TOGETHER_AGAIN
+            if root is not None and root.proved and early and tried and not answered:
                 state.clear(columns)
         for columns in list(state.roots):
             open_ = any(set(columns).issuperset(suspect) for suspect in state.suspects)
-            if not open_ and columns not in self._refused_now:
+            if not open_ and columns not in self._scan.wholes:
                 del state.roots[columns]
 
     def _forget_strikes(self, before: State) -> None:
@@ -269,14 +282,14 @@ class Inquiry:
         state, lessons = self._state, self._lessons
         if state.together or self._silences:
             self._forgive()
-        for span, code in self._probed.items():
+        for span, code in self._scan.probed.items():
             if span in lessons.refused:
                 lessons.still_refused(span, code, self._now)
         if lessons.refused:
-            for request in self._good:
+            for request in self._scan.good:
                 if request.span in lessons.refused and request.offset != NOWHERE:
                     lessons.revive(request.span, self._now)
-        for columns in self._apart:
+        for columns in self._scan.apart:
             cut = state.trials.pop(columns)
             lessons.border(*cut.border)
             state.together.pop(cut.whole.span, None)
@@ -301,7 +314,7 @@ class Inquiry:
 
     def _forgive(self) -> None:
         """Forget what was held against requests that are now answered as a whole."""
-        good = [request.span for request in self._good if request.offset != NOWHERE]
+        good = [request.span for request in self._scan.good if request.offset != NOWHERE]
         for held in (self._state.together, self._silences):
             for span in [s for s in held if any(within(s, answered) for answered in good)]:
                 del held[span]
@@ -319,9 +332,9 @@ class Inquiry:
 
     def _prove(self) -> None:
         """Remember what has answered."""
-        columns = {i for request in self._good for i in request.columns}
+        columns = {i for request in self._scan.good for i in request.columns}
         self._lessons.proved.update(self.plan.registers[i].span for i in columns)
-        self._wholes.update(request.span for request in self._good)
+        self._wholes.update(request.span for request in self._scan.good)
         self._proved = len(columns) >= sum(len(r.columns) for r in self.plan.requests)
 
     # ---- experiments: requests whose words are known from elsewhere ----------------------
@@ -329,9 +342,9 @@ class Inquiry:
     def _try(self, whole: Request, columns: Iterable[int], *, first: bool = False) -> None:
         part = replace(whole.part(self.plan.registers, tuple(columns)), offset=NOWHERE)
         if first:
-            self._further.appendleft(part)
+            self._scan.further.appendleft(part)
         else:
-            self._further.append(part)
+            self._scan.further.append(part)
 
     def _experiment_answered(self, request: Request) -> None:
         state, columns = self._state, request.columns
@@ -346,16 +359,16 @@ class Inquiry:
             if cut.code != SILENCE:
                 state.size = Size(cut.whole, can, cut.whole.count)
                 self._measure()
-        elif state.size is not None:
+        elif state.size is not None and request.count > state.size.can:
             state.size = replace(state.size, can=request.count)
             self._measure()
 
     def _experiment_failed(self, request: Request) -> None:
         state, columns = self._state, request.columns
         if columns in state.trials:
-            self._apart.append(columns)
+            self._scan.apart.append(columns)
         elif columns not in state.roots and state.size is not None:
-            state.size = replace(state.size, cannot=request.count)
+            state.size = replace(state.size, cannot=min(request.count, state.size.cannot))
             self._measure()
 
     def _measure(self) -> None:
@@ -363,18 +376,12 @@ class Inquiry:
         size = self._state.size
         if size is None:
             return
-        parts = [
-            part
-            for part in beginnings(size.whole, self.plan.registers)
-            if size.can < part.count < size.cannot
-        ]
-        if not parts:
+        part = size.next(self.plan.registers)
+        if part is None:
             self._lessons.shorten(size.whole.table, size.cannot - 1, self._now)
             self._state.size = None
-            return
-        middle = (size.can + size.cannot) / 2
-        part = min(parts, key=lambda part: abs(part.count - middle))
-        self._try(size.whole, part.columns)
+        else:
+            self._try(size.whole, part.columns)
 
     def _part_answered(self, root: Root) -> None:
         """Ask the whole again: whatever was the matter with the device may be over."""

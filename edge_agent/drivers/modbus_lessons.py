@@ -92,6 +92,11 @@ class Lessons:
             most.get(False), most.get(True), frozenset(self.refused), frozenset(self._borders)
         )
 
+    @property
+    def is_open(self) -> bool:
+        """True while something is to be tried again, sooner or later."""
+        return bool(self.refused or self._most)
+
     def told(self) -> list[str]:
         """Return the facts in words, a line each."""
         lines = [

@@ -1,5 +1,6 @@
 """Taking Modbus requests apart: the parts in doubt, and the time there is for it; pure."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -60,6 +61,16 @@ class Size:
     can: int
     cannot: int
 
+    def next(self, registers: Sequence[Register]) -> Request | None:
+        """Return the part of the whole that halves what is not known; None if all is."""
+        parts = [
+            part
+            for part in beginnings(self.whole, registers)
+            if self.can < part.count < self.cannot
+        ]
+        middle = (self.can + self.cannot) / 2
+        return min(parts, key=lambda part: abs(part.count - middle), default=None)
+
 
 @dataclass
 class State:
@@ -76,6 +87,12 @@ class State:
     together: dict[Span, int] = field(default_factory=dict)
     trials: dict[Columns, Cut] = field(default_factory=dict)
     size: Size | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing is open."""
+        held = (self.suspects, self.cuts, self.roots, self.together, self.trials, self.size)
+        return not any(held)
 
     def copy(self) -> "State":
         return State(
@@ -94,6 +111,28 @@ class State:
         self.cuts = {c: cut for c, cut in self.cuts.items() if not whole.issuperset(c)}
 
 
+@dataclass
+class Scan:
+    """What has happened in one scan.
+
+    further   requests that may be asked beside the plan
+    good      requests that were answered; in_row: those since that were not
+    asked     how many beside the plan; silent: how many got no answer at all
+    wholes    requests of the plan that were taken apart, and how many parts were refused
+    probed    registers known as refused that were refused again, by which exception
+    apart     neighbours that were refused together
+    """
+
+    further: deque[Request] = field(default_factory=deque)
+    good: list[Request] = field(default_factory=list)
+    in_row: int = 0
+    asked: int = 0
+    silent: int = 0
+    wholes: dict[Columns, int] = field(default_factory=dict)
+    probed: dict[Span, int] = field(default_factory=dict)
+    apart: list[Columns] = field(default_factory=list)
+
+
 class Spare:
     """How much of a link's time goes to finding out: a share, a little of it at once; seconds."""
 
@@ -110,6 +149,11 @@ class Spare:
     def spend(self, seconds: float) -> None:
         """Note how long a request took."""
         self._left -= seconds
+
+
+def is_one(request: Request, registers: Sequence[Register]) -> bool:
+    """Return whether a request asks for one register alone (or bits of it)."""
+    return len({registers[i].span for i in request.columns}) == 1
 
 
 def halves(request: Request, registers: Sequence[Register]) -> tuple[Request, Request] | None:

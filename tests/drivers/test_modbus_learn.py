@@ -416,6 +416,23 @@ def test_a_device_that_is_silent_altogether_teaches_nothing() -> None:
     assert reader.plan == [(0, 100)]
 
 
+def test_a_device_that_falls_silent_while_it_is_taken_apart_is_called_silent() -> None:
+    """Also in scans in which there was no time to ask it; until it is heard from elsewhere."""
+    device = Device(refused={1: 2})
+    reader = Reader(run_of(2), device)
+    device.everything = 4
+    reader.scan()
+    device.everything, device.patient = None, 0
+    reader.scan()
+    assert reader.plan == []
+    unheard = [reader.inquiry.is_unheard]
+    reader.scan(spare=0)
+    unheard.append(reader.inquiry.is_unheard)
+    reader.lessons.heard += 1  # a probe was answered
+
+    assert [*unheard, reader.inquiry.is_unheard] == [True, True, False]
+
+
 # ---- any device -------------------------------------------------------------------------------
 
 
