@@ -215,6 +215,7 @@ def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
     first_of: dict[Hashable, str] = {}
     units: dict[Hashable, str] = {}
     met: dict[Hashable, list[str]] = {}
+    busy: dict[Hashable, float] = {}
     spoken: dict[Hashable, tuple[type[DeviceConfig], str]] = {}
     for name, config in devices.items():
         link = (type(config), config.link)
@@ -228,6 +229,13 @@ def links(devices: Mapping[str, DeviceConfig], checked: Checked) -> None:
                 message = f'{what} is "{other}" already'
                 checked.report(("devices", name, "connect"), message)
         met[link].append(name)
+        busy[link] = busy.get(link, 0.0) + _occupies(config)
+        if busy[link] > 1.0 >= busy[link] - _occupies(config):
+            message = (
+                f"the polls of this line take {busy[link]:.0%} of its time: poll less often, take "
+                "tags out, or give it more baud"
+            )
+            checked.report_here(("devices", name, "poll"), message)
         if any(scheme.startswith("modbus") for scheme in config.schemes):
             unit = config.option("unit", "1")
             other = units.setdefault((*link, unit), name)
@@ -247,6 +255,13 @@ def _clash(one: DeviceConfig, other: DeviceConfig) -> str | None:
         return one.clash(other)
     except ValueError:
         return None  # one of the addresses is none, which is told there
+
+
+def _occupies(config: DeviceConfig) -> float:
+    try:
+        return config.occupies
+    except (ValueError, KeyError):
+        return 0.0  # a tag's place or unit is none, or the flag's tag, which is told there
 
 
 def _differences(one: DeviceConfig, other: DeviceConfig) -> list[tuple[str, str, str]]:

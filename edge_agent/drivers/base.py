@@ -277,6 +277,11 @@ class DeviceConfig:
         return None
 
     @property
+    def occupies(self) -> float:
+        """The share of its line's time that its polls take at least; 0 where nobody knows."""
+        return 0.0
+
+    @property
     def spacing(self) -> float | None:
         """Seconds between rows where the device itself sets the pace; None where it is asked."""
         return None

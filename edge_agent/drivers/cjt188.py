@@ -12,7 +12,7 @@ Source: CJ/T 188-2004 and -2018.
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, cast
@@ -77,6 +77,10 @@ class Cjt188Device(MeterDevice):
     def where(self, tag: TagConfig) -> Place:
         """Return where a tag stands; ``ValueError`` says what would be right."""
         return codec.place(tag.at, self.category)
+
+    def octets_of(self, tags: Sequence[str]) -> int:  # noqa: ARG002 – it always says all
+        request = codec.read(self.type, self.address, 0)
+        return len(request) + 16 + codec.LENGTH[self.category]
 
     def clash(self, other: DeviceConfig) -> str | None:
         if isinstance(other, Cjt188Device) and codec.is_one_of(self.address, other.address):

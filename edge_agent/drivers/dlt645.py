@@ -10,7 +10,7 @@ Source: DL/T 645-2007; DL/T 645-1997.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -70,6 +70,18 @@ class Dlt645Device(MeterDevice):
         """Return the exact factor from the digits' unit to the tag's, transformers included."""
         natural = Unit.parse(self.where(tag).field.unit)
         return super().ratio_of(tag) * factor_to(natural, tag)
+
+    def asks(self, tags: Sequence[str]) -> tuple[Ask, ...]:
+        """Return the exchanges of a scan of these tags."""
+        places = [self.where(self.tags[tag]) for tag in tags]
+        return plan(places, self.version, blocks=self.blocks)
+
+    def octets_of(self, tags: Sequence[str]) -> int:
+        identifier = codec.identifier_length(self.version)
+        return sum(
+            len(codec.read(self.address, ask.item, self.version)) + 12 + identifier + ask.octets
+            for ask in self.asks(tags)
+        )
 
     def clash(self, other: DeviceConfig) -> str | None:
         if isinstance(other, Dlt645Device) and codec.is_one_of(self.address, other.address):
@@ -164,14 +176,12 @@ class Dlt645Driver:
             meter = Meter(identity, self._line, clock, items)
             self._meters[name] = meter
             for group, tags in groups_of(name, device).items():
-                written = [device.tags[tag] for tag in tags]
-                places = [device.where(tag) for tag in written]
                 self._streams[group.schema.stream] = _Stream(
                     device,
                     meter,
                     group.schema,
-                    tuple(Column.of(device, tag) for tag in written),
-                    plan(places, device.version, blocks=device.blocks),
+                    tuple(Column.of(device, device.tags[tag]) for tag in tags),
+                    device.asks(tags),
                 )
                 groups.append(group)
         self._groups = tuple(groups)

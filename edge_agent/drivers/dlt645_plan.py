@@ -23,6 +23,11 @@ class Ask:
     columns: tuple[tuple[int, Place], ...]
     singles: tuple["Ask", ...] = ()
 
+    @property
+    def octets(self) -> int:
+        """The length of the values that it brings, at least."""
+        return max((where.member + 1) * where.layout.octets for _, where in self.columns)
+
 
 def plan(places: Sequence[Place], version: str, *, blocks: bool) -> tuple[Ask, ...]:
     """Return the exchanges for the columns of one stream, each data identifier once.

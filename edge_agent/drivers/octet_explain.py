@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from edge_agent.drivers import cjt188_codec, dlt645_codec
 from edge_agent.drivers.base import DeviceConfig, TagConfig, groups_of
 from edge_agent.drivers.dlt645_items import Place, canonical
-from edge_agent.drivers.dlt645_plan import Ask, plan
-from edge_agent.drivers.octet_meters import MeterDevice
+from edge_agent.drivers.dlt645_plan import Ask
 from edge_agent.units import Unit
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ def explain_dlt645(device: "Dlt645Device", name: str, tag: str) -> list[tuple[st
     """Return the parts of the explanation: (label, text)."""
     names = next(tags for tags in groups_of(name, device).values() if tag in tags)
     version, column = device.version, names.index(tag)
-    places = [device.where(device.tags[other]) for other in names]
-    asks = plan(places, version, blocks=device.blocks)
+    asks = device.asks(names)
     ask = next(a for a in asks if column in (c for c, _ in a.columns))
     where = next(place for c, place in ask.columns if c == column)
     digits = _EXAMPLE[: 2 * where.field.octets]
@@ -39,9 +37,9 @@ def explain_dlt645(device: "Dlt645Device", name: str, tag: str) -> list[tuple[st
     plain = _spaced(octets[::-1])
     said = f"less 33H each, the highest pair first: {plain} = {_number(value)}"
     return [
-        ("stands at", f"{canonical(places[column], version)}, {_form(where)}"),
+        ("stands at", f"{canonical(device.where(device.tags[tag]), version)}, {_form(where)}"),
         ("read by", _read_by(asks, ask, version)),
-        ("plan", _plan(device, asks, ask, version)),
+        ("plan", _plan(device, asks, ask, names)),
         ("asked", _spaced(dlt645_codec.read(device.address, ask.item, version))),
         (
             "in it",
@@ -111,13 +109,12 @@ def _read_by(asks: Sequence[Ask], ask: Ask, version: str) -> str:
     )
 
 
-def _plan(device: MeterDevice, asks: Sequence[Ask], ask: Ask, version: str) -> str:
+def _plan(device: "Dlt645Device", asks: Sequence[Ask], ask: Ask, names: Sequence[str]) -> str:
     lines = [
-        f"  {i}  {_written(a.item, version)}" + ("   <- this tag" if a is ask else "")
+        f"  {i}  {_written(a.item, device.version)}" + ("   <- this tag" if a is ask else "")
         for i, a in enumerate(asks, 1)
     ]
-    octets = sum(20 + 20 + max(p.member + 1 for _, p in a.columns) * 8 for a in asks)
-    seconds = device.line.takes(octets) + len(asks) * (REPLY + float(device.pause))
+    seconds = device.line.takes(device.octets_of(names)) + len(asks) * (REPLY + float(device.pause))
     lines.append(f"a scan takes about {seconds:.2g} s at {device.line.serial.baud} baud")
     return "\n".join(lines)
 

@@ -1,13 +1,13 @@
 """What the configurations and the rows of all meters that speak in octet frames have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
 
-from edge_agent.drivers.base import DeviceConfig, TagConfig, apply_flag
+from edge_agent.drivers.base import DeviceConfig, TagConfig, apply_flag, groups_of
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.octet_frames import Size
 from edge_agent.drivers.octet_line import Line, OctetLine, common
@@ -55,6 +55,19 @@ class MeterDevice(DeviceConfig):
             0 if self.serial else self.url.port or self.port,
             USUAL.laid_under(self.url),
         )
+
+    @property
+    def occupies(self) -> float:
+        """The share of a serial line's time that the bytes of its polls take."""
+        if not self.serial:
+            return 0.0
+        groups = groups_of("", self)
+        lengths = [self.octets_of(tags) / float(g.period or 1.0) for g, tags in groups.items()]
+        return self.line.takes(1) * sum(lengths)
+
+    def octets_of(self, tags: Sequence[str]) -> int:
+        """Return how many bytes go over the wire for one scan of these tags, both ways."""
+        raise NotImplementedError
 
     def address_faults(self, own: Mapping[str, Callable[[str], list[str]]]) -> list[str]:
         """Return what is wrong with the address; ``own`` as for ``link_faults``."""

@@ -76,6 +76,34 @@ def test_a_line_has_one_protocol(link: str, tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_that_cannot_keep_up_with_its_polls_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "plant.yaml"
+    meter = "template: dlt645/three-phase"
+
+    def devices(*polls: str, baud: int = 2400) -> Path:
+        line = f"dlt645+serial:///dev/t?baud={baud}"
+        text = "".join(
+            f"  m{i}: {{connect: '{line}&address={i}', {meter}, poll: {poll}}}\n"
+            for i, poll in enumerate(polls)
+        )
+        path.write_text(f"{SITE}devices:\n{text}")
+        return path
+
+    found = mistakes(devices("30s", "2s", "30s"))
+    assert len(found) == 1
+    assert found[0].startswith("devices.m1.poll: the polls of this line take 2")
+    assert "poll less often" in found[0]
+    assert load(devices("30s", "30s", "30s"), env={}).devices
+    assert load(devices("30s", "2s", "30s", baud=9600), env={}).devices
+
+
+def test_other_mistakes_of_a_meter_on_a_serial_line_are_told_once(tmp_path: Path) -> None:
+    path = plant(tmp_path, "dlt645+serial:///dev/t?address=1")
+    path.write_text(path.read_text().replace("tags:", "flag: {tag: x, normal: [0]}, tags:"))
+
+    assert mistakes(path) == ['devices.m0.flag.tag: unknown tag "x" (there is e)']
+
+
 def test_meters_of_one_serial_line_must_agree_on_its_speed(tmp_path: Path) -> None:
     line = "dlt645+serial:///dev/t"
     found = mistakes(plant(tmp_path, f"{line}?baud=9600&address=1", f"{line}?address=2"))

@@ -196,6 +196,14 @@ async def test_the_order_of_the_identifier_is_found_out_and_kept(bench: Bench, o
     assert meter.conduct.tally.requests == asked + 1
 
 
+@pytest.mark.parametrize("state", [{}, {"m": 5}, {"m": {"di": "1234"}}, {"n": {"di": "901F"}}])
+def test_what_another_configuration_has_learnt_is_passed_over(state: dict[str, object]) -> None:
+    d = driver(m=device(1))
+    d.load(state)
+
+    assert d.save() == {}
+
+
 async def test_the_only_meter_of_a_line_needs_no_address(bench: Bench) -> None:
     bench.add()
     async with bench.serving(), connected(driver(m=device(bench.port, query=""))) as d:

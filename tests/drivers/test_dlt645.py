@@ -210,6 +210,24 @@ async def test_a_meter_without_blocks_is_read_member_by_member_from_then_on(benc
     assert learnt == {"m": {"201FF00": "it has no such data", "1FF00": "it has no such data"}}
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"m": 5},
+        {"m": {"xyz": "?", "10000": 3}},
+        {"other": {}},
+        {"m": {"di": "901F"}},
+        {"m": []},
+    ],
+)
+def test_what_another_configuration_has_learnt_is_passed_over(state: dict[str, object]) -> None:
+    d = driver(m=device(1))
+    d.load(state)
+
+    assert set(d.save()) <= {"m"}
+
+
 async def test_a_tariff_that_the_meter_does_not_have_is_no_value(bench: Bench) -> None:
     bench.add(tags=PHASES, shown=THREE, blocks=True)
     wanted = {**PHASES, "sixth": {"at": "di:0001FF00[6]", "unit": "kWh"}}
