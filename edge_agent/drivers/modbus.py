@@ -5,6 +5,7 @@ Source: MODBUS Application Protocol V1.1b3; MODBUS over Serial Line V1.02.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -66,7 +67,7 @@ class ModbusDevice(DeviceConfig):
         """True for a serial line of this box."""
         return self.url.scheme == "modbus+rtu"
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """The number of the unit on its link."""
         return int(self.option("unit", "1"))

@@ -197,7 +197,7 @@ class ModbusDriver:
             try:
                 answer = await self._wire.ask(stream.config.unit, request)
             except TimeoutError:
-                lost[0, request.columns] = inquiry.silent(request)
+                lost[0, request.where] = inquiry.silent(request)
             else:
                 self._note(stream, request, answer, words, lost)
             finally:
@@ -210,12 +210,12 @@ class ModbusDriver:
         if isinstance(answer, Refused):
             quality = stream.inquiry.refused(request, answer.code)
             if request.offset >= 0:
-                lost[0, request.columns] = quality
+                lost[0, request.where] = quality
             return
         stream.inquiry.answered(request)
         if request.offset >= 0:
             words[0, request.offset : request.offset + request.count] = answer
-            lost[0, request.columns] = Quality.GOOD
+            lost[0, request.where] = Quality.GOOD
 
     def _tell(self, device: str) -> None:
         """Log what was learnt of a device, once."""

@@ -27,6 +27,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_decode import U16, Decoder, TextReader
@@ -113,6 +114,14 @@ class Request:
     count: int
     offset: int
     columns: tuple[int, ...]
+
+    @cached_property
+    def where(self) -> slice | NDArray[np.intp]:
+        """``columns`` to index an array with; a slice costs a tenth of a list."""
+        first, past = self.columns[0], self.columns[-1] + 1
+        if self.columns == tuple(range(first, past)):
+            return slice(first, past)
+        return np.array(self.columns, np.intp)
 
     @property
     def last(self) -> int:

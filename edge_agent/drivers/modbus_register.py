@@ -24,7 +24,7 @@ WORDS: dict[NumberType, int] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Register:
     """One tag as the plan needs it: where it stands and how its words become a number.
 
