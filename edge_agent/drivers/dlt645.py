@@ -31,7 +31,6 @@ from edge_agent.drivers.octet_meters import (
     line_of,
     unit_fault,
 )
-from edge_agent.errors import NoAnswer
 from edge_agent.model import Quality, SampleBlock, Schema
 from edge_agent.units import Unit
 
@@ -225,9 +224,6 @@ class Dlt645Driver:
             if meter.refuses(ask.item):
                 _instead(ask, work, row, Quality.BAD_ADDRESS)
                 continue
-            if not so_far.answered and meter.doubts(ask.item):
-                await meter.sign_of_life()
-                so_far.answered = True
             quality = await self._outcome(meter, ask, row, so_far)
             if quality is not None:
                 _instead(ask, work, row, quality)
@@ -244,15 +240,20 @@ class Dlt645Driver:
         errors  ``NoAnswer`` where the silence is the meter's and not this item's alone
         """
         try:
+            if not so_far.answered and meter.doubts(ask.item):
+                so_far.answered = await meter.sign_of_life()
+                if not so_far.answered:
+                    so_far.spoiled += 1
+                    return Quality.BAD_SHORT
             quality = await self._fill(meter, ask, row)
         except Garbled:
             so_far.answered, so_far.silent = True, False
             so_far.spoiled += 1
             return Quality.BAD_SHORT
         except TimeoutError as e:
-            if not so_far.answered or so_far.silent:
-                meter.forget_address()
-                raise NoAnswer(meter.name, str(e)) from e
+            if so_far.silent or not so_far.answered:
+                raise meter.silent(e) from e
+            meter.suspect(ask.item)
             so_far.silent = True
             return Quality.BAD_NO_ANSWER
         so_far.answered, so_far.silent, so_far.spoiled = True, False, 0

@@ -56,7 +56,8 @@ class Meter:
         self._line, self._clock = line, clock
         self._items = _shortest_first(items, identity.version)
         self._owed: int | None = None  # what it was asked for last and has not answered
-        self._silences: dict[int, int] = {}
+        self._alone: int | None = None  # the item whose silence may be its own, not the meter's
+        self._silences: dict[int, int] = {}  # how often an item was silent among others that spoke
 
     # ---- what is known ----
 
@@ -69,30 +70,38 @@ class Meter:
         self.refusals.learn(item, why, self._clock.monotonic())
 
     def doubts(self, item: int) -> bool:
-        """Return whether silence to an item would say nothing, nor a quick answer be its own."""
+        """Return whether silence to an item would say nothing, or a quick answer be a late one."""
         return self._owed == item or item in self._silences
 
-    def forget_address(self) -> None:
-        """Take note that the meter is silent: there may be another one in its place."""
-        self._address = self._identity.address
+    def suspect(self, item: int) -> None:
+        """Take note that a meter that speaks was silent to an item."""
+        self._alone = item
+
+    def silent(self, reason: Exception) -> NoAnswer:
+        """Take note that the meter is silent; there may be another one in its place."""
+        self._address, self._alone = self._identity.address, None
+        return NoAnswer(self.name, str(reason))
 
     # ---- exchanges ----
 
-    async def sign_of_life(self) -> None:
+    async def sign_of_life(self) -> bool:
         """Have the meter answer to the shortest that it has, but not to what it owes.
 
-        errors  ``NoAnswer``
+        returns  whether it did; False where what came had a wrong sum
+        errors   ``NoAnswer``
         """
         if await self.learn_address():
-            return
+            return True
         known = (i for i in self._items if i != self._owed and not self.refuses(i))
         try:
             await self.read(next(known, EVERYBODY_HAS[self._version]))
-        except (Garbled, Refused):
-            return  # not what was hoped for, but somebody is there
+        except Refused:
+            return True
+        except Garbled:
+            return False
         except TimeoutError as e:
-            self.forget_address()
-            raise NoAnswer(self.name, str(e)) from e
+            raise self.silent(e) from e
+        return True
 
     async def read(self, item: int) -> bytes:
         """Return the data of an item, of all frames of the answer together.
@@ -127,8 +136,7 @@ class Meter:
         except (Garbled, Refused):
             return False
         except TimeoutError as e:
-            self.forget_address()
-            raise NoAnswer(self.name, str(e)) from e
+            raise self.silent(e) from e
         return True
 
     async def _ask(self, request: bytes, expected: "_Expected") -> codec.Frame:
@@ -149,9 +157,14 @@ class Meter:
         return frame
 
     def _count_silence(self, item: int) -> None:
-        """Take note of an item that was not answered, while the next one was."""
-        self._silences[item] = self._silences.get(item, 0) + 1
-        if self._silences[item] >= SILENCES and item != ITS_ADDRESS:
+        """Take note of an item that was not answered, while the next one was.
+
+        It counts only where one before it was answered as well: a meter that comes and goes is
+        silent to something each time.
+        """
+        alone, self._alone = self._alone == item, None
+        self._silences[item] = self._silences.get(item, 0) + alone
+        if self._silences[item] >= SILENCES:
             self.learn(item, "it does not answer to it")
 
 

@@ -133,6 +133,20 @@ async def test_an_item_that_alone_is_never_answered_is_left_out(bench: Bench) ->
     assert meter.conduct.tally.requests == asked + 3
 
 
+async def test_a_meter_that_comes_and_goes_keeps_all_its_values(bench: Bench) -> None:
+    """It is silent to something each time, but that is not because it does not know it."""
+    bench.add()
+    async with bench.serving(), connected(driver(m=device(bench.port))) as d:
+        for _ in range(5):
+            bench.befall("silence")
+            with pytest.raises(NoAnswer):
+                await d.probe("m")
+            bench.recover()
+            await d.probe("m")
+        assert d.save() == {}
+        assert await read(d) == GOOD
+
+
 @pytest.mark.parametrize("kind", ["corrupt", "garbage", "short", "poison"])
 async def test_a_spoiled_answer_is_never_a_good_value(bench: Bench, kind: str) -> None:
     """L2, peers 15: stray bytes in a frame that adds up are as wrong as one that does not."""
