@@ -14,6 +14,7 @@ from simulators.dlt645_server import size as dlt645_size
 from simulators.faults import Script
 from simulators.modbus_server import ModbusServer, ScanLog, Unit
 from simulators.octets import OctetServer
+from simulators.opcua_security import Security, kept
 from simulators.opcua_server import OpcUaServer
 from simulators.plant import CementPlant
 from simulators.pseudo_terminal import Cable
@@ -123,7 +124,16 @@ async def play(
                 for table, _s in devices:
                     fleet.connect[table.id] = f"{address}?{_meter_options(table, address)}"
             elif scheme == "opc.tcp":
-                opcua = OpcUaServer(devices, clock, scans)
+                security = devices[0][0].security
+                opcua = OpcUaServer(
+                    devices,
+                    clock,
+                    scans,
+                    None if security is None else Security.written(security, kept()),
+                    script=script,
+                    start=fleet.plant.start,
+                    counted=fleet.counted,
+                )
                 stack.push_async_callback(opcua.close)
                 port = await opcua.start()
                 fleet.opcua.append(opcua)

@@ -135,12 +135,21 @@ class Listener:
 
     devices      whose trouble is the port's
     connections  how many clients have come
+    gone         is told of each that has left
     """
 
     def __init__(
-        self, feed: Feed, devices: Collection[str], script: Script, clock: Clock, start: int
+        self,
+        feed: Feed,
+        devices: Collection[str],
+        script: Script,
+        clock: Clock,
+        start: int,
+        *,
+        gone: Callable[[Line], None] | None = None,
     ) -> None:
         self.feed = feed
+        self._tell = gone
         self.connections = 0
         self.late = _Later(clock)
         self._watch = _Watch(devices, script, clock, start)
@@ -181,6 +190,8 @@ class Listener:
     def left(self, client: _Connection) -> None:
         """Forget a client."""
         self._clients.discard(client)
+        if self._tell is not None:
+            self._tell(client)
         self._gone.set()
 
     async def _listen(self) -> None:

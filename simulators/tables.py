@@ -73,6 +73,7 @@ class DeviceTable:
     max_registers, max_gap, sections  what the real one demands of a read
     blocks  whether a DL/T 645 meter knows the identifiers of blocks
     unit_first  whether a CJ/T 188 meter sends a unit before its digits
+    security  what an OPC UA server asks of its clients, as it is written
     """
 
     id: str
@@ -83,6 +84,7 @@ class DeviceTable:
     sections: tuple[tuple[int, int], ...] = ()
     blocks: bool = False
     unit_first: bool = False
+    security: Row | None = None
 
     @property
     def url(self) -> SplitResult:
@@ -145,6 +147,7 @@ def device_table(device: str, row: Row, folder: Path | None = None) -> DeviceTab
         tuple((int(a), int(b)) for a, b in sections),
         bool(limits.get("blocks", False)),
         bool(limits.get("unit_first", False)),
+        cast("Row | None", row.get("security")),
     )
 
 

@@ -360,6 +360,7 @@ class OpcUaDriver:
             rows,
             nodes,
             lambda: self._is_frozen(client, config.frozen_after),
+            float(config.frozen_after),
             publish=max(FASTEST, min(config.publish / speed, keep_alive)),
             keep_alive=keep_alive,
             limits=self._limits,

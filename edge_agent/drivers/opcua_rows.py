@@ -59,6 +59,10 @@ class SubscriptionRows:
         self._value[column], self._quality[column] = np.nan, quality
         self._refused[column], self._waiting[column] = True, False
 
+    def wake(self) -> None:
+        """Note that the server is alive again; its values are going to come."""
+        self._silent = False
+
     def expect(self, column: int) -> None:
         """Note that the server watches a column: its value is going to come."""
         self._refused[column], self._waiting[column] = False, True

@@ -42,6 +42,7 @@ class Subscription:
 
     find        the nodes by column; None: its namespace is not known to the server
     frozen      asks whether the server's clock stands still
+    look        real seconds without a response after which it is asked
     keep_alive  real seconds from one response to the next at most, as the server has revised it
     expected    number of the next message; None before the first
     """
@@ -51,6 +52,7 @@ class Subscription:
     rows: SubscriptionRows
     find: "Callable[[], Awaitable[Sequence[tuple[ua.NodeId, int | None] | None]]]"
     frozen: Callable[[], Awaitable[bool]]
+    look: float
     publish: float
     keep_alive: float
     limits: Limits
@@ -63,6 +65,7 @@ class Subscription:
     again_at: float = 0.0
     expected: int | None = None
     silences: int = 0
+    still: bool = False
 
     async def begin(self) -> None:
         """Create the subscription and its monitored items; their values are the first to come."""
@@ -92,19 +95,26 @@ class Subscription:
 
         errors  ``Disconnected`` when the server ends the subscription or keeps silent for good
         """
+        quiet = 0.0
         while True:
             overdue = max(OVERDUE, self.keep_alive * (1 if self.silences else 2))
+            wait = min(self.look, overdue - quiet)
             try:
-                async with asyncio.timeout(overdue):
+                async with asyncio.timeout(wait):
                     result = await self.responses.get()
             except TimeoutError:
-                self.silences += 1
-                if self.silences > PATIENCE:
-                    raise Disconnected("the server answers, but publishes nothing") from None
-                return self.rows.silence()
+                quiet += wait
+                if quiet >= overdue:
+                    self.silences += 1
+                    if self.silences > PATIENCE:
+                        raise Disconnected("the server answers, but publishes nothing") from None
+                    return self.rows.silence()
+                if await self._stands_still():
+                    return self.rows.silence()
+                continue
             self.silences = 0
             message = result.NotificationMessage
-            if message is not None and not message.NotificationData and await self.frozen():
+            if message is not None and not message.NotificationData and await self._stands_still():
                 return self.rows.silence()
             block = await self._rows_of(message)
             if self.rows.revived:
@@ -114,6 +124,15 @@ class Subscription:
                 await self._monitor(self.refused)
             if block is not None:
                 return block
+
+    async def _stands_still(self) -> bool:
+        """Return whether the server's clock stands still; ask for the values when it goes on."""
+        still = await self.frozen()
+        if self.still and not still:
+            self.rows.wake()
+            await self._renew()
+        self.still = still
+        return still
 
     async def _rows_of(self, message: "ua.NotificationMessage | None") -> SampleBlock | None:
         if message is None:

@@ -8,7 +8,8 @@ import pytest
 
 from edge_agent.clock import SECOND, PlantClock
 from simulators.modbus_server import ScanLog
-from simulators.opcua_server import NAMESPACE, OpcUaServer, Security
+from simulators.opcua_security import Security
+from simulators.opcua_server import NAMESPACE, OpcUaServer
 from simulators.plant import CementPlant
 from simulators.tables import configs, read_devices
 
