@@ -36,6 +36,7 @@ _GAUGES: tuple[tuple[str, str, float, float], ...] = (
     (r"\w*temperature\w*", "Cel", 42.0, 0.1),
     (r"humidity", "%", 55.0, 0.1),
     (r"\w*pressure\w*", "kPa", 620.0, 0.02),
+    (r"water_flow", "L/h", 240.0, 0.1),
     (r"\w*flow\w*", "m3/h", 120.0, 0.1),
     (r"\w*flow\w*", "Nm3/h", 900.0, 0.1),
     (r"\w*flow\w*", "t/h", 12.0, 0.1),

@@ -290,7 +290,7 @@ def test_a_workbook_is_made_for_people(tmp_path: Path) -> None:
     points = tmp_path / "点表.xlsx"
     status, said, error = run("tags", "export", DEMO, "-o", points, "--chinese")
     assert (status, error) == (0, "")
-    assert said == f"written   {points}: 235 tags of 13 devices\n"
+    assert said == f"written   {points}: 237 tags of 13 devices\n"
     book = load_workbook(points)
     sheet = book.worksheets[0]
     assert [c.value for c in sheet[1]][:4] == ["设备", "点名", "地址", "类型"]
