@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+BEHIND = 9600  # baud of a line that the address does not tell
+
 
 @dataclass(frozen=True)
 class Line:
@@ -40,8 +42,11 @@ class Line:
         return max(0.00175, 3.5 * 11 / self.baud) if self.is_serial else 0.0
 
     def airtime(self, answer: int) -> float:
-        """Seconds that a request and its answer of so many bytes take on the wire."""
-        return 11 * (8 + answer) / self.baud if self.is_serial else 0.0
+        """Seconds that a request and its answer of so many bytes take on a wire.
+
+        That behind a converter or gateway is taken to be as slow as most are.
+        """
+        return 11 * (8 + answer) / (self.baud if self.is_serial else BEHIND)
 
     def difference(self, other: "Line") -> str:
         """Return in words what differs from another line."""

@@ -17,7 +17,8 @@ Reliable Transport Protocols", 1987 (an answer that may belong to either of two 
 measurement).
 """
 
-FLOOR = 0.2  # seconds; no unit is given up sooner, unless its configured time-out is shorter
+FLOOR = 0.1  # seconds; no unit is given up sooner, unless its configured time-out is shorter
+ALONE = 0.3  # the same where nobody else waits for the link
 GROWTH = 4.0  # a limit is never more than so many configured time-outs
 FULL = 4  # each so many silences a unit is waited for as long as for one that is well
 MARGIN = 1.25  # an answer that was late may be so much later the next time
@@ -42,19 +43,20 @@ class Patience:
     def usual(self) -> float:
         """Within what time an answer can be expected."""
         if self._mean is None:
-            return self._most
-        return min(self._most, max(FLOOR, self._mean + 4 * self._deviation))
+            return self.most
+        floor = ALONE if self._alone else FLOOR
+        return min(self.most, max(floor, self._mean + 4 * self._deviation))
 
     @property
     def limit(self) -> float:
         """How long one request may take in all."""
         if self._mean is None:
-            return self._most
+            return self.most
         if self._silences:
             tries, is_whole = 2, self._silences % FULL == 0
         else:
             tries, is_whole = 3, self._alone
-        return self._most if is_whole else min(self._most, max(tries * self.usual, self._learnt))
+        return self.most if is_whole else min(self.most, max(tries * self.usual, self._learnt))
 
     @property
     def first(self) -> float:
@@ -66,7 +68,7 @@ class Patience:
     @property
     def stale(self) -> float:
         """How long after a silence an answer may still come."""
-        return 2 * self._most
+        return 2 * self.most
 
     @property
     def _learnt(self) -> float:
@@ -75,7 +77,8 @@ class Patience:
         return min(MARGIN * self._latest, growth * self._configured)
 
     @property
-    def _most(self) -> float:
+    def most(self) -> float:
+        """What the limit can be at most as things stand."""
         return max(self._configured, self._learnt)
 
     def answered(self, took: float | None, *, at_once: bool = True) -> None:

@@ -181,15 +181,14 @@ class Wire:
             if behind is not None:
                 return behind
         link = await self._usable()
-        air = self._line.airtime(5 + shape.size)
-        first, limit = patience.first, patience.limit
+        first, limit = self._bounds(shape)
         sent: list[tuple[int, float]] = []
         found, is_over, began = None, False, _now()
         try:
-            found = await self._send(link, unit, request, sent, began + air + first)
+            found = await self._send(link, unit, request, sent, began + first)
             if found is None and limit > first:
                 self.counts["retries"] += 1
-                found = await self._send(link, unit, request, sent, began + air + limit)
+                found = await self._send(link, unit, request, sent, began + limit)
             is_over = True
         finally:
             self._last, self._free_at = unit, _now()
@@ -198,7 +197,7 @@ class Wire:
             if not is_over or found is None:  # also when it was not waited for to the end
                 self._remember(shape, sent)
         if found is not None:
-            return self._answered(shape, found, sent, air)
+            return self._answered(shape, found, sent)
         if self._framing.is_heard:
             patience.answered(None, at_once=False)
             return Refused(0)
@@ -206,6 +205,19 @@ class Wire:
         if self._mute_since is None and link.heard_at < began:
             self._mute_since = began
         raise TimeoutError("no answer")
+
+    def _bounds(self, shape: Shape) -> tuple[float, float]:
+        """Return after how many seconds a request is sent again, and after how many given up.
+
+        The time that the bytes take on a wire comes on top: where it is known also of the
+        configured time-out; behind a converter or gateway only of what was found to be usual.
+        """
+        patience, air = self._patience[shape.unit], self._line.airtime(5 + shape.size)
+        if self._line.is_serial:
+            return patience.first + air, patience.limit + air
+        if len(self._units) == 1 and not self._line.is_rtu:  # no wire behind it
+            return patience.first, patience.limit
+        return min(patience.most, patience.first + air), min(patience.most, patience.limit + air)
 
     async def _send(
         self,
@@ -223,7 +235,7 @@ class Wire:
         return await link.exchange(client.ctx.framer.encode(request.pdu, unit, mark), until)
 
     def _answered(
-        self, shape: Shape, found: _Found, sent: list[tuple[int, float]], air: float
+        self, shape: Shape, found: _Found, sent: list[tuple[int, float]]
     ) -> Words | Refused:
         """Learn from an answer and return it."""
         (mark, answer), patience = found, self._patience[shape.unit]
@@ -232,7 +244,8 @@ class Wire:
             raise TimeoutError("the gateway has no answer from it")
         took = self._free_at - next(at for m, at in sent if m == mark)
         if not self._line.is_rtu or len(sent) == 1:
-            patience.answered(max(0.0, took - air), at_once=len(sent) == 1)
+            known = self._line.airtime(5 + shape.size) if self._line.is_serial else 0.0
+            patience.answered(max(0.0, took - known), at_once=len(sent) == 1)
             if shape not in self._owed and not isinstance(answer, Refused):
                 self._owed.forget(shape.unit)  # it answers in the order in which it was asked
         else:  # the other of the two may still be answered, in about the same time

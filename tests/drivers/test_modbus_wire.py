@@ -249,6 +249,7 @@ async def test_a_device_that_stalls_at_times_is_waited_for_once_that_is_known(fr
             meter.script = ["late", "late"]
             with pytest.raises(NoAnswer):
                 await read(driver)
+            meter.script = []
             await asyncio.sleep(1.2)  # the late ones have come
             await known(driver)
             meter.script = ["late", "late"]
