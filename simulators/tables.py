@@ -123,11 +123,23 @@ def tag_row(name: str, row: Row, ct: object, pt: object, order: object = "ABCD")
     )
 
 
+def _usual(connect: str) -> str | None:
+    """Return the template of a meter that names neither one nor tags."""
+    scheme, options = connect.partition("+")[0], parse_qs(urlsplit(connect).query)
+    if scheme == "dlt645":
+        return "dlt645/1997" if options.get("version") == ["1997"] else "dlt645/three-phase"
+    if scheme == "cjt188":
+        kinds = {"1": "cjt188/water", "2": "cjt188/heat", "3": "cjt188/gas"}
+        return kinds.get(options.get("type", ["10"])[0][:1])
+    return None
+
+
 def device_table(device: str, row: Row, folder: Path | None = None) -> DeviceTable:
     """Return a device's table; its template is sought in the folder, then in ``configs``."""
     template: Row = {}
-    if "template" in row:
-        name = f"meters/{row['template']}.yaml"
+    named = row.get("template", None if "tags" in row else _usual(str(row.get("connect", ""))))
+    if named is not None:
+        name = f"meters/{named}.yaml"
         places = [place / name for place in (folder, configs()) if place is not None]
         found = next((place for place in places if place.is_file()), places[-1])
         template = read_yaml(found)

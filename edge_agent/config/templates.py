@@ -76,7 +76,8 @@ class Templates:
         return sorted(found)
 
     def under(self, device: MapNode, kind: type[DeviceConfig]) -> MapNode:
-        """Return a device's tree with its template laid under it."""
+        """Return a device's tree with its template laid under it, or the usual one of its kind."""
+        device = _with_usual(device, kind)
         named = device.items.get("template")
         if named is None or not isinstance(named.value, str):
             return device
@@ -116,6 +117,16 @@ class Templates:
                 f'"{name}" is a template for {protocol}, but "connect" is {kind.schemes[0]}://'
             )
             self._faults.append(mark.fault(message))
+
+
+def _with_usual(device: MapNode, kind: type[DeviceConfig]) -> MapNode:
+    """Return a device that names neither template nor tags with what its kind usually has."""
+    if {"template", "tags"} & device.items.keys():
+        return device
+    usual = kind.usual_template(str(device.items.get("connect", Node(device.mark)).value))
+    if usual is None:
+        return device
+    return MapNode(device.mark, items={**device.items, "template": Node(device.mark, usual, usual)})
 
 
 def _merged(template: MapNode, device: MapNode, kind: type[DeviceConfig]) -> MapNode:

@@ -272,6 +272,11 @@ class DeviceConfig:
         """
         return []
 
+    @classmethod
+    def usual_template(cls, connect: str) -> str | None:  # noqa: ARG003 – for those that have one
+        """Return the template of a device that names neither one nor tags, by its address."""
+        return None
+
     def clash(self, other: "DeviceConfig") -> str | None:  # noqa: ARG002 – for those that can
         """Return what of this device's address another one of its link has as well."""
         return None

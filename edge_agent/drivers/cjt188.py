@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, cast
+from urllib.parse import parse_qs
 
 from edge_agent.clock import Clock
 from edge_agent.drivers import cjt188_codec as codec
@@ -73,6 +74,12 @@ class Cjt188Device(MeterDevice):
     def order(self) -> codec.Order | None:
         """How a data identifier goes over the wire; None: to be found out."""
         return cast("codec.Order | None", self.option("di", "") or None)
+
+    @classmethod
+    def usual_template(cls, connect: str) -> str | None:
+        kinds = {"1": "water", "2": "heat", "3": "gas"}
+        written = parse_qs(connect.partition("?")[2]).get("type", ["10"])[0]
+        return f"cjt188/{kinds[written[0]]}" if written[:1] in kinds else None
 
     def where(self, tag: TagConfig) -> Place:
         """Return where a tag stands; ``ValueError`` says what would be right."""

@@ -61,6 +61,10 @@ class Dlt645Device(MeterDevice):
         """Twelve digits; without one in the URL the meter is alone on its line."""
         return codec.parse_address(self.option("address", codec.ANYBODY))
 
+    @classmethod
+    def usual_template(cls, connect: str) -> str | None:
+        return "dlt645/1997" if "version=1997" in connect else "dlt645/three-phase"
+
     def where(self, tag: TagConfig) -> Place:
         """Return where a tag stands; ``ValueError`` says what would be right."""
         return place(tag.at, self.version)

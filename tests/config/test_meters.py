@@ -6,6 +6,7 @@ import pytest
 
 from edge_agent.config import load
 from edge_agent.errors import ConfigError
+from simulators.tables import read_devices
 
 SITE = "site: {id: a}\n"
 TAGS = {
@@ -118,6 +119,38 @@ def test_a_tag_of_another_dimension_is_a_mistake(tmp_path: Path) -> None:
 
     (told,) = mistakes(path)
     assert told.startswith('devices.m0.tags.e.unit: it has "kW", but the meter shows kWh')
+
+
+@pytest.mark.parametrize(
+    ("connect", "template"),
+    [
+        ("dlt645+tcp://127.0.0.1:5345?address=202305170042", "dlt645/three-phase"),
+        ("dlt645+tcp://h?address=1&version=1997", "dlt645/1997"),
+        ("cjt188+tcp://h?address=1", "cjt188/water"),
+        ("cjt188+tcp://h?address=1&type=20", "cjt188/heat"),
+        ("cjt188+tcp://h?address=1&type=30", "cjt188/gas"),
+    ],
+)
+def test_a_meter_with_neither_template_nor_tags_has_the_usual_ones(
+    connect: str, template: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plant.yaml"
+    path.write_text(f"{SITE}devices:\n  em-office: {{connect: '{connect}', poll: 30s}}\n")
+    device = load(path, env={}).devices["em-office"]
+    (simulated,) = read_devices(path)
+
+    assert device.template == template
+    assert list(device.tags) == [tag.name for tag in simulated.tags]
+
+
+def test_a_wrong_address_is_told_where_the_usual_template_does_not_help(tmp_path: Path) -> None:
+    path = tmp_path / "plant.yaml"
+    path.write_text(f"{SITE}devices:\n  m: {{connect: 'cjt188+tcp://h?type=99'}}\n")
+
+    assert [text.split(" (")[0] for text in mistakes(path)] == [
+        "devices.m: has no tags: name a template or write tags",
+        "devices.m.connect: type=99 is not possible",
+    ]
 
 
 def test_a_template_for_another_protocol_is_refused(tmp_path: Path) -> None:
