@@ -200,12 +200,19 @@ def until_read(gate: "subprocess.Popen[bytes]", server: Server, began: float) ->
 def observe(processes: dict[str, Process], seconds: float) -> Window:
     """Return what the processes used in a time, and how much memory the gateway had after it."""
     before = {name: process.cpu for name, process in processes.items()}
-    first = time.monotonic_ns()
+    first, busy = time.monotonic_ns(), machine_cpu()
     time.sleep(seconds)
-    last = time.monotonic_ns()
+    last, busy = time.monotonic_ns(), machine_cpu() - busy
     cpu = {name: process.cpu - before[name] for name, process in processes.items()}
     memory = processes["gateway"].memory()
-    return Window(first, last, time.time_ns() - time.monotonic_ns(), cpu, memory)
+    wall = time.time_ns() - time.monotonic_ns()
+    return Window(first, last, wall, cpu | {"machine": busy}, memory)
+
+
+def machine_cpu() -> float:
+    """Return the seconds of CPU that all processes have used, neighbours included."""
+    user, nice, system, _, _, irq, soft = Path("/proc/stat").read_text().split()[1:8]
+    return sum(map(int, (user, nice, system, irq, soft))) / TICKS
 
 
 def machine(options: argparse.Namespace) -> dict[str, object]:

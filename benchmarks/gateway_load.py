@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 LINKS = 10
 UNIT = 500  # tags of a unit at most
 STAMP = 1 << 24  # the stamp's modulus, in 1/8 ms
+CYCLE = 20000  # steps after which a value comes again
 SCAN = np.dtype(
     [
         ("first_ns", "<i8"),
@@ -135,11 +136,28 @@ def wall_ms(stamp: NDArray[np.int64], near_ms: NDArray[np.int64]) -> NDArray[np.
     return wall
 
 
-def expected(tags: int, link: int, unit: int, step: int, base: int) -> NDArray[np.float32]:
-    """Return what all tags of a unit but the first are in a step; the same as in the C program."""
-    value = (np.arange(tags) * 37 + unit * 101 + link * 1009 + step * 11) % 20000 / 10.0
-    value[1:3] = (step - base) * 0.25 + unit * 1000.0
+def expected(
+    tags: int, link: int, unit: int, step: int | NDArray[np.int64], base: int
+) -> NDArray[np.float32]:
+    """Return what all tags of a unit but the first are in a step; the same as in the C program.
+
+    step  of all tags, or of each, (tags,)
+    """
+    steps = np.broadcast_to(np.asarray(step, np.int64), tags)
+    value = (np.arange(tags) * 37 + unit * 101 + link * 1009 + steps * 11) % CYCLE / 10.0
+    value[1:3] = (steps[1:3] - base) * 0.25 + unit * 1000.0
     return value.astype(np.float32)
+
+
+def steps_of(
+    value: NDArray[np.float64], link: int, unit: int, first: int, base: int
+) -> NDArray[np.int64]:
+    """Return the earliest step, from the first one on, in which each tag may have had its value."""
+    now = np.arange(len(value)) * 37 + unit * 101 + link * 1009 + first * 11
+    behind = (np.rint(value * 10).astype(np.int64) - now) * pow(11, -1, CYCLE) % CYCLE
+    behind[1:3] = np.rint((value[1:3] - unit * 1000.0) * 4) + base - first
+    steps: NDArray[np.int64] = first + behind
+    return steps
 
 
 class Server:

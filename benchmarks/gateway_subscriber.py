@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from benchmarks.gateway_load import Load, expected, of_json, stamps, wall_ms
+from benchmarks.gateway_load import Load, expected, of_json, stamps, steps_of, wall_ms
 
 ROW = np.dtype(
     [
@@ -50,9 +50,9 @@ class Collector:
         if self._due():
             value = np.array(list(columns.values()), np.float64)
             walls = wall_ms(stamp, times)
-            ends = 2 * times - walls  # the sample's time is the middle of its scan
             counts = [
-                self._compare(device, value[:, i], walls[i], ends[i]) for i in range(len(times))
+                self.compare(device, value[:, i], walls[i], arrival / 1e6)
+                for i in range(len(times))
             ]
         for i, (checked, wrong) in enumerate(counts):
             self.rows.append((arrival, int(times[i]), int(stamp[i]), device, checked, wrong))
@@ -66,18 +66,18 @@ class Collector:
         self._budget -= 1
         return True
 
-    def _compare(
-        self, device: int, value: np.ndarray, first: float, last: float
-    ) -> tuple[int, int]:
+    def compare(self, device: int, value: np.ndarray, first: float, last: float) -> tuple[int, int]:
         """Return how many values were compared and how many were wrong.
 
-        A scan is several requests between two moments, ms, so it may hold values of several steps.
+        The first tag says when the scan began. A value is right that the server had in a step from
+        then, ms, until the message came: a scan is several requests, some of which are repeated.
         """
         load = self._load
         link, unit = load.place(device)
-        right = np.zeros(len(value), bool)
-        for step in range(int(first // load.period_ms), int((last + 2) // load.period_ms) + 1):
-            right |= value == expected(load.per_unit, link, unit, step, self._base)
+        start, end = int(first // load.period_ms), int(last // load.period_ms)
+        steps = steps_of(value, link, unit, start, self._base)
+        right = value == expected(load.per_unit, link, unit, steps, self._base)
+        right &= (steps >= start) & (steps <= end)
         return len(value) - 1, int((~right[1:]).sum())
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gateway_load import STAMP, Load, expected
+from benchmarks.gateway_subscriber import Collector
+
 ROOT = Path(__file__).parent.parent
 FIGURES = {
     "load", "tags", "period_s", "connections", "devices", "server", "start_s", "seconds",
     "requests_per_s", "samples_per_s", "cpu_s", "core_share", "cpu_us_per_tag",
     "cpu_us_per_request", "rss_mb", "pss_mb", "peak_mb", "others_core_share", "lateness_ms",
+    "machine_cores_busy",
     "missed_polls", "scan_ms", "register_to_message_ms", "sample_to_message_ms", "rows_answered",
     "rows_lost", "rows_twice", "values_checked", "values_wrong",
 }  # fmt: skip
@@ -25,6 +29,18 @@ def measured(folder: Path, *options: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(result.read_text())
     return found
+
+
+@pytest.mark.parametrize(("behind", "wrong"), [(0, 0), (1, 0), (-1, 499), (5, 499)])
+def test_a_value_of_a_moment_that_the_scan_was_not_in_is_found(behind: int, wrong: int) -> None:
+    load, base, device = Load(5000, 1000), 1_700_000_000, 3
+    begin = (base + 100) * 1000  # ms; the message comes two and a half steps later
+    value = expected(load.per_unit, *load.place(device), base + 100 + behind, base).astype(float)
+    value[0] = begin * 8 % STAMP / 8
+    collector = Collector(load, base)
+    compared, found = collector.compare(device, value, begin, begin + 2500)
+
+    assert (compared, found) == (499, wrong)
 
 
 @pytest.mark.timeout(60)  # a broker, a database and an agent are started
