@@ -17,6 +17,7 @@ from asyncua.crypto.validator import CertificateValidator, CertificateValidatorO
 from edge_agent.clock import SECOND, SystemClock
 from edge_agent.drivers.base import FlagConfig, TagConfig
 from edge_agent.drivers.opcua import OpcUaDevice
+from edge_agent.drivers.opcua_driver import OpcUaDriver
 from edge_agent.drivers.opcua_security import Security
 from edge_agent.errors import Disconnected
 from edge_agent.model import Quality
@@ -179,6 +180,36 @@ async def test_a_flag_marks_what_is_read_with_it(server: Plant) -> None:
             block = await driver.read(groups[name])
             assert block.quality[block.schema.index[flagged], -1] == Q.UNCERTAIN_FLAGGED
             assert block.quality[block.schema.index["state"], -1] == Q.GOOD
+
+
+async def test_texts_are_read_and_keep_their_numbers(server: Plant) -> None:
+    await server.add("Batch", "A-17")
+    tags = {
+        "batch": tag("Batch", type="text"),
+        "pushed": pushed("Batch", type="text"),
+        "number": tag("Batch"),
+    }
+    device = OpcUaDevice(connect=server.url, tags=tags)
+    said = []
+    async with connected(device) as (driver, groups):
+        for text in ("A-17", "B-18", "A-17"):
+            await server.write("Batch", text)
+            for name in ("raw", "raw.sub"):
+                block = await driver.read(groups[name])
+                said.append((block.text(0, len(block) - 1), block.value[0, -1]))
+            assert block.lawful()
+        block = await driver.read(groups["raw"])
+        learnt = driver.save()
+    assert said == [("A-17", 0.0)] * 2 + [("B-18", 1.0)] * 2 + [("A-17", 0.0)] * 2
+    assert block.quality[:, 0].tolist() == [Q.GOOD, Q.BAD_NOT_AVAILABLE]  # a text is no number
+    again = OpcUaDevice.build({"plc": device}, SystemClock())
+    assert isinstance(again, OpcUaDriver)
+    again.load(learnt)
+    await server.write("Batch", "B-18")
+    await again.connect()
+    block = await again.read(again.groups[0])
+    await again.close()
+    assert (block.text(0, 0), block.value[0, 0]) == ("B-18", 1.0)
 
 
 # ---- the link

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.drivers import opcua_messages as messages
+from edge_agent.drivers.opcua_client import Asked, encoded_read
 from edge_agent.drivers.opcua_columns import Columns, Irregular, decode
 from edge_agent.drivers.opcua_values import columns_of, nanoseconds
 
@@ -190,6 +191,29 @@ def test_picoseconds_stand_where_the_standard_has_them(count: int) -> None:
     assert offset == len(one) * count
     assert found.number.tolist() == [2.5] * count
     assert found.source.tolist() == [1_000_000_000] * count
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 2**32 - 1), st.text(max_size=20)),
+            st.none() | st.integers(0, 9),
+        )
+    )
+)
+def test_a_request_that_is_encoded_once_is_the_one_that_the_library_makes(
+    nodes: list[tuple[int | str, int | None]],
+) -> None:
+    ids = [(ua.NodeId(identifier, 2), element) for identifier, element in nodes]  # type: ignore[arg-type]
+    request = ua.ReadRequest()
+    request.Parameters.TimestampsToReturn = ua.TimestampsToReturn.Neither
+    request.Parameters.NodesToRead = [
+        ua.ReadValueId(node, ua.IntegerId(13), None if i is None else ua.String(i))
+        for node, i in ids
+    ]
+    encoded = encoded_read(Asked.of(ids).encoded)
+    encoded.RequestHeader = request.RequestHeader  # type: ignore[attr-defined]
+    assert struct_to_binary(encoded) == struct_to_binary(request)
 
 
 def test_a_guid_is_no_number() -> None:

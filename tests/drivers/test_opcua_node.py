@@ -158,6 +158,38 @@ async def test_a_user_certificate_logs_in(node: NodeServer, tmp_path: Path) -> N
         await driver.close()
 
 
+async def test_the_limits_that_it_announces_are_kept_to(tmp_path: Path) -> None:
+    """L4, peers 32: more than its limit is refused, by Read and by CreateMonitoredItems."""
+    limits = {"maxNodesPerRead": 20, "maxMonitoredItemsPerCall": 10}
+    async with node_server(tmp_path, [("X", "Double", 1.0)], limits=limits) as server:
+        tags = {f"x{i}": tag("X") for i in range(45)} | {f"p{i}": pushed("X") for i in range(45)}
+        device = OpcUaDevice(connect=server.url, publish=FAST, tags=tags)
+        async with connected(device) as (driver, groups):
+            assert not (await driver.read(groups["raw"])).quality.any()
+            block = await driver.read(groups["raw.sub"])
+            while block.quality[:, -1].any():  # the first response has the items of the first call
+                block = await driver.read(groups["raw.sub"])
+            assert driver.save()["most"] == {}  # it never had to be refused
+
+
+async def test_a_server_that_does_not_know_the_agent_is_told_to_trust_it(tmp_path: Path) -> None:
+    """L9, peers 56: plain words, and a person's one action mends it."""
+    async with node_server(tmp_path, [("X", "Double", 1.0)], trusting=False) as server:
+        security = Security(policy="Basic256Sha256")
+        device = OpcUaDevice(connect=server.url, security=security, tags={"x": tag("X")})
+        driver = OpcUaDevice.build({"plc": device}, SystemClock())
+        assert isinstance(driver, OpcUaDriver)
+        driver.keep_in(tmp_path)
+        try:
+            with pytest.raises(Disconnected, match="does not trust the agent's certificate"):
+                await driver.connect()
+            await server.do("trust", file=str(tmp_path / "certificates" / "opcua.der"))
+            await driver.connect()
+            assert (await driver.read(driver.groups[0]))["x"].tolist() == [1.0]
+        finally:
+            await driver.close()
+
+
 async def test_no_reconnect_leaves_a_session_behind(node: NodeServer) -> None:
     """L4, peers 28; L9, peers 59: counted at the server."""
     before = await node.do("sessions")

@@ -190,11 +190,17 @@ def test_an_overflow_of_the_servers_queue_is_uncertain() -> None:
         ("nsu=urn:a%3Bb;i=7", "urn:a;b", 0, 7),
         ("ns=2;s=a;b=c", None, 2, "a;b=c"),
         ("i=2258", None, 0, 2258),
+        ('ns=3;s="DB1"."values"[0]', None, 3, '"DB1"."values"[0]'),
         ("ns=1;b=AQI=", None, 1, b"\x01\x02"),
     ],
 )
 def test_a_node_address_is_read(text: str, uri: str | None, index: int, identifier: object) -> None:
     assert NodeAddress.parse(text) == NodeAddress(uri, index, identifier)  # type: ignore[arg-type]
+
+
+def test_an_element_of_an_array_is_named_behind_the_node() -> None:
+    assert NodeAddress.parse("ns=2;s=Curve;index=12") == NodeAddress(None, 2, "Curve", 12)
+    assert NodeAddress.parse("ns=2;s=Curve;index=x").identifier == "Curve;index=x"
 
 
 def test_every_fault_of_a_device_is_named_where_it_stands() -> None:
