@@ -40,6 +40,11 @@ class Patience:
         self._silences = 0
 
     @property
+    def is_well(self) -> bool:
+        """Whether it answered the last time, or was not asked yet."""
+        return not self._silences
+
+    @property
     def usual(self) -> float:
         """Within what time an answer can be expected."""
         if self._mean is None:

@@ -122,6 +122,7 @@ class Wire:
         self._link: _Link | None = None
         self._last: int | None = None  # the unit asked last
         self._free_at = 0.0  # since when the line is; times are the event loop's
+        self._was_silent = False  # the unit asked last: what is behind it may still be busy with it
         self._mute_since: float | None = None  # when the first request went out that got nothing
         self._owed = Owed()  # over RTU
         self._missed: dict[int, tuple[int, float]] = {}  # over TCP: mark -> unit, when it was sent
@@ -202,6 +203,7 @@ class Wire:
             patience.answered(None, at_once=False)
             return Refused(0)
         patience.silent()
+        self._was_silent = True
         if self._mute_since is None and link.heard_at < began:
             self._mute_since = began
         raise TimeoutError("no answer")
@@ -210,9 +212,14 @@ class Wire:
         """Return after how many seconds a request is sent again, and after how many given up.
 
         The time that the bytes take on a wire comes on top: where it is known also of the
-        configured time-out; behind a converter or gateway only of what was found to be usual.
+        configured time-out; behind a converter or gateway only of what was found to be usual. A
+        gateway that waits for a silent unit lets the next one wait as well: that one has the whole
+        of its time-out.
         """
         patience, air = self._patience[shape.unit], self._line.airtime(5 + shape.size)
+        if self._was_silent and patience.is_well:
+            most = patience.most + (air if self._line.is_serial else 0.0)
+            return most, most
         if self._line.is_serial:
             return patience.first + air, patience.limit + air
         if len(self._units) == 1 and not self._line.is_rtu:  # no wire behind it
@@ -239,7 +246,7 @@ class Wire:
     ) -> Words | Refused:
         """Learn from an answer and return it."""
         (mark, answer), patience = found, self._patience[shape.unit]
-        self._mute_since = None
+        self._mute_since, self._was_silent = None, False
         if isinstance(answer, Refused) and answer.code in GATEWAY_SILENT:
             raise TimeoutError("the gateway has no answer from it")
         took = self._free_at - next(at for m, at in sent if m == mark)

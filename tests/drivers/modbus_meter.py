@@ -36,6 +36,7 @@ class Meter:
         self.late = late
         self.script: list[str] = []
         self.silent_units: set[int] = set()
+        self.blocks = 0.0  # seconds for which a silent unit keeps the gateway before it says so
         self.more = 0  # what is added to every register
         self.asked: list[tuple[int, int, int, int]] = []  # unit, function, address, count
         self.holes: dict[int, int] = {}
@@ -106,6 +107,10 @@ class Meter:
         self.asked.append((unit, function, address, count))
         asked = range(address, address + count)
         spoiled, self._poisoned = self._poisoned, not self.poison.isdisjoint(asked)
+        if unit in self.silent_units and self.blocks:
+            await asyncio.sleep(self.blocks)
+            writer.write(struct.pack(">HHHBBB", transaction, 0, 3, unit, function | 0x80, 11))
+            return
         if word == "silent" or unit in self.silent_units or count > self.patient:
             return
         await asyncio.sleep(self.slow)

@@ -239,6 +239,23 @@ async def test_a_dead_unit_is_given_up_at_the_first_silence() -> None:
     assert [unit for unit, *_ in meter.asked] == [1, 1] + [2] * 4
 
 
+async def test_a_gateway_that_waits_for_a_dead_unit_costs_the_next_one_no_value() -> None:
+    """L1, peers 4: what is asked next stands behind the dead unit's request in the gateway."""
+    async with Meter() as meter:
+        units = {f"m{u}": device(at(meter, u), timeout=PATIENT) for u in (1, 2)}
+        async with driving(units) as driver:
+            await known(driver, "m1/raw", "m2/raw")
+            meter.silent_units, meter.blocks = {1}, 0.9
+            began = time.monotonic()
+            with pytest.raises(NoAnswer):
+                await read(driver, "m1/raw")
+            given_up = time.monotonic() - began
+            found = row(await read(driver, "m2/raw"))
+
+    assert given_up < 0.9  # sooner than the gateway gives it up
+    assert found == [(2000.0, 0), (2001.0, 0)]
+
+
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])
 async def test_a_device_that_stalls_at_times_is_waited_for_once_that_is_known(framing: str) -> None:
     """L1, peers 12: each stall is longer than the time-out."""
