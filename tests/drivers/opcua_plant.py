@@ -1,5 +1,6 @@
 """A real OPC UA server on loopback that the tests play the plant with."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,3 +97,39 @@ async def connected(
         yield driver, {group.schema.name: group for group in driver.groups}
     finally:
         await driver.close()
+
+
+class DeafGate:
+    """A relay that, when deaf, takes everything and hands on nothing."""
+
+    def __init__(self) -> None:
+        self.deaf, self.url = False, ""
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def opened(cls, server: Plant) -> "DeafGate":
+        gate, port = cls(), int(server.url.rpartition(":")[2])
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(gate.carry(reader, back))
+                both.create_task(gate.carry(there, writer))
+
+        gate.listener = await asyncio.start_server(relay, "127.0.0.1", 0)
+        gate.url = f"opc.tcp://127.0.0.1:{gate.listener.sockets[0].getsockname()[1]}"
+        return gate
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while part := await reader.read(65536):
+                if not self.deaf:
+                    writer.write(part)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        self.listener.close()
+        await asyncio.sleep(0)

@@ -23,7 +23,7 @@ from edge_agent.health import LinkHealth
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.supervisor import run_driver
 from edge_agent.units import Duration
-from tests.drivers.opcua_plant import URI, Plant, connected, plant
+from tests.drivers.opcua_plant import URI, DeafGate, Plant, connected, plant
 
 Q = Quality
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -346,42 +346,6 @@ async def ends(driver: OpcUaDriver, group: base.Group) -> None:
             await driver.read(group)
     except Disconnected:
         return
-
-
-class DeafGate:
-    """A relay that, when deaf, takes everything and hands on nothing."""
-
-    def __init__(self) -> None:
-        self.deaf, self.url = False, ""
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    @classmethod
-    async def opened(cls, server: Plant) -> "DeafGate":
-        gate, port = cls(), int(server.url.rpartition(":")[2])
-
-        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there, back = await asyncio.open_connection("127.0.0.1", port)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(gate.carry(reader, back))
-                both.create_task(gate.carry(there, writer))
-
-        gate.listener = await asyncio.start_server(relay, "127.0.0.1", 0)
-        gate.url = f"opc.tcp://127.0.0.1:{gate.listener.sockets[0].getsockname()[1]}"
-        return gate
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while part := await reader.read(65536):
-                if not self.deaf:
-                    writer.write(part)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    async def close(self) -> None:
-        self.listener.close()
-        await asyncio.sleep(0)
 
 
 async def test_a_bad_status_is_kept_per_item_and_never_the_last_good_value(server: Plant) -> None:

@@ -3,22 +3,26 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from asyncua import ua
 
+from edge_agent.agent import Agent
 from edge_agent.clock import SECOND, SystemClock
+from edge_agent.config import load
 from edge_agent.drivers import opcua_history
 from edge_agent.drivers.base import FlagConfig, Remembers, TagConfig
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_driver import OpcUaDriver
 from edge_agent.health import LinkHealth
 from edge_agent.model import Quality, SampleBlock, concatenate
+from edge_agent.outbox_archive import Archive
 from edge_agent.supervisor import run_driver
 from edge_agent.units import Duration
-from tests.drivers.opcua_plant import URI, Plant, plant
+from tests.drivers.opcua_plant import URI, DeafGate, Plant, plant
 
 Q = Quality
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -198,6 +202,58 @@ async def test_a_supervised_link_fills_its_gap_and_the_live_rows_stay_as_they_we
     for stream in {b.schema.stream for b in blocks}:
         stamps = np.concatenate([b.time for b in blocks if b.schema.stream == stream])
         assert (np.diff(stamps) >= 0).all()
+
+
+async def test_an_agent_has_the_past_in_its_log_and_its_books_are_right(
+    server: Plant, tmp_path: Path
+) -> None:
+    """An outage, read back: rows read, substituted and derived are the rows appended."""
+    gate = await DeafGate.opened(server)
+    config = tmp_path / "plant.yaml"
+    config.write_text(
+        f"""
+site: {{id: test}}
+devices:
+  plc:
+    connect: {gate.url}
+    timeout: 500ms
+    poll: 200ms
+    tags: {{x: {{at: "nsu={URI};s=X"}}}}
+web: {{listen: "127.0.0.1:0"}}
+""",
+        encoding="utf-8",
+    )
+    agent = Agent(load(config))
+    task = asyncio.create_task(agent.run())
+    try:
+        await agent.ready.wait()
+        await asyncio.sleep(1.0)
+        gate.deaf = True
+        await asyncio.sleep(0.3)
+        start = (time.time_ns() // 1000 + 1) * 1000
+        times = [start + i * 100_000_000 for i in range(8)]
+        for i, at in enumerate(times):
+            await server.write("X", 10.0 + i, at=at)
+        await asyncio.sleep(1.5)
+        gate.deaf = False
+        await asyncio.sleep(4.0)
+    finally:
+        agent.stop()
+        await task
+        await gate.close()
+    archive = Archive(tmp_path / "data" / "log.db")
+    blocks = [archive.block(record) for record in archive.records(0)]
+    past = concatenate([b for b in blocks if b.schema.past])
+    assert past.time.tolist() == times
+    assert past["x"].tolist() == [10.0 + i for i in range(8)]
+    assert not past.quality.any()
+    live = concatenate([b for b in blocks if b.schema.stream == "plc/raw"])
+    assert (np.diff(live.time) >= 0).all()
+    silent = live.time[live.quality[0] == Q.BAD_NO_ANSWER]
+    assert ((silent > start - SECOND) & (silent < start + 5 * SECOND)).all()
+    assert len(silent) >= 4
+    assert agent.counts().conserved
+    assert not [s for s in agent.live.streams() if s.past]  # not the page's newest value
 
 
 async def test_a_server_that_remembers_nothing_leaves_the_gap_as_it_is_marked() -> None:
