@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from asyncua import ua
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent.clock import SECOND, VirtualClock
 from edge_agent.drivers.base import TagConfig, groups_of
@@ -257,3 +259,93 @@ def test_the_smallest_of_all_limits_counts() -> None:
     limits.load({"read": 7, "items": "x", "history": 0})
     assert (limits["read"], limits["items"]) == (7, 50)
     limits.load("nonsense")
+
+
+class SlowRows:
+    """The rows of a subscription, notification by notification: the oracle."""
+
+    def __init__(self, kinds: list[str], tolerance: int, floor: int) -> None:
+        self.exact = [kind != "gauge" for kind in kinds]
+        self.held = [(float("nan"), int(Q.BAD_NOT_AVAILABLE)) for _ in kinds]
+        self.waiting = [True] * len(kinds)
+        self.tolerance, self.last = tolerance, floor
+
+    def notify(
+        self, items: list[tuple[int, float, int, int | None]], now: int
+    ) -> list[tuple[int, list[tuple[float, int]]]]:
+        """Take (column, value, quality, source time); return (time, (value, quality) by column)."""
+        changes = []
+        for column, value, quality, source in items:
+            first, self.waiting[column] = self.waiting[column], False
+            if source is None or (first and source < now - self.tolerance):
+                moment, marked = (now, now), False
+            elif abs(source - now) <= self.tolerance:
+                moment, marked = (source, source), False
+            else:
+                moment, marked = (now, source), True
+            changes.append((moment, column, value, quality, marked))
+        changes.sort(key=lambda change: change[0])
+        moments = {m for m, column, *_ in changes if self.exact[column]} | {changes[-1][0]}
+        rows = []
+        begin: tuple[int, int] = (-(1 << 63), -(1 << 63))
+        for moment in sorted(moments):
+            mine = [c for c in changes if begin < c[0] <= moment]
+            for _, column, value, quality, _ in mine:
+                self.held[column] = (value, quality)
+            row = list(self.held)
+            for _, column, _, _, marked in mine:
+                if marked:
+                    value, quality = row[column]
+                    row[column] = (value, max(quality, int(Q.UNCERTAIN_CLOCK)))
+            self.last = max(self.last, moment[0])
+            rows.append((self.last, row))
+            begin = moment
+        return rows
+
+
+NOTIFICATIONS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.floats(-1e6, 1e6),
+        st.sampled_from([0, 0x40000000, 0x80050000]),
+        st.none() | st.integers(-8 * 10**6, 8 * 10**6),  # us from now; the tolerance is five
+        st.integers(0, 3),  # some share a time
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(st.lists(NOTIFICATIONS, min_size=1, max_size=5))
+def test_rows_are_those_of_a_slow_and_obvious_reading(
+    responses: list[list[tuple[int, float, int, int | None, int]]],
+) -> None:
+    kinds = ["gauge", "state", "counter", "gauge"]
+    clock = VirtualClock()
+    rows = rows_of(clock, **{f"t{i}": kind for i, kind in enumerate(kinds)})
+    slow = SlowRows(kinds, 5 * SECOND, clock.now_ns)
+    for response in responses:
+        clock.now_ns += SECOND
+        times = [
+            None if away is None else clock.now_ns + (away >> 2 * alike << 2 * alike) * 1000
+            for *_, away, alike in response
+        ]
+        values = [
+            ua.DataValue(ua.Variant(value), ua.StatusCode(status), None if t is None else utc(t))
+            for (_, value, status, *_), t in zip(response, times, strict=True)
+        ]
+        columns = [column for column, *_ in response]
+        block = rows.notify(columns_of(values, columns), clock.now_ns)
+        expected = slow.notify(
+            [
+                (column, float("nan") if status >> 30 >= 2 else value, quality_of(status), t)
+                for (column, value, status, *_), t in zip(response, times, strict=True)
+            ],
+            clock.now_ns,
+        )
+        assert block.time.tolist() == [time for time, _ in expected]
+        for column in range(len(kinds)):
+            value = [row[column][0] for _, row in expected]
+            np.testing.assert_array_equal(block.value[column], value)
+            assert block.quality[column].tolist() == [row[column][1] for _, row in expected]
+        assert block.lawful()
