@@ -142,22 +142,30 @@ class Script:
 
     def __init__(self, troubles: list[Trouble] | None = None) -> None:
         self.troubles = troubles or []
+        self._indexed: list[Trouble] = []
+        self._by_device: dict[str, list[Trouble]] = {}
+
+    def _mine(self, device: str) -> list[Trouble]:
+        """Return all trouble of a device, also of what was added to the list meanwhile."""
+        if self._indexed != self.troubles:
+            self._indexed, self._by_device = list(self.troubles), {}
+            for trouble in self.troubles:
+                self._by_device.setdefault(trouble.device, []).append(trouble)
+        return self._by_device.get(device, [])
 
     def now(self, device: str, seconds: float) -> list[Trouble]:
         """Return what befalls a device so many seconds after the plant's start."""
-        if not self.troubles:
-            return []
-        return [t for t in self.troubles if t.device == device and t.window(seconds)]
+        return [t for t in self._mine(device) if t.window(seconds)]
 
     def of(self, device: str, *kinds: str) -> list[Trouble]:
         """Return all trouble of these kinds that a device ever has."""
-        return [t for t in self.troubles if t.device == device and t.kind in kinds]
+        return [t for t in self._mine(device) if t.kind in kinds]
 
     def next_change(
         self, devices: Collection[str], seconds: float, kinds: Collection[str] = LINK_KINDS
     ) -> float:
         """Return when trouble of some kinds next begins or ends; infinity if never."""
-        mine = (t for t in self.troubles if t.device in devices and t.kind in kinds)
+        mine = (t for device in devices for t in self._mine(device) if t.kind in kinds)
         return min((t.next_change(seconds) for t in mine), default=math.inf)
 
     def strangers(self, devices: Collection[str]) -> list[str]:
