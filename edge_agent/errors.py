@@ -47,7 +47,10 @@ class Disconnected(EdgeError):
 
 
 class Unreachable(Disconnected):
-    """The link could not be opened: a port that refuses, a device node that is not there."""
+    """The link could not be opened: a port that refuses, a device node that is not there.
+
+    A connection that was closed before anything was heard on it is none either.
+    """
 
 
 class NoAnswer(EdgeError):

@@ -114,6 +114,7 @@ class _LinkRunner:
         self._breakers = Breakers({t.group.schema.owner for t in self._polled})
         self._early: dict[_Tick, Probe] = {}  # to be read once, as soon as the line has time
         self._down_since: float | None = None
+        self._lost: EdgeError | None = None  # why the last connection ended
         self._fruitful = True  # whether the last connection brought a scan
 
     async def run(self) -> NoReturn:
@@ -136,8 +137,8 @@ class _LinkRunner:
                 ticker = self._answering(tasks)
             if self._health.state is State.FAILED:
                 await self._clock.sleep(FAILED_PAUSE)
-            elif not self._fruitful:
-                await self._clock.sleep(self._backoff.next())
+            elif not self._fruitful and self._lost is not None:
+                await self._pause(self._lost, 0.0)
             while True:
                 began = self._clock.monotonic()
                 try:
@@ -170,6 +171,7 @@ class _LinkRunner:
             reason = group.exceptions[0]
             while isinstance(reason, BaseExceptionGroup):
                 reason = reason.exceptions[0]
+            self._lost = reason
             self._down(reason)
         await self._close()
 

@@ -52,6 +52,7 @@ class _Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.is_lost = False
+        self.has_heard = False
         self.heard_at = self._loop.time()
         self._name, self._framing, self._pass_over = name, framing, pass_over
         self._waiter: asyncio.Future[_Found | None] | None = None
@@ -64,7 +65,7 @@ class _Link(asyncio.Protocol):
             transport.max_size = READ_AT_ONCE  # type: ignore[attr-defined]  # not in the stubs
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
+        self.heard_at, self.has_heard = self._loop.time(), True
         answer = self._framing.take(data)
         if answer is not None and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(answer)
@@ -92,7 +93,8 @@ class _Link(asyncio.Protocol):
             self._waiter = None
 
     def _closed(self) -> Disconnected:
-        return Disconnected(f"{self._name} closed the connection")
+        kind = Disconnected if self.has_heard else Unreachable
+        return kind(f"{self._name} closed the connection")
 
 
 def _now() -> float:

@@ -112,6 +112,7 @@ class OctetLine:
         self._scanner = Scanner(size)
         self._end: _TcpEnd | _SerialEnd | None = None
         self._asking: _Asking | None = None
+        self._has_heard = False  # since the link was opened
         self._free_at = 0.0  # the loop's time before which nothing is sent
         self._mute_since: float | None = None  # since when nobody has answered, the loop's time
 
@@ -119,6 +120,7 @@ class OctetLine:
         """Open the link. Raises ``Unreachable``."""
         await self.close()
         make = _SerialEnd.open if self._line.is_serial else _TcpEnd.open
+        self._has_heard = False
         self._end = await make(self._line, self)
         self._scanner.clear()
         self._mute_since = None
@@ -193,7 +195,7 @@ class OctetLine:
     def arrived(self, octets: bytes) -> None:
         """Take what came in."""
         self._mute_since = None
-        asking, answered = self._asking, False
+        asking, answered, self._has_heard = self._asking, False, True
         for frame in self._scanner.feed(octets):
             if asking is not None and not answered and asking.take(frame):
                 answered = True
@@ -220,7 +222,8 @@ class OctetLine:
         if self._asking is not None:
             closed = "is gone" if self._line.is_serial else "closed the connection"
             why = f"is gone: {error}" if error else closed
-            self._asking.give_up(Disconnected(f"{self._line.name} {why}"))
+            kind = Disconnected if self._has_heard else Unreachable
+            self._asking.give_up(kind(f"{self._line.name} {why}"))
 
 
 class _TcpEnd(asyncio.Protocol):
