@@ -12,7 +12,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +28,9 @@ from edge_agent.outbox_archive import Archive
 from simulators.faults import Script, read_script
 
 SECOND = 1_000_000_000
-AHEAD = 9.0  # seconds from the start of the simulators until the script's times begin to count
-SETTLED = 3.0  # seconds that the agent has before it is judged, and before then if it can be
+AHEAD = 10.0  # seconds from the start of the simulators until the script's times begin to count
+SETTLED = 4.0  # seconds that the agent has before it is judged, and before then if it can be
+PATIENCE = 8.0  # seconds that a sound device may take to be heard at the start
 SERIAL = ("modbus+rtu", "dlt645+serial", "cjt188+serial")
 GAUGES = ("a", "b", "c")
 SAME = 0.45  # seconds between a row's time and the answers it is made of, at most; and their delay
@@ -70,7 +71,13 @@ class Plant:
     def sound(self) -> set[str]:
         return set(self.devices) - self.sick
 
-    def link(self, scheme: str, *troubles: str, timeout: str = "200ms") -> None:
+    def link(
+        self,
+        scheme: str,
+        *troubles: str,
+        timeout: str = "200ms",
+        tags: dict[str, dict[str, object]] | None = None,
+    ) -> None:
         """Add a link with a unit for each trouble; an empty one is a sound unit."""
         self.last_link += 1
         where = f"/dev/ttyS{self.last_link}" if scheme in SERIAL else f"10.0.0.{self.last_link}:502"
@@ -78,18 +85,18 @@ class Plant:
         for unit, trouble in enumerate(troubles, 1):
             kind = trouble.split(",", maxsplit=1)[0] or "sound"
             name = f"d{len(self.devices) + 1:03}-{kind}"
-            option, tags = f"unit={unit}", TAGS
+            option, table = f"unit={unit}", tags or TAGS
             if scheme == "opc.tcp":
                 option = ""
-                tags = {
+                table = {
                     tag: row | {"at": str(row["at"]).format(name)} for tag, row in NODES.items()
                 }
             elif scheme.startswith("dlt645"):
-                option, tags = f"address=20230517{unit:04}", ITEMS
+                option, table = f"address=20230517{unit:04}", ITEMS
             elif scheme.startswith("cjt188"):
-                option, tags = f"address=7833001122{unit:04}", WATER
+                option, table = f"address=7833001122{unit:04}", WATER
             connect = f"{address}?{option}".rstrip("?")
-            device = {"connect": connect, "poll": poll, "timeout": timeout, "tags": tags}
+            device = {"connect": connect, "poll": poll, "timeout": timeout, "tags": table}
             self.devices[name] = device
             if trouble:
                 self.faults.append(yaml.safe_load(f"{{device: {name}, kind: {trouble}}}"))
@@ -229,7 +236,10 @@ async def play(
         await until(run.zero - round(SETTLED * SECOND))
         task = asyncio.create_task(agent.run(), name="agent")
         try:
-            run.judged = max(run.zero, time.time_ns() + round(SETTLED * SECOND))
+            await agent.ready.wait()
+            await until(max(run.zero, time.time_ns() + round((SETTLED - 1.0) * SECOND)))
+            await _all_heard(agent, plant.sound)
+            run.judged = time.time_ns()
             await until(run.judged + round(seconds * SECOND))
             run.ended = time.time_ns()
             page = f"{ready['truth']}?times"
@@ -239,6 +249,20 @@ async def play(
             agent.stop()
             await task
     return run
+
+
+async def _all_heard(agent: Agent, devices: Collection[str]) -> None:
+    """Return when none of some devices is silent any more, or ``PATIENCE`` is at its end.
+
+    While everything starts, on a machine that others use too, an answer may come too late; the unit
+    is then asked again when the silent units of its line have had their share.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        silent = {unit for link in agent.health.links.values() for unit in link.silent}
+        if silent.isdisjoint(devices):
+            return
+        await asyncio.sleep(0.1)
 
 
 async def until(t: int) -> None:
@@ -260,12 +284,17 @@ def lateness(run: Run, device: str) -> np.ndarray:
     t = (times - times[0]) / SECOND
     off = t - np.rint(t / run.plant.period) * run.plant.period
     late = off - off.min()
-    when, waited = np.array(run.waited, np.int64).T
-    begin = np.searchsorted(when, times - np.rint(late * SECOND).astype(np.int64)) - 2
-    end = np.searchsorted(when, times) + 1
-    last = len(when) - 1
-    waits = waited[np.clip(end, 0, last)] - waited[np.clip(begin, 0, last)]
-    return np.asarray(np.maximum(0.0, late - waits / SECOND))
+    due = times - np.rint(late * SECOND).astype(np.int64)
+    waits = [waited(run, *span) for span in zip(due.tolist(), times.tolist(), strict=True)]
+    return np.asarray(np.maximum(0.0, late - np.array(waits)))
+
+
+def waited(run: Run, begin: int, end: int) -> float:
+    """Return how long in a span (ns) simulators and agent waited for a processor, in seconds."""
+    when = [t for t, _ in run.waited]
+    first = max(0, bisect_left(when, begin) - 2)
+    last = min(len(when) - 1, bisect_right(when, end) + 1)
+    return (run.waited[last][1] - run.waited[first][1]) / SECOND
 
 
 def ticks_of(times: list[int], period: float = 1.0) -> list[int]:

