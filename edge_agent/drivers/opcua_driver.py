@@ -78,7 +78,7 @@ class OpcUaDriver:
         self._timeout = float(max(device.timeout for device in devices.values()))
         asked = [device.max_nodes for device in devices.values() if device.max_nodes is not None]
         self._limits = Limits(configured=min(asked, default=None))
-        self._data = Path()
+        self._data = Path("data")  # until it is told
         self._client: Client | None = None
         self._nodes: dict[Group, _Nodes] = {}
         self._pushed: dict[Group, Subscription] = {}
