@@ -55,6 +55,11 @@ class OpcUaDevice(DeviceConfig):
 
         return OpcUaDriver({k: d for k, d in devices.items() if isinstance(d, cls)}, clock)
 
+    def explain(self, name: str, tag: str) -> list[tuple[str, str]]:
+        from edge_agent.drivers.opcua_explain import explain  # which only a person asks for
+
+        return explain(self, name, tag)
+
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         found: list[tuple[tuple[str | int, ...], str]] = []
         try:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.drivers.base import TagConfig
 from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.terminal import width
 from edge_agent.tools.models import Models
 from simulators.registers import place
@@ -102,6 +104,33 @@ def test_a_tag_is_explained_from_the_wire_to_the_figures() -> None:
     assert said["metrics"] == "clinker: inputs.electricity.0, windows 1min 15min 1h"
     assert "acrel/adl3000: Acrel ADL3000; not verified" in said["template"]
     assert "source: Acrel ADL3000-E manual" in said["template"].replace("\n", " ")
+
+
+def test_a_node_is_explained_with_the_bytes_that_the_library_reads() -> None:
+    from asyncua import ua
+    from asyncua.common.utils import Buffer
+    from asyncua.ua.ua_binary import struct_from_binary
+
+    device = OpcUaDevice(
+        connect="opc.tcp://h",
+        pt=10.0,
+        tags={
+            "p": TagConfig(at="nsu=urn:x;s=P", scale=0.1, offset=2.0, unit="kW", ratio="pt"),
+            "n": TagConfig(at="ns=3;i=7;index=2", kind="counter", mode="subscribe"),
+        },
+    )
+    said = dict(device.explain("plc", "p"))
+    item = struct_from_binary(ua.ReadValueId, Buffer(hexadecimal(said["asked"].split("\n")[0])))
+    assert (item.NodeId, item.AttributeId) == (ua.NodeId("P", 2), 13)
+    answer = struct_from_binary(ua.DataValue, Buffer(hexadecimal(said["answered"])))
+    assert answer.Value.Value == 230.5
+    assert said["value"] == "230.5 × 0.1 (scale) × 10 (pt) + 2 (offset) = 232.5 kW"
+    assert said["read by"].startswith("Read request 1 of 1, it brings this tag")
+    said = dict(device.explain("plc", "n"))
+    item = struct_from_binary(ua.ReadValueId, Buffer(hexadecimal(said["asked"].split("\n")[0])))
+    assert (item.NodeId, item.IndexRange) == (ua.NodeId(7, 3), "2")
+    assert said["read by"].startswith("a monitored item")
+    assert "element 2 of the array" in said["stands at"]
 
 
 def test_sinks_that_take_the_tag_are_named(tmp_path: Path) -> None:
