@@ -164,15 +164,17 @@ def _explain(menu: _Menu) -> None:
 
 
 def _scan(menu: _Menu) -> None:
-    what = "find the Modbus units on a line and what they may be"
+    what = "find the Modbus units or the meters on a line and what they may be"
     more = (
         "Asks each unit number for one register, then searches what can be read, and compares it\n"
         "with the meter templates: 50 Hz, equal phase voltages, P² + Q² = S². It never writes.\n"
         "Prints a table and YAML to paste into the plant's file. Ctrl-C shows what was found so\n"
         "far. A serial line may be used by one program only: stop the agent before.\n\n"
-        "URL is  modbus+tcp://192.168.1.20:502           a meter or gateway with Modbus TCP\n"
-        "        modbus+rtu:///dev/ttyUSB0?baud=9600&parity=N      a serial line of this box\n"
-        "        modbus+rtu-over-tcp://192.168.1.20:4196      a serial server that passes frames on"
+        "URL is  modbus+tcp://192.168.1.20:502        a meter or gateway with Modbus TCP\n"
+        "        modbus+rtu:///dev/ttyUSB0?baud=9600  a serial line of this box\n"
+        "        modbus+rtu-over-tcp://192.168.1.20:4196  a serial server that passes frames on\n"
+        "        dlt645+serial:///dev/ttyUSB0         electricity meters; or dlt645+tcp://…\n"
+        "        cjt188+serial:///dev/ttyUSB0         water, heat, gas meters; or cjt188+tcp://…"
     )
     example = "edge-agent scan modbus+tcp://192.168.1.20:502 --units 1-32"
     add = menu.add("scan", what, example, more).add_argument
@@ -180,13 +182,13 @@ def _scan(menu: _Menu) -> None:
     add("--units", type=_units, default="1-16", metavar="LIST", help="1-32, or 1,3,5-9 (1-16)")
     functions = "read functions to try: 3 and 4 read registers, 1 and 2 bits (3,4)"
     add("--function", type=_functions, default="3,4", metavar="LIST", help=functions)
-    wait = "how long a unit may take to answer (500ms; slow serial meters: 1s)"
-    add("--timeout", type=duration, default="500ms", metavar="TIME", help=wait)
+    wait = "how long a unit may take to answer (500ms; DL/T 645 and CJ/T 188: 1s)"
+    add("--timeout", type=duration, metavar="TIME", help=wait)
     rest = "how long the line is left alone between requests (20ms)"
     add("--pause", type=duration, default="20ms", metavar="TIME", help=rest)
     most = "end after this time and show what was found (10m)"
     add("--for", dest="length", type=duration, default="10m", metavar="TIME", help=most)
-    deep = "search all addresses, also where a template fits already"
+    deep = "search all addresses, also where a template fits, or one meter has answered, already"
     add("--deep", action="store_true", help=deep)
 
 

@@ -12,15 +12,16 @@ from edge_agent.config import load
 from edge_agent.drivers.opcua_security import Security
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.tools import browse as browsing
-from edge_agent.tools import browse_told, scan_told, tagfile, tags
+from edge_agent.tools import browse_told, scan_meters, scan_told, tagfile, tags
 from edge_agent.tools import explain as explained
 from edge_agent.tools.models import Models
-from edge_agent.tools.scan import Scan, Wish
-from edge_agent.units import Secret
+from edge_agent.tools.scan import METERS, Scan, Wish
+from edge_agent.units import Duration, Secret
 
 NOTHING, INTERRUPTED = 1, 130
 
 DAY = 86400.0
+MODBUS_WAIT, METERS_WAIT = Duration(0.5), Duration(1.0)  # for an answer
 
 
 class Show(NamedTuple):
@@ -31,12 +32,14 @@ class Show(NamedTuple):
 
 
 def scan(options: argparse.Namespace, show: Show) -> int:
-    """Scan a Modbus link; Ctrl-C and the end of the time show what was found until then."""
+    """Scan a line; Ctrl-C and the end of the time show what was found until then."""
+    if options.url.partition(":")[0] in METERS:
+        return _scan_meters(options, show)
     wish = Wish(
         url=options.url,
         units=options.units,
         functions=options.function,
-        timeout=options.timeout,
+        timeout=options.timeout or MODBUS_WAIT,
         pause=options.pause,
         deep=options.deep,
     )
@@ -58,6 +61,20 @@ def explain(options: argparse.Namespace, show: Show) -> int:
     for line in explained.lines(load(options.config), options.tag):
         show.say(line)
     return 0
+
+
+def _scan_meters(options: argparse.Namespace, show: Show) -> int:
+    async def run() -> int:
+        timeout = options.timeout or METERS_WAIT
+        work = scan_meters.MeterScan(options.url, timeout, show.progress, deep=options.deep)
+        is_whole = await _until_interrupted(work.run, options.length)
+        for line in scan_meters.lines(work, is_whole=is_whole):
+            show.say(line)
+        if not is_whole:
+            return INTERRUPTED
+        return 0 if work.found else NOTHING
+
+    return asyncio.run(run())
 
 
 def browse(options: argparse.Namespace, show: Show) -> int:

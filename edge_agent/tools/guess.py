@@ -17,8 +17,8 @@ from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Address, Table
 from edge_agent.drivers.modbus_plan import ReadPlan
 from edge_agent.model import Quality
+from edge_agent.tools.fit import Fit
 from edge_agent.tools.plausible import (
-    CERTAIN,
     Evidence,
     Reading,
     is_mains,
@@ -34,31 +34,6 @@ LEAST = 0.6  # share of a map's tags that must be readable
 SANE = 0.8  # share of the pairs that are not zero which must be numbers that a plant has
 FEW = 3  # pairs below which a share says nothing
 SHOWN = 40  # tags of an unknown device that are written down
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a template fits: what speaks for it, and how many of its tags can be read.
-
-    order  of the bytes, where the device must be told another than the template's
-    """
-
-    template: str
-    evidence: Evidence
-    readable: int
-    tags: int
-    order: Order | None = None
-
-    @property
-    def rank(self) -> float:
-        """What templates are compared by."""
-        return self.evidence.points * (self.readable / self.tags) ** 2
-
-    @property
-    def words(self) -> str:
-        """How sure it is, in words."""
-        whole = self.readable == self.tags
-        return "very likely" if whole and self.evidence.points >= CERTAIN else "possible"
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,22 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from edge_agent.drivers.cjt188 import Cjt188Device
+from edge_agent.drivers.dlt645 import Dlt645Device
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_plan import Request
 from edge_agent.drivers.modbus_wire import Manners, Refused, Wire
 from edge_agent.errors import ConfigError, Disconnected
-from edge_agent.tools.guess import Fit, Memory, Unknown, contenders, fits, spans_of, unknown
+from edge_agent.tools.fit import Fit
+from edge_agent.tools.guess import Memory, Unknown, contenders, fits, spans_of, unknown
 from edge_agent.tools.models import Models
 from edge_agent.tools.ranges import Found, Refusal, Reply, Span, grid, search
 from edge_agent.units import Duration
 
 SILENCES = 4  # unanswered requests in a row after which a table is left alone
 RECONNECTS = 3  # how often a device may close the connection on a request
+METERS = (*Dlt645Device.schemes, *Cjt188Device.schemes)  # scanned by scan_meters
 REST = 1.0  # s before it is opened again
 STALE = 2.1  # time-outs for which the wire does not ask a silent RTU unit again
 
@@ -193,7 +197,7 @@ def device_at(url: str, wish: Wish) -> ModbusDevice:
     """Return the line as a device; ``ConfigError`` when the address is none."""
     scheme = url.partition(":")[0]
     if scheme not in ModbusDevice.schemes:
-        known = "://, ".join(ModbusDevice.schemes)
+        known = "://, ".join((*ModbusDevice.schemes, *METERS))
         raise ConfigError([f"scan: {url}: scan reads {known}:// (browse reads opc.tcp://)"])
     device = ModbusDevice(connect=url, timeout=wish.timeout, pause=wish.pause)
     try:

@@ -6,7 +6,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Address, Table
 from edge_agent.terminal import Row, labelled, table, width
-from edge_agent.tools.guess import Fit, float_of
+from edge_agent.tools.fit import Fit
+from edge_agent.tools.guess import float_of
 from edge_agent.tools.models import Models
 from edge_agent.tools.pasted import device_lines, differing, identifier
 from edge_agent.tools.plausible import Evidence, told
@@ -108,16 +109,16 @@ def _models(units: list[Unit]) -> Iterator[Row]:
                 fit.template,
                 fit.words,
                 readable,
-                _said(fit.evidence),
+                said_of(fit.evidence),
             )
         for guess in unit.unknown:
             held = f"{guess.type} {guess.order} in {guess.table.prefix}"
-            yield (number, "none", "possible", held, _said(guess.evidence))
+            yield (number, "none", "possible", held, said_of(guess.evidence))
         if not unit.fits and not unit.unknown:
             yield (number, "none", "", "", "" if unit.done else "not searched to the end")
 
 
-def _said(evidence: Evidence) -> str:
+def said_of(evidence: Evidence) -> str:
     """Return as much of what speaks for it as a line has room for."""
     said = ""
     for part in told(evidence):

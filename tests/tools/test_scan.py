@@ -50,10 +50,15 @@ async def scanned(*arguments: str, interrupt: float | None = None) -> tuple[int,
         stderr=asyncio.subprocess.PIPE,
         env=environment(),
     )
-    if interrupt is not None:
-        await asyncio.sleep(interrupt)
-        process.send_signal(signal.SIGINT)
-    said, error = await process.communicate()
+    try:
+        if interrupt is not None:
+            await asyncio.sleep(interrupt)
+            process.send_signal(signal.SIGINT)
+        said, error = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode or 0, said.decode(), error.decode()
 
 
