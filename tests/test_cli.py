@@ -20,7 +20,10 @@ from edge_agent.sinks.history import History
 from tests.commands import ROOT, called, children, gone, line, run, started
 from tests.servers import free_port, wait_until
 
-COMMANDS = ("demo", "run", "check", "simulate", "report")
+COMMANDS = (
+    *("demo", "run", "check", "explain", "scan", "browse", "simulate", "report"),
+    *("tags export", "tags import"),
+)
 FREE = "127.0.0.1:0"
 
 
@@ -60,9 +63,9 @@ def test_the_help_of_a_command_has_an_example_and_explains_every_option(
     name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    status, said, error = called(capfd, name, "--help")
+    status, said, error = called(capfd, *name.split(), "--help")
     assert (status, error) == (0, "")
-    assert said.count(f"example:  edge-agent {name}") == 1
+    assert said.count(f"example:  edge-agent {name} ") == 1
     listed = re.findall(r"^  (\S.*)$", said.partition("usage")[2], re.MULTILINE)
     assert listed
     for option in listed:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from edge_agent.config import load
 from edge_agent.drivers.opcua_address import NodeAddress
 from edge_agent.terminal import width
+from edge_agent.tools.browse import REFERENCES
 from edge_agent.tools.nodes import Variable, address, kind_of, machines, unit_of, words
 from tests.commands import command, environment, run
+from tests.drivers.node_server import node_server
 from tests.servers import free_port
 
 URI = "urn:demo:plant"
@@ -34,10 +36,15 @@ async def browsed(
         stderr=asyncio.subprocess.PIPE,
         env=environment() | ({"OPCUA_PASSWORD": password} if password else {}),
     )
-    if interrupt is not None:
-        await asyncio.sleep(interrupt)
-        process.send_signal(signal.SIGINT)
-    said, error = await process.communicate()
+    try:
+        if interrupt is not None:
+            await asyncio.sleep(interrupt)
+            process.send_signal(signal.SIGINT)
+        said, error = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode or 0, said.decode(), error.decode()
 
 
@@ -78,6 +85,7 @@ def url(opcua: Server) -> str:
     return f"opc.tcp://127.0.0.1:{opcua.endpoint.port}"
 
 
+@pytest.mark.timeout(60)  # the same
 async def test_a_server_becomes_devices_that_can_be_checked(server: Server, tmp_path: Path) -> None:
     status, said, error = await browsed(url(server))
     assert (status, error) == (0, "")
@@ -108,6 +116,7 @@ async def test_a_server_becomes_devices_that_can_be_checked(server: Server, tmp_
     assert re.search(r"^mill-1 +mode +1 运行 .*GOOD$", checked[1], re.MULTILINE)
 
 
+@pytest.mark.timeout(60)  # five processes beside a server of this one, on a loaded machine
 async def test_a_part_of_the_tree_can_be_chosen(server: Server, tmp_path: Path) -> None:
     _, said, _ = await browsed(url(server), "--path", "Objects/Mill1/Drive")
     assert "2 variables below Objects/Mill1/Drive" in said
@@ -125,6 +134,7 @@ async def test_a_part_of_the_tree_can_be_chosen(server: Server, tmp_path: Path) 
     assert "--path: there is no" in error
 
 
+@pytest.mark.timeout(60)  # the same
 async def test_a_large_server_is_browsed_within_bounds() -> None:
     opcua = Server()
     await opcua.init()
@@ -144,6 +154,16 @@ async def test_a_large_server_is_browsed_within_bounds() -> None:
     assert 250 < said.count(" {at: ") < 300
 
 
+@pytest.mark.timeout(60)  # node-opcua takes some seconds to start
+async def test_a_server_that_answers_in_parts_is_browsed_to_its_end(tmp_path: Path) -> None:
+    values = [(f"Value{i}", "Double", i + 0.5) for i in range(REFERENCES + 150)]
+    async with node_server(tmp_path, values) as node:
+        status, said, error = await browsed(node.url, "--match", "Value*")
+    assert (status, error) == (0, "")
+    assert f": {len(values)} variables" in said  # the rest came by a continuation point
+    assert re.search(rf"^ *Value{len(values) - 1} +{len(values) - 0.5} ", said, re.MULTILINE)
+
+
 class OneUser:
     def get_user(self, iserver, username=None, password=None, certificate=None):
         del iserver, certificate
@@ -153,6 +173,7 @@ class OneUser:
         return User(role=UserRole.User) if right else None
 
 
+@pytest.mark.timeout(60)  # the same
 async def test_a_password_comes_from_the_environment_and_is_not_written_down() -> None:
     opcua = Server(user_manager=OneUser())
     await opcua.init()

@@ -73,8 +73,10 @@ def means(asked: str, address: str) -> bool:
 async def crowd(*addresses: str) -> AsyncIterator[tuple[str, list[int]]]:
     """Meters on one line that all answer when they are meant, at once, so that nobody is heard."""
     asked: list[int] = []
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         pending = b""
         while chunk := await reader.read(256):
             pending += chunk
@@ -99,6 +101,9 @@ async def crowd(*addresses: str) -> AsyncIterator[tuple[str, list[int]]]:
         yield f"dlt645+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
     finally:
         server.close()
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_meters_that_speak_at_once_are_found_by_their_addresses() -> None:
