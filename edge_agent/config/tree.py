@@ -44,20 +44,31 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where something stands: a file, counted from 1, and the steps from its root.
+    """Where something stands: a file, counted from 1, and under which key of what.
 
-    line  0: in no file, but laid over it by a program
+    line   0: in no file, but laid over it by a program
+    inside the mapping or list that it stands in; None: it is the root
     """
 
     file: str
     line: int = 1
     column: int = 1
-    steps: Steps = ()
+    inside: "Mark | None" = None
+    key: Key = ""
+
+    @property
+    def steps(self) -> Steps:
+        """The keys from the root on."""
+        return () if self.inside is None else (*self.inside.steps, self.key)
 
     @property
     def above(self) -> "Mark":
         """The same place, called by the mapping that it stands in."""
-        return replace(self, steps=self.steps[:-1])
+        return self if self.inside is None else self.under(self.inside.inside, self.inside.key)
+
+    def under(self, inside: "Mark | None", key: Key) -> "Mark":
+        """Return the same place, called by a key of something else."""
+        return Mark(self.file, self.line, self.column, inside, key)
 
     def fault(self, message: str) -> Fault:
         """Return a mistake at this place, with the dotted steps in front of the message."""
@@ -190,27 +201,28 @@ class _Reader:
             return Node(mark)
         return _moved(node, mark)
 
-    def _mark(self, event: yaml.Event, steps: Steps) -> Mark:
+    def _mark(self, event: yaml.Event, inside: Mark | None, key: Key) -> Mark:
         start = _start(event)
-        return Mark(self._name, start.line + 1, start.column + 1, steps)
+        return Mark(self._name, start.line + 1, start.column + 1, inside, key)
 
     def _list(self, mark: Mark) -> list[Node]:
         items: list[Node] = []
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            items.append(self._node(event, self._mark(event, (*mark.steps, len(items)))))
+            items.append(self._node(event, self._mark(event, mark, len(items))))
         return items
 
     def _mapping(self, mark: Mark) -> dict[Key, Node]:
         items: dict[Key, Node] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            key_node = self._node(event, self._mark(event, mark.steps))
+            key_node = self._node(event, mark)
             if isinstance(key_node, MapNode | ListNode):
-                self._faults.append(key_node.mark.fault("a key must be text"))
-                self._node(self._next(), key_node.mark)
+                here = self._mark(event, mark.inside, mark.key)
+                self._faults.append(here.fault("a key must be text"))
+                self._node(self._next(), here)
                 continue
             # a number stays what was written, but for whole ones: the states of a tag
             key = key_node.value if type(key_node.value) is int else key_node.text
-            place = self._mark(event, (*mark.steps, key))
+            place = self._mark(event, mark, key)
             value = self._node(self._next(), place)
             if key in items:
                 first = items[key].mark.line
@@ -253,16 +265,10 @@ def _kind(text: str, tag: str | None, *, plain: bool) -> str:
 def _moved(node: Node, mark: Mark) -> Node:
     """Return what an alias stands for: the same, reported where it was written first."""
     if isinstance(node, MapNode):
-        items = {
-            key: _moved(item, replace(item.mark, steps=(*mark.steps, key)))
-            for key, item in node.items.items()
-        }
+        items = {key: _moved(item, item.mark.under(mark, key)) for key, item in node.items.items()}
         return MapNode(mark, items=items)
     if isinstance(node, ListNode):
-        parts = [
-            _moved(item, replace(item.mark, steps=(*mark.steps, i)))
-            for i, item in enumerate(node.items)
-        ]
+        parts = [_moved(item, item.mark.under(mark, i)) for i, item in enumerate(node.items)]
         return ListNode(mark, items=parts)
     return Node(mark, node.value, node.text)
 
@@ -283,12 +289,10 @@ _SCALARS: Mapping[str, Callable[[str], object]] = {
 def of(value: object, mark: Mark) -> Node:
     """Return plain data as a tree; all of it stands at one place."""
     if isinstance(value, Mapping):
-        items = {
-            key: of(item, replace(mark, steps=(*mark.steps, key))) for key, item in value.items()
-        }
+        items = {key: of(item, mark.under(mark, key)) for key, item in value.items()}
         return MapNode(mark, items=items)
     if isinstance(value, list | tuple):
-        parts = [of(item, replace(mark, steps=(*mark.steps, i))) for i, item in enumerate(value)]
+        parts = [of(item, mark.under(mark, i)) for i, item in enumerate(value)]
         return ListNode(mark, items=parts)
     return Node(mark, value, str(value))
 

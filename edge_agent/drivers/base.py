@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -161,6 +162,9 @@ class Vocabulary:
         return loaded
 
 
+NO_STATES: Mapping[int, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TagConfig:
     """One tag as a person writes it, whatever the protocol.
@@ -185,7 +189,7 @@ class TagConfig:
     modulus: Annotated[float, Gt(0)] | None = None
     invalid: tuple[int, ...] = ()
     range: tuple[float, float] | None = None
-    states: Mapping[int, str] = field(default_factory=dict)
+    states: Mapping[int, str] = field(default_factory=lambda: NO_STATES)
     class_: Literal["fast", "slow"] = "fast"
     poll: Duration | None = None
     deadband: Annotated[float, Ge(0)] | None = None
