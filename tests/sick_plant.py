@@ -155,14 +155,12 @@ class Run:
 
     def scans(self, device: str) -> list[int]:
         """Return when the first request of each scan of a device came, ns, since it is judged."""
-        if device in self.truth:
+        if str(self.plant.devices[device]["connect"]).startswith("modbus"):
             told = self.truth[device]
-            first = max(told["asked"])
-            times = [t for t, n in zip(told["times"], told["asked"], strict=True) if n == first]
+            most = max(told["asked"])
+            times = [t for t, n in zip(told["times"], told["asked"], strict=True) if n == most]
         else:
-            times = [
-                int(str(line["t"])) for line in self.said(device) if "a" in str(line["node"])[-1]
-            ]
+            times = [int(str(line["t"])) for line in self.said(device) if _is_first(line)]
         return [t for t in times if self.judged <= t <= self.ended]
 
 
@@ -349,6 +347,13 @@ def _values(line: Mapping[str, object]) -> Iterator[tuple[str, float]]:
             raw = struct.pack(">2H", *words[at : at + 2])
             form = ">I" if row["type"] == "u32" else ">f"
             yield tag, struct.unpack(form, raw)[0] * float(str(row.get("scale", 1)))
+
+
+def _is_first(line: Mapping[str, object]) -> bool:
+    """Return whether a line of the log of scans is of the first thing that a scan asks for."""
+    return (
+        str(line.get("item", "00010000")) == "00010000" and str(line.get("node", ".a"))[-2:] == ".a"
+    )
 
 
 def _octets(line: Mapping[str, object]) -> Iterator[tuple[str, float]]:
