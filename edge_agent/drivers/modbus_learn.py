@@ -11,9 +11,9 @@ two, or three and five seconds if it had answered before. A request that had ans
 which no part does now is put together again, for a minute. And when the first part of a request
 answers in a later scan, the whole is asked again before its other parts.
 
-What can be read in halves but not as a whole, twice, has either a border between the halves or is
-too long: the two registers beside the cut are asked together, and tell which. If it is too long,
-parts of it that begin where it does tell how much is not.
+What can be read in halves but not as a whole, again and again, has either a border between the
+halves or is too long: the two registers beside the cut are asked together, and tell which. If it is
+too long, parts of it that begin where it does tell how much is not (``modbus_trials``).
 
 A request without any answer spoils its scan, and the unit's breaker takes over. If the device
 answered to other requests before this one failed again, it is taken apart in the same way: some
@@ -21,8 +21,10 @@ devices say nothing to what they do not know, some cannot cope with long request
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -33,29 +35,32 @@ from edge_agent.drivers.modbus_parts import (
     Cut,
     Root,
     Scan,
-    Size,
     State,
     Suspect,
-    beside_the_cut,
     halves,
     is_one,
     within,
 )
 from edge_agent.drivers.modbus_plan import Bounds, ReadPlan, Request
 from edge_agent.drivers.modbus_register import Span
+from edge_agent.drivers.modbus_trials import NOWHERE, Trials
 from edge_agent.model import U8, Quality
 
-Make = Callable[[Bounds, Sequence[Columns]], ReadPlan]
+
+class Make(Protocol):
+    """How a stream's plan is made."""
+
+    def __call__(self, bounds: Bounds, suspects: Sequence[Columns]) -> ReadPlan: ...
+
 
 REFUSALS = frozenset({2, 3, 4})  # exceptions that may be about some of the registers asked for
-NOWHERE = -1  # the offset of a request whose words are not kept
 MOST_IN_A_SCAN = 24  # requests beside the plan
 HOPELESS = 6  # refusals in a row, and no answer, after which a scan asks no further
 STRIKES, STRIKES_PROVED, LASTING = 2, 3, 5.0  # scans; and seconds, for what had answered before
 TOGETHER_AGAIN = 60.0  # seconds for which a request that had answered is put together again
 WHOLE_AGAIN = 10.0  # seconds before the whole is asked again because a part answered
 SILENCES = 2  # of one request, with other answers in between
-TOGETHER = 2  # times that a whole is refused whose halves answer
+TOGETHER = 3  # times that a whole is refused whose halves answer
 
 
 class Inquiry:
@@ -67,7 +72,7 @@ class Inquiry:
 
     def __init__(self, make: Make, lessons: Lessons) -> None:
         self._make, self._lessons = make, lessons
-        self._state = State()
+        self._state, self._trials = State(), Trials(lessons)
         self._before: State | None = None  # while a scan goes on: what was open at its beginning
         self._now = 0.0
         self._scan = Scan()
@@ -97,8 +102,7 @@ class Inquiry:
 
     def _basis(self) -> tuple[int, tuple[Columns, ...], frozenset[tuple[Table, int]]]:
         """Return all that a plan depends on; a cut in question is a border until it is answered."""
-        borders = frozenset(cut.border for cut in self._state.trials.values())
-        return self._lessons.version, tuple(self._state.suspects), borders
+        return self._lessons.version, tuple(self._state.suspects), self._trials.borders
 
     @property
     def _is_hopeless(self) -> bool:
@@ -125,16 +129,15 @@ class Inquiry:
             return self.plan
         if self._before is not None:
             self._state = self._before
-        self._lessons.widen(now)
         self._hear_of_silence()
         if self._built != self._basis():
             self._plan()
         self._start()
         due = [r for r in self.plan.dead if self._lessons.refused[r.span].due <= now]
         self._scan.further = deque([*self.plan.suspects, *due])
-        for columns, cut in self._state.trials.items():
-            self._try(cut.whole, columns)
-        self._measure()
+        suspects = self._built[1]
+        relax = partial(self._make, suspects=suspects)
+        self._scan.further += self._trials.begin(self.plan.registers, relax, now)
         return self.plan
 
     def _start(self) -> None:
@@ -162,7 +165,11 @@ class Inquiry:
         self._scan.in_row = 0
         state = self._state
         if request.offset == NOWHERE:
-            self._experiment_answered(request)
+            if request.columns in state.roots:
+                state.clear(request.columns)
+                del state.roots[request.columns]
+            else:
+                self._ask(self._trials.answered(request))
             return
         state.suspects.pop(request.columns, None)
         for whole, cut in list(state.cuts.items()):
@@ -216,8 +223,8 @@ class Inquiry:
             self._unheard_at = self._lessons.heard
         if self._built != self._basis():
             self._plan()
-        open_ = self._silences or self._mute or self._lessons.is_open or not self._state.is_empty
-        self._is_calm = self._proved and not open_
+        closed = self._state.is_empty and self._trials.is_empty and not self._lessons.is_open
+        self._is_calm = self._proved and closed and not (self._silences or self._mute)
 
     # ---- conclusions ---------------------------------------------------------------------
 
@@ -230,7 +237,8 @@ class Inquiry:
         if code not in REFUSALS and code != SILENCE:
             return  # busy, or nonsense: it says nothing about the registers
         if request.offset == NOWHERE:
-            self._experiment_failed(request)
+            if self._scan.good:  # else the device may refuse whatever it is asked
+                self._ask(self._trials.failed(request))
             return
         state.cuts = {
             whole: cut
@@ -289,10 +297,6 @@ class Inquiry:
             for request in self._scan.good:
                 if request.span in lessons.refused and request.offset != NOWHERE:
                     lessons.revive(request.span, self._now)
-        for columns in self._scan.apart:
-            cut = state.trials.pop(columns)
-            lessons.border(*cut.border)
-            state.together.pop(cut.whole.span, None)
         self._judge()
         if not self._proved:
             self._prove()
@@ -337,68 +341,22 @@ class Inquiry:
         self._wholes.update(request.span for request in self._scan.good)
         self._proved = len(columns) >= sum(len(r.columns) for r in self.plan.requests)
 
-    # ---- experiments: requests whose words are known from elsewhere ----------------------
-
-    def _try(self, whole: Request, columns: Iterable[int], *, first: bool = False) -> None:
-        part = replace(whole.part(self.plan.registers, tuple(columns)), offset=NOWHERE)
-        if first:
-            self._scan.further.appendleft(part)
-        else:
-            self._scan.further.append(part)
-
-    def _experiment_answered(self, request: Request) -> None:
-        state, columns = self._state, request.columns
-        if columns in state.roots:
-            state.clear(columns)
-            del state.roots[columns]
-        elif columns in state.trials:  # neighbours go together: the whole is too long
-            cut = state.trials.pop(columns)
-            state.together.pop(cut.whole.span, None)
-            can = max(cut.left.count, cut.right.count)
-            self._lessons.shorten(request.table, can, self._now)
-            if cut.code != SILENCE:
-                state.size = Size(cut.whole, can, cut.whole.count)
-                self._measure()
-        elif state.size is not None and request.count > state.size.can:
-            state.size = replace(state.size, can=request.count)
-            self._measure()
-
-    def _experiment_failed(self, request: Request) -> None:
-        state, columns = self._state, request.columns
-        if columns in state.trials:
-            self._scan.apart.append(columns)
-        elif columns not in state.roots and state.size is not None:
-            state.size = replace(state.size, cannot=min(request.count, state.size.cannot))
-            self._measure()
-
-    def _measure(self) -> None:
-        """Ask for the part of a request that halves what is not known of the longest one."""
-        size = self._state.size
-        if size is None:
-            return
-        part = size.next(self.plan.registers)
-        if part is None:
-            self._lessons.shorten(size.whole.table, size.cannot - 1, self._now)
-            self._state.size = None
-        else:
-            self._try(size.whole, part.columns)
-
     def _part_answered(self, root: Root) -> None:
         """Ask the whole again: whatever was the matter with the device may be over."""
+        columns = root.whole.columns
         if self._now - root.tried >= WHOLE_AGAIN:
-            self._state.roots[root.whole.columns] = replace(root, tried=self._now)
-            self._try(root.whole, root.whole.columns, first=True)
+            self._state.roots[columns] = replace(root, tried=self._now)
+            whole = root.whole.part(self.plan.registers, columns)
+            self._scan.further.appendleft(replace(whole, offset=NOWHERE))
 
     def _both_answered(self, cut: Cut) -> None:
         """Find out, when it is no accident, why a whole is refused whose halves are not."""
-        whole, together = cut.whole, self._state.together
-        together[whole.span] = together.get(whole.span, 0) + 1
-        if together[whole.span] < TOGETHER and cut.code != SILENCE:
-            return
-        pair = beside_the_cut(cut.left, cut.right, self.plan.registers)
-        if set(pair) == set(whole.columns):
-            self._lessons.border(*cut.border)
-            del together[whole.span]
-            return
-        self._state.trials[pair] = cut
-        self._try(whole, pair)
+        span, together = cut.whole.span, self._state.together
+        together[span] = together.get(span, 0) + 1
+        if together[span] >= TOGETHER or cut.code == SILENCE:
+            del together[span]
+            self._ask(self._trials.question(cut))
+
+    def _ask(self, experiment: Request | None) -> None:
+        if experiment is not None:
+            self._scan.further.append(experiment)

@@ -1,10 +1,9 @@
 """What was found out about one Modbus device, kept over restarts; pure.
 
 Three kinds of facts: registers that it refuses, borders that no request may cross, and how much one
-request may ask for. A refused register is asked again by itself, after a minute, then after ever
-longer pauses, at most an hour; one that had answered before, sooner. When one answers again, so may
-the others: all are asked. A bound on the size is doubled again after an hour, then after ever
-longer times, at most a day. Borders stay.
+request may ask for. Each is tried again, after a minute, then after ever longer pauses, at most an
+hour; a register that had answered before, sooner. When one register answers again, so may the
+others: all are asked.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +23,8 @@ _QUALITY = {
     ILLEGAL_ADDRESS: Quality.BAD_ADDRESS,
 }
 
-AGAIN_SOON, AGAIN, AGAIN_LATEST = 10.0, 60.0, 3600.0  # seconds until a refused register is asked
-WIDER, WIDER_LATEST = 3600.0, 86400.0  # seconds until longer requests are tried
+AGAIN_SOON, AGAIN, AGAIN_LATEST = 10.0, 60.0, 3600.0  # seconds until a fact is tried again
+Border = tuple[Table, int]  # no request reads the address together with the one before
 _TABLES = {table.prefix: table for table in Table}
 
 
@@ -57,12 +56,20 @@ def quality_of(code: int, *, alone: bool) -> Quality:
 
 
 @dataclass(frozen=True)
-class _Most:
-    """How much one request may ask for, and when more is tried."""
+class _Fact:
+    """A border, or how much one request may ask for.
 
-    count: int
+    interval  seconds until it is tried again; due: when
+    """
+
     interval: float
     due: float
+    count: int = 0
+
+    def later(self, now: float) -> "_Fact":
+        """Return it after it was found to hold."""
+        interval = min(2 * self.interval, AGAIN_LATEST)
+        return replace(self, interval=interval, due=now + interval)
 
 
 class Lessons:
@@ -80,9 +87,9 @@ class Lessons:
         self.proved: set[Span] = set()
         self.refused: dict[Span, Refused] = {}
         self.news: list[str] = []
-        self._borders: set[tuple[Table, int]] = set()
-        self._most: dict[bool, _Most] = {}  # of tables of bits, of registers
-        self._intervals: dict[Span, float] = {}  # of registers that came back
+        self._borders: dict[Border, _Fact] = {}
+        self._most: dict[bool, _Fact] = {}  # of tables of bits, of registers
+        self._intervals: dict[Span | Border | bool, float] = {}  # of facts that held no longer
 
     @property
     def bounds(self) -> Bounds:
@@ -95,7 +102,7 @@ class Lessons:
     @property
     def is_open(self) -> bool:
         """True while something is to be tried again, sooner or later."""
-        return bool(self.refused or self._most)
+        return bool(self.refused or self._most or self._borders)
 
     def told(self) -> list[str]:
         """Return the facts in words, a line each."""
@@ -104,7 +111,7 @@ class Lessons:
             for span, fact in sorted(self.refused.items(), key=lambda f: _key(f[0]))
         ]
         for table, at in sorted(self._borders, key=lambda border: (border[0].prefix, border[1])):
-            lines.append(f"no request reads {table.prefix}:{at - 1} and {table.prefix}:{at}")
+            lines.append(f"no request reads {_beside((table, at))}")
         for bits, bound in sorted(self._most.items()):
             what, usual = ("bits", MAX_BITS) if bits else ("registers", MAX_REGISTERS)
             if bound.count < usual:
@@ -133,33 +140,62 @@ class Lessons:
             self.refused[other] = replace(fact, due=now)
         self._learnt(f"{_words(span)} answers again")
 
-    def border(self, table: Table, at: int) -> None:
+    def border(self, border: Border, now: float) -> None:
         """Never read an address together with the one before it."""
-        self._borders.add((table, at))
+        self._borders[border] = self._fact(border, now)
         self._learnt(
-            f"{table.prefix}:{at - 1} and {table.prefix}:{at} are refused together, "
-            "not one by one; no request crosses that border"
+            f"{_beside(border)} are refused together, not one by one; "
+            "no request crosses that border"
         )
+
+    def still_border(self, border: Border, now: float) -> None:
+        """Wait longer before a border is tried again."""
+        if border in self._borders:
+            self._borders[border] = self._borders[border].later(now)
+
+    def open_border(self, border: Border) -> None:
+        """Read across a border again."""
+        if border in self._borders:
+            self._intervals[border] = 2 * self._borders.pop(border).interval
+            self._learnt(f"{_beside(border)} are answered together again")
 
     def shorten(self, table: Table, count: int, now: float) -> None:
         """Ask for no more than so many registers (or bits) at once."""
-        before, interval = self._most.get(table.is_bits), WIDER
-        if before is not None:  # a more exact count is no new failure
-            again = 1 if count >= before.count else 2
-            interval = min(again * before.interval, WIDER_LATEST)
+        before = self._most.get(table.is_bits)
         if before is None or count != before.count:
             what = "bits" if table.is_bits else "registers"
             self._learnt(f"longer requests fail; it is asked for at most {count} {what}")
-        self._most[table.is_bits] = _Most(count, interval, now + interval)
+        self._most[table.is_bits] = replace(self._fact(table.is_bits, now), count=count)
 
-    def widen(self, now: float) -> None:
-        """Allow twice as much where it is time to try."""
-        for bits, bound in self._most.items():
-            usual = MAX_BITS if bits else MAX_REGISTERS
-            if now >= bound.due and bound.count < usual:
-                count = min(2 * bound.count, usual)
-                self._most[bits] = replace(bound, count=count, due=now + bound.interval)
-                self.version += 1
+    def still_short(self, table: Table, now: float) -> None:
+        """Wait longer before more is tried."""
+        if table.is_bits in self._most:
+            self._most[table.is_bits] = self._most[table.is_bits].later(now)
+
+    def lengthen(self, table: Table, count: int, now: float) -> None:
+        """Ask for so much from now on, and try more at once."""
+        bound = self._most.get(table.is_bits)
+        if bound is None or count <= bound.count:
+            return
+        self._intervals[table.is_bits] = 2 * bound.interval
+        self._most[table.is_bits] = replace(bound, count=count, due=now)
+        if count >= (MAX_BITS if table.is_bits else MAX_REGISTERS):
+            del self._most[table.is_bits]
+        self._learnt(f"a request for {count} is answered again")
+
+    def most(self, bits: bool) -> int:
+        """Return how much one request for bits, or registers, may ask for."""
+        bound = self._most.get(bits)
+        return (MAX_BITS if bits else MAX_REGISTERS) if bound is None else bound.count
+
+    def due(self, now: float) -> list[Border | bool]:
+        """Return the borders, and the tables of bits or registers, that are to be tried again."""
+        borders = [border for border, fact in self._borders.items() if fact.due <= now]
+        return [*borders, *(bits for bits, fact in self._most.items() if fact.due <= now)]
+
+    def _fact(self, key: Border | bool, now: float) -> _Fact:
+        interval = min(max(AGAIN, self._intervals.get(key, 0.0)), AGAIN_LATEST)
+        return _Fact(interval, now + interval)
 
     def _learnt(self, text: str) -> None:
         self.version += 1
@@ -171,8 +207,8 @@ class Lessons:
         """Return the facts JSON-able."""
         return {
             "refused": [[*_key(s), fact.code, fact.interval] for s, fact in self.refused.items()],
-            "borders": [[table.prefix, at] for table, at in self._borders],
-            "most": [[bits, bound.count, bound.interval] for bits, bound in self._most.items()],
+            "borders": [[t.prefix, at, fact.interval] for (t, at), fact in self._borders.items()],
+            "most": [[bits, fact.count, fact.interval] for bits, fact in self._most.items()],
         }
 
     def load(self, state: Mapping[str, object], known: Iterable[Span], now: float) -> None:
@@ -186,14 +222,14 @@ class Lessons:
             span = None if table is None else (table, _whole(first), _whole(last))
             if span is not None and span in spans:
                 self.refused[span] = Refused(_whole(code), pause, now + pause)
-        for prefix, at in _rows(state.get("borders"), 2):
-            table = _TABLES.get(str(prefix))
+        for prefix, at, interval in _rows(state.get("borders"), 3):
+            table, pause = _TABLES.get(str(prefix)), _number(interval, AGAIN, AGAIN_LATEST)
             if table is not None and _whole(at) > 0:
-                self._borders.add((table, _whole(at)))
+                self._borders[table, _whole(at)] = _Fact(pause, now + pause)
         for bits, count, interval in _rows(state.get("most"), 3):
             if _whole(count) > 0:
-                pause = _number(interval, WIDER, WIDER_LATEST)
-                self._most[bool(bits)] = _Most(_whole(count), pause, now + pause)
+                pause = _number(interval, AGAIN, AGAIN_LATEST)
+                self._most[bool(bits)] = _Fact(pause, now + pause, _whole(count))
         self.version += 1
 
 
@@ -204,6 +240,11 @@ def _key(span: Span) -> tuple[str, int, int]:
 def _words(span: Span) -> str:
     table, first, last = span
     return f"{table.prefix}:{first}" + (f" to {table.prefix}:{last}" if last > first else "")
+
+
+def _beside(border: Border) -> str:
+    table, at = border
+    return f"{table.prefix}:{at - 1} and {table.prefix}:{at}"
 
 
 def _why(code: int) -> str:

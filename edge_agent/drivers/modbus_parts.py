@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_plan import Request
@@ -55,11 +55,21 @@ class Root:
 
 @dataclass(frozen=True)
 class Size:
-    """How many registers can be asked for: so many can, so many cannot."""
+    """How many registers can be asked for: so many can, so many cannot.
+
+    failed  times that the next one was refused
+    """
 
     whole: Request
     can: int
     cannot: int
+    failed: int = 0
+
+    def after_failure(self, count: int) -> "Size":
+        """Return what is known when so many were refused: the second time it is no accident."""
+        if self.failed == 0:
+            return replace(self, failed=1)
+        return replace(self, cannot=min(count, self.cannot), failed=0)
 
     def next(self, registers: Sequence[Register]) -> Request | None:
         """Return the part of the whole that halves what is not known; None if all is."""
@@ -78,21 +88,17 @@ class State:
 
     cuts, roots  by the columns of the whole
     together     wholes that were refused while both halves answered, and how often
-    trials       neighbours to be asked together, and the cut between them
     """
 
     suspects: dict[Columns, Suspect] = field(default_factory=dict)
     cuts: dict[Columns, Cut] = field(default_factory=dict)
     roots: dict[Columns, Root] = field(default_factory=dict)
     together: dict[Span, int] = field(default_factory=dict)
-    trials: dict[Columns, Cut] = field(default_factory=dict)
-    size: Size | None = None
 
     @property
     def is_empty(self) -> bool:
         """True when nothing is open."""
-        held = (self.suspects, self.cuts, self.roots, self.together, self.trials, self.size)
-        return not any(held)
+        return not (self.suspects or self.cuts or self.roots or self.together)
 
     def copy(self) -> "State":
         return State(
@@ -100,8 +106,6 @@ class State:
             dict(self.cuts),
             dict(self.roots),
             dict(self.together),
-            dict(self.trials),
-            self.size,
         )
 
     def clear(self, columns: Columns) -> None:
@@ -120,7 +124,6 @@ class Scan:
     asked     how many beside the plan; silent: how many got no answer at all
     wholes    requests of the plan that were taken apart, and how many parts were refused
     probed    registers known as refused that were refused again, by which exception
-    apart     neighbours that were refused together
     """
 
     further: deque[Request] = field(default_factory=deque)
@@ -130,7 +133,6 @@ class Scan:
     silent: int = 0
     wholes: dict[Columns, int] = field(default_factory=dict)
     probed: dict[Span, int] = field(default_factory=dict)
-    apart: list[Columns] = field(default_factory=list)
 
 
 class Spare:
@@ -179,6 +181,19 @@ def halves(request: Request, registers: Sequence[Register]) -> tuple[Request, Re
 def beside_the_cut(left: Request, right: Request, registers: Sequence[Register]) -> Columns:
     """Return the columns of the last register before a cut and of the first one behind it."""
     return (*_outer(left.columns, registers)[-1], *_outer(right.columns, registers)[0])
+
+
+def beside_a_border(
+    request: Request, border: tuple[Table, int], registers: Sequence[Register]
+) -> Columns | None:
+    """Return the columns of the registers on both sides of a border that a request crosses."""
+    table, at = border
+    if request.table is not table or not request.address < at <= request.last:
+        return None
+    outer = _outer(request.columns, registers)
+    before = [group for group in outer if registers[group[0]].first < at]
+    behind = outer[len(before) :]
+    return (*before[-1], *behind[0]) if before and behind else None
 
 
 def beginnings(request: Request, registers: Sequence[Register]) -> Iterator[Request]:
