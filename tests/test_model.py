@@ -1,5 +1,7 @@
 """The block, its schema and the quality that goes with every value."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,26 @@ def test_a_schema_survives_being_written_and_read() -> None:
     again = Schema.from_canonical(SCHEMA.canonical)
     assert again == SCHEMA
     assert again.id == SCHEMA.id
+
+
+def test_a_canonical_schema_is_one_sorted_json_text_whatever_its_names_hold() -> None:
+    tags = (Tag('a","tags":[', Unit.parse("kW")), Tag("}]", Unit.parse("1"), low=0.5))
+    odd = Schema('x/","tags":', Family.SAMPLE, tags, 1.0)
+    for schema in (SCHEMA, odd, Schema("x/raw", Family.SAMPLE, (), 1.0)):
+        text = schema.canonical
+        whole = json.dumps(
+            json.loads(text), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+        )
+        assert text == whole
+        assert Schema.from_canonical(text) == schema
+
+
+def test_devices_of_one_model_share_their_signals() -> None:
+    tags = tuple(Tag(tag.name, tag.unit, tag.kind, tag.modulus) for tag in SCHEMA.tags)
+    other = Schema("em-mill/raw", Family.SAMPLE, tags, 1.0)
+    again = Schema("em-3/raw", Family.SAMPLE, tuple(tags), 1.0)
+    assert other.tags is again.tags
+    assert other.tags == tags
 
 
 @pytest.mark.parametrize(
