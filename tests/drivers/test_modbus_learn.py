@@ -68,13 +68,21 @@ class Reader:
     """What the driver does with an inquiry, as far as an inquiry is concerned."""
 
     def __init__(
-        self, columns: Sequence[Register], device: Device, lessons: Lessons | None = None
+        self,
+        columns: Sequence[Register],
+        device: Device,
+        lessons: Lessons | None = None,
+        *,
+        also: Sequence[Register] = (),
+        check: bool = True,
     ) -> None:
         self.lessons = lessons or Lessons()
+        self.check = check
         self.device, self.now, self.further = device, 1000.0, 0
 
         def make(bounds: Bounds, suspects: Sequence[tuple[int, ...]]) -> ReadPlan:
-            return ReadPlan.build(columns, bounds=bounds, suspects=suspects)
+            declared = [register.span for register in also]
+            return ReadPlan.build(columns, bounds=bounds, suspects=suspects, declared=declared)
 
         self.inquiry = Inquiry(make, self.lessons)
 
@@ -93,7 +101,7 @@ class Reader:
         self.inquiry.end()
         value, quality = plan.decode(words, lost)
         for column, register in enumerate(plan.registers):
-            if quality[column, 0] < Quality.BAD:
+            if self.check and quality[column, 0] < Quality.BAD:
                 words_of = struct.pack(
                     f">{register.words}H", *range(register.first, register.last + 1)
                 )
@@ -354,6 +362,43 @@ def test_a_device_that_gives_only_short_answers_is_asked_for_less(code: int) -> 
     assert len(device.asked) == 4
     assert max(count for _, count in device.asked) <= 60
     assert reader.lessons.bounds.borders == frozenset()
+
+
+def test_coils_have_a_longest_request_of_their_own() -> None:
+    """A controller that gives 512 coils at once, and 125 registers."""
+
+    class Controller(Device):
+        def answer(self, request: Request) -> list[int] | int | None:
+            self.longest = 512 if request.table.is_bits else 125
+            words = super().answer(request)
+            return [1] * request.count if isinstance(words, list) else words
+
+    coils = [Register(Address(Table.COILS, at), "bool") for at in range(1, 1201)]
+    device = Controller(patient=2000)
+    reader = Reader(coils, device, check=False)
+    for _ in range(12):
+        assert reader.scan() == [GOOD] * 1200
+    device.asked.clear()
+
+    reader.scan()
+
+    assert len(device.asked) == 3
+    assert reader.lessons.bounds == Bounds(max_bits=512)
+
+
+def test_a_refused_register_of_the_slow_stream_does_not_harm_the_fast_one() -> None:
+    """Registers of the other stream are read along, until one of them is refused."""
+    fast = [Register(Address(HR, at)) for at in range(0, 30, 2)]
+    slow = [Register(Address(HR, at)) for at in range(1, 30, 2)]
+    device = Device({7: 2})
+    readers = [Reader(fast, device, also=slow)]
+    readers.append(Reader(slow, device, readers[0].lessons, also=fast))
+    for _ in range(4):
+        assert readers[0].scan() == [GOOD] * 15
+        assert (readers[1].scan() or []).count(GOOD) == 14
+
+    assert readers[0].plan == [(0, 7), (8, 21)]
+    assert readers[1].plan == [(1, 5), (9, 21)]
 
 
 def test_longer_requests_are_tried_again_and_lose_no_value() -> None:

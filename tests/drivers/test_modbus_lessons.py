@@ -248,6 +248,32 @@ async def test_finding_out_takes_little_of_the_time_of_the_others_on_the_line() 
     assert np.median(late) < 0.05
 
 
+async def test_time_outs_and_pauses_may_be_far_below_a_second() -> None:
+    """L2, peers 19: sub-second time-outs were impossible elsewhere."""
+    quick = {"timeout": Duration(0.05), "pause": Duration(0.01)}
+    async with Meter() as meter:
+        devices = {f"m{u}": device(at(meter, u), tags=run_of(2), **quick) for u in (1, 2)}
+        meter.silent_units = {2}
+        async with driving(devices) as driver:
+            began = time.monotonic()
+            found = row(await read(driver, "m1/raw"))
+            with pytest.raises(NoAnswer):
+                await read(driver, "m2/raw")
+            took = time.monotonic() - began
+
+    assert found == expected(2)
+    assert took < 0.3
+
+
+async def test_bits_come_in_the_order_of_their_addresses() -> None:
+    """L8, peers 55: the order of bits in pymodbus was changed in 3.10 and back in 3.11."""
+    bits = {f"b{i}": TagConfig(at=f"co:{i}") for i in range(21)}
+    async with Meter() as meter, driving({"m": device(at(meter), tags=bits)}) as driver:
+        block = await read(driver)
+
+    assert block.value[:, 0].tolist() == [float(i % 3 == 0) for i in range(21)]
+
+
 # ---- texts, exponents and orders over the wire -------------------------------------------------
 
 

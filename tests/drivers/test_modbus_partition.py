@@ -308,6 +308,27 @@ def test_two_hundred_tags_of_a_meter_are_two_requests() -> None:
     assert [r.count for r in ReadPlan.build(columns).requests] == [125, 75]
 
 
+def test_a_slow_line_carries_hundreds_of_values_a_second() -> None:
+    """L2, peers 18: with a request for each value, collectors stay at five a second."""
+    columns = [Register(Address(HR, 2 * at), "f32") for at in range(60)]
+
+    plan = ReadPlan.build(columns, cost=LINE)
+
+    assert len(columns) / plan.time > 180
+    assert len(columns) / (len(columns) * LINE.of(HR, 2) / 1e9) < 40  # one by one
+
+
+def test_a_pause_that_a_device_needs_makes_requests_dearer() -> None:
+    """L1, peers 6, L2, peers 19: a pause between requests; then a wider gap is worth reading."""
+    columns = [Register(Address(HR, at)) for at in (0, 40)]
+
+    quick = ReadPlan.build(columns, max_gap=100, cost=Cost.of_line(9600, 10))
+    careful = ReadPlan.build(columns, max_gap=100, cost=Cost.of_line(9600, 10, pause=0.1))
+
+    assert len(quick.requests) == 2
+    assert [r.count for r in careful.requests] == [41]
+
+
 def test_registers_of_another_stream_may_be_read_along_but_not_undeclared_ones() -> None:
     columns = [Register(Address(HR, at)) for at in (0, 2, 4)]
 

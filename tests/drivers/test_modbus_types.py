@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.drivers.base import NumberType, Vocabulary
@@ -144,6 +144,69 @@ def test_every_golden_frame_has_the_checksum_that_it_ends_with() -> None:
             for _ in range(8):
                 crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
         assert (crc & 0xFF, crc >> 8) == (low, high), frame["id"]
+
+
+# ---- any map ------------------------------------------------------------------------------------
+
+FORMAT = {"u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q",
+          "f32": "f", "f64": "d"}  # fmt: skip
+
+
+def encoded(kind: str, order: str, raw: int) -> tuple[bytes, float | str | None]:
+    """Return what a device sends for a raw number of so many bits, and what it means."""
+    if kind == "text":
+        text = "".join(chr(0x41 + (raw >> 4 * i) % 26) for i in range(6))
+        plain, meaning = text.encode(), text
+    elif kind.startswith("bcd"):
+        digits = f"{raw:0{int(kind[3:]) // 4}d}"[-int(kind[3:]) // 4 :]
+        plain, meaning = bytes.fromhex(digits), float(digits)
+    elif kind.startswith("m10k"):
+        size = int(kind[4:]) // 16
+        parts = [raw // 10_000**i % 10_000 for i in reversed(range(size))]
+        plain, meaning = struct.pack(f">{size}H", *parts), float(raw % 10_000**size)
+    else:
+        size = struct.calcsize(FORMAT[kind])
+        plain = (raw % 256**size).to_bytes(size, "big")
+        (number,) = struct.unpack(">" + FORMAT[kind], plain)
+        meaning = float(number) if math.isfinite(number) else None
+    pairs = [plain[i : i + 2] for i in range(0, len(plain), 2)]
+    if order in {"BADC", "DCBA"}:
+        pairs = [pair[::-1] for pair in pairs]
+    if order in {"CDAB", "DCBA"} and kind != "text":
+        pairs.reverse()
+    return b"".join(pairs), meaning
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_a_device_sends_is_what_is_read(data: st.DataObject) -> None:
+    """All types in all orders, on a map with holes, with limits and over several requests."""
+    kinds = sorted(set(get_args(NumberType)) - {"bool"})
+    memory, registers, meanings, at = dict[int, int](), list[Register](), [], 0
+    for _ in range(data.draw(st.integers(1, 30))):
+        kind, order = data.draw(st.sampled_from(kinds)), data.draw(st.sampled_from(ORDERS))
+        sent, meaning = encoded(kind, order, data.draw(st.integers(0, 2**64 - 1)))
+        registers.append(holding(kind, at, order=order, length=6 if kind == "text" else 0))
+        meanings.append(meaning)
+        memory |= {at + i: w for i, w in enumerate(struct.unpack(f">{len(sent) // 2}H", sent))}
+        at += len(sent) // 2 + data.draw(st.sampled_from([0, 0, 1, 4]))
+    gap = data.draw(st.sampled_from([0, 1, 8]))
+    plan = ReadPlan.build(registers, max_registers=data.draw(st.integers(4, 125)), max_gap=gap)
+    row = [memory.get(a, 0xFFFF) for r in plan.requests for a in range(r.address, r.last + 1)]
+    readers = {i: TextReader() for i, r in enumerate(registers) if r.type == "text"}
+
+    value, quality = plan.decode(np.array([row], np.uint16), None, readers)
+
+    for i, meaning in enumerate(meanings):
+        found = value[i, 0]
+        if meaning is None:
+            assert math.isnan(found)
+            assert quality[i, 0] == Quality.BAD_NOT_AVAILABLE
+        elif isinstance(meaning, str):
+            assert readers[i].vocabulary.used(value[i]) == {int(found): meaning}
+        else:
+            assert found == meaning
+            assert quality[i, 0] in {Quality.GOOD, Quality.UNCERTAIN_PRECISION}
 
 
 # ---- texts ------------------------------------------------------------------------------------
