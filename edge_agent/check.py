@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult
 
+import numpy as np
+
 from edge_agent.agent import Link, links_of
 from edge_agent.clock import SystemClock
 from edge_agent.config import Config
@@ -21,6 +23,7 @@ from edge_agent.terminal import Row, labelled, shortened, table
 
 PATIENCE = 15.0  # seconds for one read; what pushes says something every five
 REST = 0.2  # seconds before a link is opened a second time
+ISOLATING, LONG_ENOUGH = 8, 5.0  # reads, or s, in which the driver knows what is refused
 LONGEST = 28  # places of a value; a text may be longer
 
 _MEANINGS = {
@@ -160,22 +163,35 @@ async def _open(link: Link) -> None:
 
 
 async def _read(link: Link, group: Group, seen: _Seen) -> None:
-    """Read a stream, again if nobody answers at first: a lost frame is no dead unit."""
-    began = time.perf_counter()
+    """Read a stream, again if nobody answers at first: a lost frame is no dead unit.
+
+    It is read again as well while a device refuses something: the driver then asks for less at once
+    until it knows the very register, and only that one is bad in the end.
+    """
     try:
-        async with asyncio.timeout(PATIENCE):
-            block = await link.driver.read(group)
+        block, took = await _timed(link, group)
     except NoAnswer:
-        began = time.perf_counter()
-        async with asyncio.timeout(PATIENCE):
-            block = await link.driver.read(group)
-    took = f"{(time.perf_counter() - began) * 1e3:.1f}"
+        block, took = await _timed(link, group)
+    began = time.perf_counter()
+    for _ in range(ISOLATING):
+        refused = np.isin(block.quality[:, -1], (Quality.BAD_DEVICE, Quality.BAD_ADDRESS)).any()
+        if group.period is None or not refused or time.perf_counter() - began > LONG_ENOUGH:
+            break
+        block, took = await _timed(link, group)
     states = link.devices[group.schema.owner].tags
     for i, tag in enumerate(block.schema.tags):
         quality = Quality(int(block.quality[i, -1]))
         seen.qualities.add(quality)
         value = _value(block, i, states[tag.name].states)
         seen.add(group.schema.owner, tag.name, value, _unit(tag.unit.code), took, quality.name)
+
+
+async def _timed(link: Link, group: Group) -> tuple[SampleBlock, str]:
+    """Return what a stream says and the ms that it took."""
+    began = time.perf_counter()
+    async with asyncio.timeout(PATIENCE):
+        block = await link.driver.read(group)
+    return block, f"{(time.perf_counter() - began) * 1e3:.1f}"
 
 
 def _value(block: SampleBlock, column: int, states: Mapping[int, str]) -> str:

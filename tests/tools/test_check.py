@@ -1,5 +1,6 @@
 """``check --connect`` when much of the plant is dead, as the person before it reads it."""
 
+import json
 import re
 import socket
 import time
@@ -13,7 +14,7 @@ import yaml
 from edge_agent.check import silence, unreachable
 from edge_agent.drivers.base import DeviceConfig
 from edge_agent.terminal import width
-from tests.commands import run
+from tests.commands import line, run, started
 from tests.servers import free_port
 
 DEAD = 30
@@ -83,3 +84,18 @@ def test_a_serial_line_is_no_host_to_ping() -> None:
     said = unreachable(DeviceConfig(connect="modbus+rtu:///dev/ttyS0").url)
     assert "ping" not in said
     assert "/dev/ttyS0" in said
+
+
+def test_a_register_that_is_refused_spoils_its_own_tag_only(tmp_path: Path) -> None:
+    plant, trouble = tmp_path / "plant.yaml", tmp_path / "trouble.yaml"
+    meter = {"connect": "modbus+tcp://h:1", "template": "acrel/adl3000"}
+    trouble.write_text('[{device: em, kind: hole, at: "hr:0x0062", from: 0s}]')
+    plant.write_text(yaml.safe_dump({"site": {"id": "works"}, "devices": {"em": meter}}))
+    with started("simulate", plant, "--faults", trouble) as process:
+        meter["connect"] = json.loads(line(process, "{"))["connect"]["em"]
+        plant.write_text(yaml.safe_dump({"site": {"id": "works"}, "devices": {"em": meter}}))
+        status, said, error = run("check", plant, "--connect")
+    assert (status, error) == (0, "")
+    bad = re.findall(r"^em +(\w+) .*(BAD_\w+)$", said, re.MULTILINE)
+    assert [name for name, _ in bad] == ["voltage_l2"]
+    assert re.search(rf"^{bad[0][1]} +there is no such|the device refused", said, re.MULTILINE)
