@@ -177,6 +177,7 @@ async def _read(link: Link, group: Group, seen: _Seen) -> None:
         refused = np.isin(block.quality[:, -1], (Quality.BAD_DEVICE, Quality.BAD_ADDRESS)).any()
         if group.period is None or not refused or time.perf_counter() - began > LONG_ENOUGH:
             break
+        await asyncio.sleep(REST)  # the driver finds out in the time that a line has to spare
         block, took = await _timed(link, group)
     states = link.devices[group.schema.owner].tags
     for i, tag in enumerate(block.schema.tags):

@@ -1,4 +1,4 @@
-"""The commands: ``edge-agent run | demo | check | simulate | report``.
+"""The commands: ``run demo check explain scan browse tags simulate report``.
 
 Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not
 reach something; 1 anything else. Errors go to standard error, one line per fault, never a
