@@ -56,6 +56,7 @@ class Found:
     limit       registers that one request may ask for
     longest     the most that one request was answered for
     borders     addresses that no request may reach over from below
+    cut         addresses after which nobody has looked, because what was read is enough
     everywhere  the device answers any address, so there are no ranges to find
     absent      the device has no such function
     """
@@ -65,6 +66,7 @@ class Found:
     longest: int = 0
     borders: set[int] = field(default_factory=set)
     holes: set[int] = field(default_factory=set)
+    cut: set[int] = field(default_factory=set)
     everywhere: bool = False
     absent: bool = False
     requests: int = 0

@@ -23,6 +23,7 @@ from edge_agent.tools.ranges import Found, Refusal, Reply, Span, grid, search
 from edge_agent.units import Duration
 
 SILENCES = 4  # unanswered requests in a row after which a table is left alone
+LONG = 1000  # registers in a row, after which a range is left when a template fits
 RECONNECTS = 3  # how often a device may close the connection on a request
 METERS = (*Dlt645Device.schemes, *Cjt188Device.schemes)  # scanned by scan_meters
 REST = 1.0  # s before it is opened again
@@ -148,6 +149,12 @@ class Scan:
         unit.unknown = [] if unit.fits else unknown(unit.memory)
         unit.done = True
 
+    def _is_enough(self, unit: Unit) -> bool:
+        """Return whether a template fits, so that a long range need not be read to its end."""
+        return not self.wish.deep and any(
+            fit.words == "very likely" for fit in fits(self.maps, unit.memory)
+        )
+
     def _wanted(self, unit: Unit, table: Table) -> set[Span] | None:
         """Return which hints are worth asking when a template fits already; None: all.
 
@@ -169,10 +176,16 @@ class Scan:
     async def _search(self, unit: Unit, table: Table, found: Found, hint: Span) -> bool:
         """Search from one hint; return whether the table is worth another."""
         asking = search(found, [hint])
+        held = len(found.words)
         try:
             span = next(asking)
             silences = 0
             while True:
+                if len(found.words) - held > LONG:
+                    if self._is_enough(unit):
+                        found.cut.add(span.first - 1)
+                        return True
+                    held = len(found.words)
                 self._progress(
                     f"unit {unit.number}, {table.prefix}:{span.first}: {len(found.words)} "
                     f"registers found, {self.requests} requests"

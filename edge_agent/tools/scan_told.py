@@ -94,6 +94,7 @@ def _of_table(kind: Table, found: Found) -> Iterator[Row]:
     for span in found.ranges():
         filled = sum(found.words[a] != 0 for a in range(span.first, span.last + 1))
         where = f"{Address(kind, span.first)} … {Address(kind, span.last)}"
+        where += " …" if span.last in found.cut else ""
         most = str(found.limit) if found.limit < MOST else ""
         yield (where, str(span.count), str(filled), most, str(kind.function))
 

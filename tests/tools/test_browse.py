@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ URI = "urn:demo:plant"
 
 
 async def browsed(
-    *arguments: str, password: str | None = None, interrupt: float | None = None
+    *arguments: str, password: str | None = None, interrupt: Callable[[], bool] | None = None
 ) -> tuple[int, str, str]:
     """Run the command beside the server of this loop."""
     process = await asyncio.create_subprocess_exec(
@@ -38,7 +38,9 @@ async def browsed(
     )
     try:
         if interrupt is not None:
-            await asyncio.sleep(interrupt)
+            while not interrupt():  # noqa: ASYNC110  another process has no event
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
             process.send_signal(signal.SIGINT)
         said, error = await process.communicate()
     finally:
@@ -193,8 +195,20 @@ async def test_a_password_comes_from_the_environment_and_is_not_written_down() -
 
 async def test_ctrl_c_ends_without_a_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # the kernel accepts, nobody answers
+        hanging.setblocking(False)
+
+        def connected() -> bool:
+            try:
+                held.append(hanging.accept()[0])
+            except BlockingIOError:
+                return False
+            return True
+
+        held: list[socket.socket] = []
         where = f"opc.tcp://127.0.0.1:{hanging.getsockname()[1]}"
-        status, said, error = await browsed(where, "--timeout", "15s", interrupt=4)
+        status, said, error = await browsed(where, "--timeout", "15s", interrupt=connected)
+        for connection in held:
+            connection.close()
     assert (status, error) == (130, "")
     assert "ended early" in said
 

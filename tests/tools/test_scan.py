@@ -6,7 +6,7 @@ import pty
 import re
 import signal
 import tty
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -41,8 +41,10 @@ def server(rows: dict[int, dict[str, object]], framing: str = "mbap") -> ModbusS
     return ModbusServer(units, "mbap" if framing == "mbap" else "rtu")
 
 
-async def scanned(*arguments: str, interrupt: float | None = None) -> tuple[int, str, str]:
-    """Run the command beside the servers of this loop; press Ctrl-C after some seconds."""
+async def scanned(
+    *arguments: str, interrupt: Callable[[], bool] | None = None
+) -> tuple[int, str, str]:
+    """Run the command beside the servers of this loop; press Ctrl-C when something has happened."""
     process = await asyncio.create_subprocess_exec(
         *command("scan", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
@@ -52,7 +54,9 @@ async def scanned(*arguments: str, interrupt: float | None = None) -> tuple[int,
     )
     try:
         if interrupt is not None:
-            await asyncio.sleep(interrupt)
+            while not interrupt():  # noqa: ASYNC110  another process has no event
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
             process.send_signal(signal.SIGINT)
         said, error = await process.communicate()
     finally:
@@ -174,7 +178,9 @@ async def test_ctrl_c_shows_what_was_found_until_then() -> None:
     async with Meter("rtu") as meter:
         meter.silent_units = set(range(2, 248))
         url = f"modbus+rtu-over-tcp://127.0.0.1:{meter.port}"
-        status, said, error = await scanned(url, "--units", "1-247", interrupt=3.0)
+        status, said, error = await scanned(
+            url, "--units", "1-247", interrupt=lambda: len(meter.asked) > 1
+        )
     assert (status, error) == (130, "")
     assert re.search(r"1 unit answers, \d+ silent", said)
     assert "ended early: what was found until then follows" in said
