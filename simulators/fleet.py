@@ -18,6 +18,7 @@ from simulators.opcua_security import Security, kept
 from simulators.opcua_server import OpcUaServer
 from simulators.plant import CementPlant
 from simulators.pseudo_terminal import Cable
+from simulators.registers import place
 from simulators.sources import Source, anything
 from simulators.tables import DeviceTable, read_devices
 from simulators.truth import Tally, Truth
@@ -79,8 +80,8 @@ async def play(
         stack.callback(scans.close)
         links: dict[tuple[str, str], list[tuple[DeviceTable, Source]]] = {}
         tables = read_devices(config)
-        if script is not None and (strangers := script.strangers([t.id for t in tables])):
-            raise ValueError("\n".join(strangers))
+        if script is not None and (misfits := _misfits(script, tables)):
+            raise ValueError("\n".join(misfits))
         for table in tables:
             url = table.url
             source = (sources or {}).get(table.id) or _source(fleet.plant, table)
@@ -166,6 +167,19 @@ def _meter_options(table: DeviceTable, address: str) -> str:
     line = {"baud", "parity", "stopbits", "bytesize"} if "+tcp" in address else {"parity"}
     given = [pair for pair in parse_qsl(table.url.query) if pair[0] not in line]
     return urlencode(given if "+tcp" in address else [*given, ("parity", "N")])
+
+
+def _misfits(script: Script, tables: list[DeviceTable]) -> list[str]:
+    """Return a complaint for each entry of a script that the configuration has no place for."""
+    misfits = script.strangers([table.id for table in tables])
+    for table in tables:
+        if table.url.scheme.startswith("modbus"):
+            for trouble in script.of(table.id, "hole", "poison"):
+                try:
+                    place(trouble.at)
+                except ValueError as e:
+                    misfits.append(f"line {trouble.line}: {e}")
+    return misfits
 
 
 def _source(plant: CementPlant, table: DeviceTable) -> Source:

@@ -28,7 +28,8 @@ from edge_agent.outbox_archive import Archive
 from simulators.faults import Script, read_script
 
 SECOND = 1_000_000_000
-AHEAD = 10.0  # seconds from the start of the simulators until the script's times begin to count
+AHEAD = 6.0  # seconds from the start of the simulators until the script's times begin to count
+AHEAD_OPCUA = 10.0  # a control system takes longer to start than a meter
 SETTLED = 4.0  # seconds that the agent has before it is judged, and before then if it can be
 PATIENCE = 8.0  # seconds that a sound device may take to be heard at the start
 SERIAL = ("modbus+rtu", "dlt645+serial", "cjt188+serial")
@@ -124,6 +125,7 @@ class Run:
     zero       from when the script's times count, ns
     judged     from when on the agent is judged, ns: the same, or later on a slow machine
     ended      when it was told to stop, ns
+    connects   device -> connections made of its link, by the agent's word
     waited     (ns, ns): until then the simulators and the agent have waited so long for a processor
     """
 
@@ -133,7 +135,7 @@ class Run:
     truth: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     judged: int = 0
     ended: int = 0
-    missed: dict[str, int] = field(default_factory=dict)
+    connects: dict[str, int] = field(default_factory=dict)
     waited: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -225,7 +227,9 @@ async def play(
 
     sections  of the configuration, beside the devices
     """
-    run = Run(folder, plant, time.time_ns() + round(AHEAD * SECOND))
+    slow = any(str(device["connect"]).startswith("opc") for device in plant.devices.values())
+    ahead = AHEAD_OPCUA if slow else AHEAD
+    run = Run(folder, plant, time.time_ns() + round(ahead * SECOND))
     async with simulators(run) as (ready, pid), processor(run, pid, os.getpid()):
         connect = ready["connect"]
         assert isinstance(connect, dict)
@@ -242,7 +246,8 @@ async def play(
             run.ended = time.time_ns()
             page = f"{ready['truth']}?times"
             run.truth = json.loads(await asyncio.to_thread(lambda: urlopen(page, timeout=5).read()))
-            run.missed = {name: link.ticks_missed for name, link in agent.health.links.items()}
+            for link in agent.health.links.values():
+                run.connects |= dict.fromkeys(link.devices, link.connects)
         finally:
             agent.stop()
             await task

@@ -133,3 +133,87 @@ def test_a_sick_device_has_its_rows_and_they_say_so(stored: dict[str, SampleBloc
         assert len(block) > SECONDS / 3, device
         told = (block.quality >= Quality.BAD).any()
         assert told or any(word in device for word in unseen), device
+
+
+# ---- by lesson -------------------------------------------------------------------------------
+
+
+def sick(kind: str, *, alone: bool) -> list[str]:
+    """Return the sick devices of a kind that have their link to themselves, or share it."""
+    devices = hundred().devices
+    links: dict[str, list[str]] = {}
+    for name, device in devices.items():
+        links.setdefault(str(device["connect"]).partition("?")[0], []).append(name)
+    return [
+        name
+        for names in links.values()
+        for name in names
+        if name.endswith(kind) and (len(names) == 1) == alone
+    ]
+
+
+def beside(devices: list[str]) -> list[str]:
+    """Return the sound devices that share a link with some devices."""
+    plant = hundred()
+    links = {str(plant.devices[name]["connect"]).partition("?")[0] for name in devices}
+    return [d for d in plant.sound if str(plant.devices[d]["connect"]).partition("?")[0] in links]
+
+
+def asked(run: Run, device: str) -> int:
+    """Return how many requests came to a device since it is judged."""
+    return sum(t >= run.judged for t in run.truth[device]["times"])
+
+
+def always_good(run: Run, stored: dict[str, SampleBlock], devices: list[str]) -> bool:
+    blocks = [stored[f"{device}/raw"] for device in devices]
+    return all((b.quality[:, b.time >= run.judged] == Quality.GOOD).all() for b in blocks)
+
+
+def test_one_unreachable_unit_loses_no_data_of_the_others_of_its_gateway(
+    run: Run, stored: dict[str, SampleBlock]
+) -> None:
+    """L1, peers 1 (telegraf#11782) and 5 (openems#6)."""
+    others = beside(sick("silence", alone=False))
+    assert len(others) >= 6
+    assert always_good(run, stored, others)
+
+
+def test_an_address_where_nobody_answers_stops_no_collection_elsewhere(
+    run: Run, stored: dict[str, SampleBlock]
+) -> None:
+    """L1, peers 3 (device-modbus-go#666) and 8 (core#122607)."""
+    gone = sick("silence", alone=True) + sick("restart", alone=True)
+    assert len(gone) >= 3
+    assert all((stored[f"{device}/raw"].quality >= Quality.BAD).any() for device in gone)
+    assert always_good(run, stored, sorted(hundred().sound))
+
+
+def test_a_device_slower_than_its_period_holds_nobody_up(run: Run) -> None:
+    """L1, peers 4 (device-sdk-go#1829): no head-of-line blocking between devices."""
+    slow = sick("delay", alone=True)
+    alone = hundred().sound - set(beside(sorted(hundred().sick)))
+    late = np.concatenate([lateness(run, device) for device in sorted(alone)])
+    assert len(slow) == 2
+    assert np.quantile(late, 0.99) <= LATE
+
+
+def test_a_dead_unit_does_not_fill_the_queue_of_its_line(run: Run) -> None:
+    """L1, peers 9 (node-red-contrib-modbus#288): it is probed, not asked each period."""
+    flapping = {str(fault["device"]) for fault in hundred().faults if "every" in fault}
+    dead = [device for device in sick("silence", alone=False) if device not in flapping]
+    assert len(dead) == 2
+    assert all(asked(run, device) < SECONDS / 2 for device in dead)
+
+
+def test_only_silence_is_left_alone_exceptions_are_asked_on(run: Run) -> None:
+    """L1, peers 10 (EVerest#2673): a unit that answers, with whatever exception, is no dead one."""
+    refusing = sick("exception", alone=False) + sick("busy", alone=False)
+    assert len(refusing) == 2
+    assert all(asked(run, device) >= SECONDS - 1 for device in refusing)
+
+
+def test_a_silent_unit_costs_nobody_the_connection(run: Run) -> None:
+    """L1, peers 7 (neuron#1602): one unit without an answer resets no connection for all."""
+    quiet = [d for d in sick("silence", alone=False) if beside([d])]
+    assert quiet
+    assert all(run.connects[device] <= 2 for device in quiet)  # one, and one try at the start

@@ -17,7 +17,7 @@ LATE = 0.050  # seconds, at the 99th percentile
 HOUR = 3600
 
 
-@pytest.mark.timeout(90)  # the plant starts, and then runs for a quarter of a minute
+@pytest.mark.timeout(90)  # the plant starts, and then runs for twelve seconds
 async def test_a_hundred_devices_each_second_are_asked_in_time(
     tmp_path: Path, mosquitto: Mosquitto
 ) -> None:
@@ -32,14 +32,14 @@ async def test_a_hundred_devices_each_second_are_asked_in_time(
     energy = {"electricity": [f"{device}.energy" for device in plant.devices]}
     metric = {"type": "energy", "scope": "plant", "windows": ["1min"], "inputs": energy}
     sections = {"sinks": {"broker": {"type": "mqtt", "url": mosquitto.url}}}
-    run = await play(plant, tmp_path, 15.0, {**sections, "metrics": {"works": metric}})
+    run = await play(plant, tmp_path, 12.0, {**sections, "metrics": {"works": metric}})
 
     late = np.concatenate([lateness(run, device) for device in plant.devices])
     ticks = [ticks_of(run.scans(device)) for device in plant.devices]
-    assert all(found == list(range(found[-1] + 1)) and len(found) >= 14 for found in ticks)
+    assert all(found == list(range(found[-1] + 1)) and len(found) >= 11 for found in ticks)
     assert not any(run.missed.values())
     assert np.quantile(late, 0.99) < LATE
-    assert len(late) > 1400
+    assert len(late) >= 1100
 
 
 @pytest.mark.timeout(90)  # some ten thousand scans over real sockets

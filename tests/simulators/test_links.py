@@ -262,10 +262,19 @@ async def test_a_fleet_tells_over_http_what_each_device_was_asked(tmp_path: Path
     assert fleet.truth()["pm"].silent == 1
 
 
-async def test_a_script_for_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "complaint"),
+    [
+        (Trouble("pm", "silence", line=3), "line 3: there is no device pm"),
+        (Trouble("em", "hole", at="pump", line=4), "line 4: 'pump' is no Modbus address"),
+    ],
+)
+async def test_a_script_that_does_not_fit_the_configuration_is_refused(
+    tmp_path: Path, trouble: Trouble, complaint: str
+) -> None:
     config = tmp_path / "plant.yaml"
     config.write_text("devices: {em: {connect: 'modbus+tcp://x?unit=1', tags: {a: {at: 'hr:0'}}}}")
 
-    with pytest.raises(ValueError, match="no device pm"):
-        async with play(config, VirtualClock(), script=Script([Trouble("pm", "silence")])):
+    with pytest.raises(ValueError, match=complaint):
+        async with play(config, VirtualClock(), script=Script([trouble])):
             pass
