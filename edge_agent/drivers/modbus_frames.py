@@ -260,7 +260,6 @@ class Rtu:
     def __init__(self) -> None:
         self.strays: list[Stray] = []
         self.is_noisy = self.is_heard = False
-        self.believes_exceptions = True  # not while a late one may come
         self._shape: Shape | None = None
         self._request: Request | None = None
         self._head = b""
@@ -319,9 +318,9 @@ class Rtu:
         shape, request = self._shape, self._request
         if shape is None or request is None or frame[0] != shape.unit:
             return None
-        if frame[1] == shape.function | _EXCEPTION and self.believes_exceptions:
+        if frame[1] == shape.function | _EXCEPTION:
             return Refused(frame[2])
         if frame[:3] == self._head and len(frame) == 5 + shape.size:
             return _values(request, frame, 3)
-        self.is_heard = self.is_heard or frame[1] == shape.function
+        self.is_heard = True
         return None

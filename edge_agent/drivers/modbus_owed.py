@@ -1,17 +1,20 @@
 """Which answers a unit still owes over RTU, where an answer does not say what it answers; pure.
 
 Of an unanswered request it is known neither whether its answer is lost, late, or held back until
-the unit is asked again: there are devices and converters that stay one answer behind. All that
-tells answers apart is their length. A unit answers in the order in which it was asked; so an answer
-of a length that it does not owe shows that nothing older is under way: the unit is in step.
+the unit is asked again: there are devices and converters that stay one answer behind, or more. All
+that tells answers apart is their function and length. A unit answers in the order in which it was
+asked; so an answer of a length that it does not owe shows that nothing older is under way: the unit
+is in step.
 
-Until that is shown, a request whose answer has a length that is owed comes after one of another
-length (``apart``). For two time-outs it is not sent at all: a unit that is merely slow must not be
-pressed. Exceptions have no length, so they are not believed in that time.
+Until that is shown, what is wanted is asked for only after a request of such a length (``apart``).
+Exceptions have no length: where that one is refused, one of another function shows it, also by an
+exception (``of_another_function``). For two time-outs a request like the unanswered one is not sent
+at all: a unit that is merely slow must not be pressed.
 """
 
 from dataclasses import dataclass, field, replace
 
+from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_frames import Shape
 from edge_agent.drivers.modbus_plan import MAX_REGISTERS, Request
 
@@ -35,6 +38,10 @@ class Owed:
 
     def __contains__(self, shape: Shape) -> bool:
         return shape in self._debts
+
+    def owes(self, unit: int) -> bool:
+        """Return whether a unit is not known to be in step."""
+        return any(shape.unit == unit for shape in self._debts)
 
     def add(self, shape: Shape, times: list[float], until: float, *, is_brief: bool) -> None:
         """Note requests without an answer.
@@ -65,10 +72,6 @@ class Owed:
         debt = self._debts.get(shape)
         return (0.0, True) if debt is None else (max(0.0, debt.until - now), debt.is_brief)
 
-    def is_awaited(self, unit: int, now: float) -> bool:
-        """Return whether a late answer of a unit may come any moment."""
-        return any(s.unit == unit and debt.until > now for s, debt in self._debts.items())
-
     def apart(self, unit: int, request: Request) -> Request:
         """Return a request like this one, of which the answer's length is not owed.
 
@@ -83,6 +86,13 @@ class Owed:
             for other in (replace(request, count=count) for count in counts)
             if Shape.of(unit, other) not in self._debts
         )
+
+    def of_another_function(self, unit: int, request: Request) -> Request | None:
+        """Return a request for one word or bit by a function of which nothing is owed."""
+        used = {shape.function for shape in self._debts if shape.unit == unit}
+        used.add(request.table.function)
+        free = [table for table in Table if table.function not in used]
+        return replace(request, table=free[-1], count=1) if free else None
 
     def wider(self, unit: int, request: Request, now: float) -> Request:
         """Return a request for a sign of life that may be sent now: it, or up to 3 words more."""

@@ -41,6 +41,7 @@ __all__ = ["Line", "Manners", "Refused", "Wire", "Words"]
 GATEWAY_SILENT = (0x0A, 0x0B)
 _Found = tuple[int, Words | Refused]  # the mark of the request, and what answers it
 
+UNKNOWN_FUNCTION = 0x01
 REMEMBERED = 16  # requests given up whose late answers are recognised
 READ_AT_ONCE = 8192  # bytes; asyncio's own 256 KiB are mapped and unmapped at each read
 
@@ -179,10 +180,9 @@ class Wire:
         errors    ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
         """
         shape, patience = Shape.of(unit, request), self._patience[unit]
-        if isinstance(self._framing, Rtu):
-            behind = await self._in_step(self._framing, request, shape, is_probe=is_probe)
-            if behind is not None:
-                return behind
+        self._open_link()
+        if not is_probe and (behind := await self._in_step(request, shape)) is not None:
+            return behind
         link = await self._usable()
         first, limit = self._bounds(shape)
         sent: list[tuple[int, float]] = []
@@ -252,50 +252,67 @@ class Wire:
         if isinstance(answer, Refused) and answer.code in GATEWAY_SILENT:
             raise TimeoutError("the gateway has no answer from it")
         took = self._free_at - next(at for m, at in sent if m == mark)
+        if shape not in self._owed and not isinstance(answer, Refused):
+            self._owed.forget(shape.unit)  # it answers in the order in which it was asked
         if not self._line.is_rtu or len(sent) == 1:
             known = self._line.airtime(5 + shape.size) if self._line.is_serial else 0.0
             patience.answered(max(0.0, took - known), at_once=len(sent) == 1)
-            if shape not in self._owed and not isinstance(answer, Refused):
-                self._owed.forget(shape.unit)  # it answers in the order in which it was asked
         else:  # the other of the two may still be answered, in about the same time
             patience.answered(None, at_once=False)
             until = self._free_at + max(took, patience.usual)
             self._owed.add(shape, [sent[-1][1]], until, is_brief=True)
         return answer
 
+    def _open_link(self) -> _Link:
+        if self._link is None or self._link.is_lost:
+            raise Disconnected(f"{self._line.name} is not connected")
+        return self._link
+
     async def _usable(self) -> _Link:
         """Return the link; a new one where nobody has answered on it for too long."""
-        mute_since = self._mute_since
-        if mute_since is not None and not self._line.is_serial and self._link is not None:
-            if self._link.heard_at >= mute_since:
-                self._mute_since = None
-            elif _now() - mute_since > UNACKNOWLEDGED:
-                self.counts["renewals"] += 1
-                await self.open()
-                # what connecting brought is no answer
-                self._link.heard_at = mute_since - 1.0
-        link = self._link
-        if link is None or link.is_lost:
-            raise Disconnected(f"{self._line.name} is not connected")
+        mute_since, link = self._mute_since, self._open_link()
+        if mute_since is None or self._line.is_serial:
+            return link
+        if link.heard_at >= mute_since:
+            self._mute_since = None
+        elif _now() - mute_since > UNACKNOWLEDGED:
+            self.counts["renewals"] += 1
+            await self.open()
+            link = self._open_link()
+            link.heard_at = mute_since - 1.0  # connecting is no answer
         return link
 
-    async def _in_step(
-        self, framing: Rtu, request: Request, shape: Shape, *, is_probe: bool
-    ) -> Refused | None:
-        """Return when an answer of this shape can only be that to the request; else why not."""
+    async def _in_step(self, request: Request, shape: Shape) -> Refused | None:
+        """Return when the next answer can only be that to the request; else why it cannot be."""
+        unit = shape.unit
         wait, is_brief = self._owed.wait(shape, _now())
         if wait and not is_brief:
             raise TimeoutError("no answer; it is not asked while a late one may still come")
         if wait:
             await asyncio.sleep(wait)
-        if shape in self._owed and not is_probe:
-            answer = await self.ask(shape.unit, self._owed.apart(shape.unit, request))
-            if isinstance(answer, Refused) and answer.code == 0:
-                return answer
-            self._owed.forget(shape.unit)
-            await self.settle(shape.unit)
-        framing.believes_exceptions = is_probe or not self._owed.is_awaited(shape.unit, _now())
+        if not self._owed.owes(unit):
+            return None
+        answer = await self.ask(unit, self._owed.apart(unit, request), is_probe=True)
+        if isinstance(answer, Refused) and answer.code:  # whichever request it is that it refuses
+            answer = await self._of_another_function(unit, request)
+        if isinstance(answer, Refused) and not answer.code:
+            return answer
+        await self.settle(unit)
         return None
+
+    async def _of_another_function(self, unit: int, request: Request) -> Words | Refused:
+        """Ask so that even an exception shows that the unit is in step."""
+        other = self._owed.of_another_function(unit, request)
+        if other is None:
+            return Refused(0)
+        await self.settle(unit)
+        try:
+            answer = await self.ask(unit, other, is_probe=True)
+        except TimeoutError:  # it knows nothing of the function, nor holds anything back
+            answer = Refused(UNKNOWN_FUNCTION)
+        if not isinstance(answer, Refused) or answer.code:
+            self._owed.forget(unit)
+        return answer
 
     def _remember(self, shape: Shape, sent: list[tuple[int, float]]) -> None:
         """Note what may be answered late."""

@@ -147,13 +147,8 @@ def test_an_echo_that_reads_like_an_answer_is_no_answer() -> None:
     assert np.flatnonzero(found[1]).tolist() == [0, 2, 19]
 
 
-def test_an_exception_is_an_answer_unless_a_late_one_may_come() -> None:
+def test_an_exception_is_an_answer() -> None:
     assert words(waiting().take(rtu(5, 0x83, 6))) == Refused(6)
-    doubting = waiting()
-    doubting.believes_exceptions = False
-
-    assert doubting.take(rtu(5, 0x83, 6)) is None
-    assert words(doubting.take(ANSWER)) == [0x1234, 0x5678]
 
 
 def test_what_comes_while_nobody_waits_is_told_as_frames() -> None:
