@@ -150,7 +150,7 @@ class ModbusDevice(DeviceConfig):
 
         return explain(self, name, tag)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the device's address or map."""
         spans = sorted(str(self.register(tag).span) for tag in self.tags.values())
