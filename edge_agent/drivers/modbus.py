@@ -5,7 +5,7 @@ Source: MODBUS Application Protocol V1.1b3; MODBUS over Serial Line V1.02.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -30,7 +30,7 @@ from edge_agent.drivers.modbus_plan import (
     ReadPlan,
     section_of,
 )
-from edge_agent.drivers.modbus_register import Register, fits
+from edge_agent.drivers.modbus_register import Register, Span, fits
 from edge_agent.drivers.modbus_wire import Line
 from edge_agent.units import Duration
 
@@ -40,6 +40,31 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 NO_PAUSE = Duration(0.0)
 PORT = 502
+
+
+Limits = tuple[int, int, tuple[tuple[int, int], ...], Cost]  # registers, gap, sections, cost
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    columns: tuple[Register, ...],
+    declared: tuple[Span, ...],
+    limits: Limits,
+    bounds: Bounds,
+    suspects: tuple[tuple[int, ...], ...],
+) -> ReadPlan:
+    """Return a plan; devices of one model that are known equally well share theirs."""
+    max_registers, max_gap, sections, cost = limits
+    return ReadPlan.build(
+        columns,
+        max_registers=max_registers,
+        max_gap=max_gap,
+        sections=sections,
+        cost=cost,
+        declared=declared,
+        bounds=bounds,
+        suspects=suspects,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +155,9 @@ class ModbusDevice(DeviceConfig):
             of = self.tags[tag].scale_from
             register = self.register(self.tags[tag])
             columns.append(register if of is None else replace(register, exponent=tags.index(of)))
-        return ReadPlan.build(
-            columns,
-            max_registers=self.max_registers,
-            max_gap=self.max_gap,
-            sections=self.sections,
-            cost=self.cost,
-            declared=[self.register(tag).span for tag in self.tags.values()],
-            bounds=bounds,
-            suspects=suspects,
-        )
+        declared = tuple(self.register(tag).span for tag in self.tags.values())
+        limits = (self.max_registers, self.max_gap, self.sections, self.cost)
+        return _plan(tuple(columns), declared, limits, bounds, tuple(suspects))
 
     def plans(self, name: str) -> dict[Group, ReadPlan]:
         """Return the streams of the device and how each is read; ``name`` is the device's id."""
