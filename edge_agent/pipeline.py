@@ -85,7 +85,7 @@ class Pipeline:
 
         substituted  the rows answer for a silent device; they are counted apart
         """
-        if block.schema.stream in self._recorded:
+        if block.schema.stream in self._recorded or block.schema.past:
             block = self._not_logged(block)
         if not len(block):
             return

@@ -42,6 +42,10 @@ _WORDS = {
     "BadCertificateUriInvalid": "the agent's certificate was made for another machine",
     "BadCertificateTimeInvalid": "the agent's certificate has ended, or a clock is wrong",
     "BadSecurityPolicyRejected": "the server does not offer this security policy",
+    "BadSessionIdInvalid": "the server has forgotten the session",
+    "BadSessionClosed": "the server has closed the session",
+    "BadSecureChannelClosed": "the server has closed the channel",
+    "BadSecureChannelIdInvalid": "the server has forgotten the channel",
     "BadTooManySessions": "the server has no session left",
     "BadTooManySubscriptions": "the server has no subscription left",
 }

@@ -95,6 +95,8 @@ def join(parts: Sequence[Columns]) -> Columns:
     """Return the values of several answers, in their order."""
     if len(parts) == 1:
         return parts[0]
+    if not parts:
+        return Columns.empty(0)
     texts: dict[int, str] = {}
     behind = 0
     for part in parts:

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,11 +188,10 @@ class OpcUaDriver:
         if client is None:
             raise Disconnected(f"{self._endpoint}: not connected")
         with self._failures():
-            for history in self._histories.values():
-                if history.gaps and not history.found:
-                    await history.find(client, self._ids(history.device))
-                if history.found:
-                    rows = await history.next(client, self._limits)
+            ask = partial(self._read_all, client)
+            for device, history in self._histories.items():
+                while history.gaps:
+                    rows = await history.advance(client, ask, self._ids(device), self._limits)
                     if rows is not None:
                         return rows
         await asyncio.Event().wait()  # until the connection ends

@@ -13,7 +13,7 @@ source  OPC 10000-11 (historical access); OPC 10000-4, 5.10.3 (HistoryRead)
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.drivers.base import DeviceConfig, apply_flag
-from edge_agent.drivers.opcua_client import Asked, read, send
+from edge_agent.drivers.opcua_client import Asked, send
 from edge_agent.drivers.opcua_columns import NO_TIME, Columns, Irregular, join
-from edge_agent.drivers.opcua_limits import Limits, too_large
+from edge_agent.drivers.opcua_limits import Limits, lost, too_large
 from edge_agent.drivers.opcua_messages import Recorded, recorded
 from edge_agent.drivers.opcua_rows import laid_out
 from edge_agent.drivers.opcua_values import Scaling, columns_of
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 STREAM = "raw.history"
 VALUES = 4000  # values in one answer at most: a few milliseconds of work
+SLOWER = 4  # a server that takes too long is asked for so many times less
 FEWEST = 50  # values of one node in it
 MOST_GAPS = 100
 TICK = 100  # ns: the finest step of a time in OPC UA
@@ -67,6 +68,7 @@ class History:
         self.period = period
         self.found = False  # whether there are nodes of which the server remembers anything
         self._nodes: list[tuple[int, ua.NodeId]] = []
+        self._most = VALUES
         self._forget()
 
     def _forget(self) -> None:
@@ -105,29 +107,62 @@ class History:
         self.gaps = [gap for gap in self.gaps if gap.start < gap.stop]
         self._nodes, self.found = [], False
 
-    async def find(
-        self, client: "Client", nodes: "Sequence[tuple[ua.NodeId, int | None] | None]"
-    ) -> None:
-        """Find out of which nodes the server remembers anything; without any, leave the gaps.
+    async def advance(
+        self,
+        client: "Client",
+        ask: Callable[[Sequence[bytes]], Awaitable[Columns]],
+        nodes: "Sequence[tuple[ua.NodeId, int | None] | None]",
+        limits: Limits,
+    ) -> SampleBlock | None:
+        """Return the next rows; None when there are none now, because the gaps are filled or not.
 
+        A server that cannot or will not tell its past is no lost link: the gaps stay as they are
+        marked. One that takes too long is asked for less.
+
+        ask    returns what encoded attributes are
         nodes  by column
         """
+        from asyncua.ua.uaerrors import UaStatusCodeError
+
+        try:
+            if not self.found:
+                await self._find(ask, nodes)
+            return await self._next(client, limits)
+        except TimeoutError:
+            self._most //= SLOWER
+            if self._most < FEWEST:
+                self._give_up("it takes too long")
+        except UaStatusCodeError as e:
+            if lost(e.code):
+                raise
+            self._give_up(str(e))
+        return None
+
+    def _give_up(self, reason: str) -> None:
+        log.info("%s: the gap is not filled: %s", self.device, reason)
+        self.gaps.clear()
+        self._most = VALUES
+        self._forget()
+
+    async def _find(
+        self,
+        ask: Callable[[Sequence[bytes]], Awaitable[Columns]],
+        nodes: "Sequence[tuple[ua.NodeId, int | None] | None]",
+    ) -> None:
+        """Find out of which nodes the server remembers anything; without any, leave the gaps."""
         known = [(column, node[0]) for column, node in enumerate(nodes) if node and node[1] is None]
-        asked = Asked.of([(node, None) for _, node in known], ACCESS_LEVEL)
-        self._nodes = []
-        for start in range(0, len(known), 100):
-            answer = await read(client, asked.encoded[start : start + 100])
-            levels = np.nan_to_num(answer.number).astype(np.int64)
-            for pair, level in zip(known[start : start + 100], levels.tolist(), strict=False):
-                if level & HISTORY_READ:
-                    self._nodes.append(pair)
+        answer = await ask(Asked.of([(node, None) for _, node in known], ACCESS_LEVEL).encoded)
+        levels = np.nan_to_num(answer.number).astype(np.int64).tolist()
+        self._nodes = [
+            pair for pair, level in zip(known, levels, strict=True) if level & HISTORY_READ
+        ]
         self.found = bool(self._nodes)
         if not self.found:
             self.gaps.clear()
 
     # ---- rows
 
-    async def next(self, client: "Client", limits: Limits) -> SampleBlock | None:
+    async def _next(self, client: "Client", limits: Limits) -> SampleBlock | None:
         """Return the next rows of the first gap; None when it has no more."""
         while self.gaps:
             gap = self.gaps[0]
@@ -135,6 +170,7 @@ class History:
             rows = self._rows(answers, gap)
             if gap.start >= gap.stop:
                 del self.gaps[0]
+                self._most = VALUES
                 self._forget()
             if rows is not None:
                 return rows
@@ -186,7 +222,7 @@ class History:
         """Return what every node has recorded from the gap's start on."""
         from asyncua.ua.uaerrors import UaStatusCodeError
 
-        most = max(FEWEST, VALUES // max(1, len(self._nodes)))
+        most = max(FEWEST, self._most // max(1, len(self._nodes)))
         found: list[tuple[int, Recorded, bool]] = []
         left = list(self._nodes)
         while left:

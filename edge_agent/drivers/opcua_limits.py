@@ -16,6 +16,24 @@ _TOO_LARGE = {
 }
 
 
+_LOST = {
+    0x80050000,  # BadCommunicationError
+    0x800C0000,  # BadShutdown
+    0x800E0000,  # BadServerHalted
+    0x80220000,  # BadSecureChannelIdInvalid
+    0x80250000,  # BadSessionIdInvalid
+    0x80260000,  # BadSessionClosed
+    0x80270000,  # BadSessionNotActivated
+    0x80860000,  # BadSecureChannelClosed
+    0x80AE0000,  # BadConnectionClosed
+}
+
+
+def lost(code: int) -> bool:
+    """Return whether a refusal says that the session is no more, whatever was asked for."""
+    return code & 0xFFFF0000 in _LOST
+
+
 def too_large(code: int) -> bool:
     """Return whether a refusal says that less was to be asked for at once."""
     return code & 0xFFFF0000 in _TOO_LARGE

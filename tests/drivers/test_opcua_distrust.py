@@ -277,6 +277,43 @@ async def test_a_server_that_refuses_is_asked_for_one_session_per_step_of_the_ba
     assert 1 <= sessions.count("create") == health.connects <= 8
 
 
+async def test_a_session_that_the_server_has_forgotten_is_made_anew(
+    server: Plant, sessions: list[str]
+) -> None:
+    """L4, peers 27: a bad session that was asked again and again."""
+    device = OpcUaDevice(connect=server.url, publish=FAST, tags={"x": tag("X"), "p": pushed("X")})
+    driver, rows = OpcUaDevice.build({"plc": device}, SystemClock()), Rows()
+    health = LinkHealth("plc", ("plc",))
+    task = asyncio.create_task(run_driver(health, driver, rows.push, SystemClock(), 1.0))
+    try:
+        async with asyncio.timeout(10):
+            await rows.until(Q.GOOD)
+            for session in list(server.server.iserver._external_sessions.values()):
+                await session.close_session(True)
+            while sessions.count("create") < 2:
+                await rows.until(Q.GOOD)
+            for _ in range(3):
+                await rows.until(Q.GOOD)
+        assert sessions.count("create") == 2
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_subscription_that_the_server_ends_is_begun_anew(server: Plant) -> None:
+    """L4, peers 30: it stops silently after months."""
+    device = OpcUaDevice(connect=server.url, publish=FAST, tags={"p": pushed("X")})
+    async with connected(device) as (driver, groups):
+        await driver.read(groups["raw.sub"])
+        ended = ua.StatusCode(ua.UInt32(ua.StatusCodes.BadTimeout))
+        await server.subscription().enqueue_statuschange(ended)
+        await server.write("X", 2.0)  # the library tells of it with the next change
+        with pytest.raises(Disconnected, match="subscription ended: BadTimeout"):
+            await driver.read(groups["raw.sub"])
+        await driver.connect()
+        assert (await driver.read(groups["raw.sub"]))["p"][-1] == 2.0
+
+
 async def test_a_restart_with_other_namespace_numbers_is_read_on(unused_namespace: str) -> None:
     """L4, peers 27, 29 and 34: no data after a restart of the server."""
     first = Plant()

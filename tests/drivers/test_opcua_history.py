@@ -1,6 +1,7 @@
 """L4, peers 33: gaps after an outage are filled by what the server remembers."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from asyncua import ua
+from asyncua.common.utils import ServiceError
 
 from edge_agent.agent import Agent
 from edge_agent.clock import SECOND, SystemClock
@@ -17,6 +19,7 @@ from edge_agent.drivers import opcua_history
 from edge_agent.drivers.base import FlagConfig, Remembers, TagConfig
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_driver import OpcUaDriver
+from edge_agent.errors import Disconnected
 from edge_agent.health import LinkHealth
 from edge_agent.model import Quality, SampleBlock, concatenate
 from edge_agent.outbox_archive import Archive
@@ -55,6 +58,20 @@ async def server(running: Plant) -> AsyncIterator[Plant]:
     history.storage._datachanges.clear()
 
 
+@pytest.fixture
+def reads_of_the_past(server: Plant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many values of a node each read of the past asks for; none is answered in time."""
+    asked: list[int] = []
+
+    async def slow(parameters: ua.HistoryReadParameters) -> object:
+        asked.append(parameters.HistoryReadDetails.NumValuesPerNode)
+        await asyncio.sleep(0.5)
+        raise ServiceError(ua.StatusCodes.BadTimeout)
+
+    monkeypatch.setattr(server.server.iserver.history_manager, "read_history", slow)
+    return asked
+
+
 def device_of(p: Plant, **written: object) -> OpcUaDevice:
     tags = {"x": tag("X"), "y": tag("Y", kind="state", mode="subscribe"), "z": tag("Z")}
     options = {"poll": SOON, "publish": SOON, "tags": tags} | written
@@ -76,9 +93,9 @@ async def filled(driver: OpcUaDriver, rows: int) -> SampleBlock:
     return concatenate(blocks)
 
 
-async def nothing_more(driver: OpcUaDriver) -> bool:
+async def nothing_more(driver: OpcUaDriver, seconds: float = 0.3) -> bool:
     try:
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(seconds):
             await driver.past()
     except TimeoutError:
         return True
@@ -202,6 +219,43 @@ async def test_a_supervised_link_fills_its_gap_and_the_live_rows_stay_as_they_we
     for stream in {b.schema.stream for b in blocks}:
         stamps = np.concatenate([b.time for b in blocks if b.schema.stream == stream])
         assert (np.diff(stamps) >= 0).all()
+
+
+async def test_a_server_that_takes_too_long_is_asked_for_less_and_then_let_alone(
+    server: Plant, reads_of_the_past: list[int]
+) -> None:
+    driver = driver_of(device_of(server, timeout=Duration(0.4)))
+    await outage(server, driver)
+    history = driver._histories["plc"]
+    try:
+        for _ in range(8):  # one that does one thing after the other may lose the link over it
+            with contextlib.suppress(Disconnected):
+                await driver.connect()
+                await nothing_more(driver, 3.0)
+            if not history.gaps:
+                break
+        await driver.connect()
+        assert not (await driver.read(driver.groups[0])).quality.any()
+    finally:
+        await driver.close()
+    assert reads_of_the_past == [2000, 500, 125, 50]
+
+
+async def test_a_server_that_refuses_to_tell_its_past_keeps_its_link(
+    server: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_parameters: ua.HistoryReadParameters) -> object:
+        raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
+
+    monkeypatch.setattr(server.server.iserver.history_manager, "read_history", refuse)
+    driver = driver_of(device_of(server))
+    await outage(server, driver)
+    await driver.connect()
+    try:
+        assert await nothing_more(driver)
+        assert not (await driver.read(driver.groups[0])).quality.any()
+    finally:
+        await driver.close()
 
 
 async def test_an_agent_has_the_past_in_its_log_and_its_books_are_right(

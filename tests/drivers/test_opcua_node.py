@@ -206,7 +206,8 @@ async def test_no_reconnect_leaves_a_session_behind(node: NodeServer) -> None:
 async def test_the_gap_of_an_outage_is_filled_from_its_memory(tmp_path: Path) -> None:
     """L4, peers 33."""
     values = [("X", "Double", 0.0), ("Y", "Int32", 0)]
-    async with node_server(tmp_path, values, historizing=["X", "Y"]) as server:
+    limits = {"maxNodesPerRead": 2, "maxNodesPerHistoryReadData": 1}
+    async with node_server(tmp_path, values, historizing=["X", "Y"], limits=limits) as server:
         device = OpcUaDevice(
             connect=server.url, poll=FAST, tags={"x": tag("X"), "y": tag("Y", kind="counter")}
         )
