@@ -4,6 +4,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -222,6 +223,22 @@ async def test_what_is_read_from_a_file_again_is_not_stored_again(tmp_path: Path
             stored = [outbox.block(record) for record in outbox.records(0)]
             assert [int(b.time[0] - START) // SECOND for b in stored] == [10, 20, 30, 40][:n]
             assert {int(b.quality.max()) for b in stored} == {Quality.GOOD}
+
+
+async def test_the_past_that_is_read_from_a_device_again_is_not_stored_again(
+    tmp_path: Path,
+) -> None:
+    config = plant(tmp_path)
+    past = replace(schemas(config)["scale/raw"], stream="scale/raw.history")
+    async with opened(config, tmp_path) as (outbox, pipeline, live):
+        for last in (20, 40):  # a restart asks for the gap from its last checkpoint on
+            for seconds in range(10, last + 1, 10):
+                pipeline.push(row(past, float(seconds), 1.0))
+        await outbox.flush()
+        stored = [outbox.block(record) for record in outbox.records(0)]
+        assert [int(b.time[0] - START) // SECOND for b in stored] == [10, 20, 30, 40]
+        assert {int(b.quality.max()) for b in stored} == {Quality.GOOD}
+        assert live.last("scale/raw.history") is None
 
 
 # ---- recovery --------------------------------------------------------------------------------
