@@ -14,7 +14,7 @@ from edge_agent.drivers.dlt645 import Dlt645Device
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_plan import Request
-from edge_agent.drivers.modbus_wire import Manners, Refused, Wire
+from edge_agent.drivers.modbus_wire import Manners, Refused, Wire, Words
 from edge_agent.errors import ConfigError, Disconnected
 from edge_agent.tools.fit import Fit
 from edge_agent.tools.guess import Memory, Unknown, contenders, fits, spans_of, unknown
@@ -23,8 +23,10 @@ from edge_agent.tools.ranges import Found, Refusal, Reply, Span, grid, search
 from edge_agent.units import Duration
 
 SILENCES = 4  # unanswered requests in a row after which a table is left alone
+SAME = 0.6  # share of the registers that are not 0 by which two units are one device
 LONG = 1000  # registers in a row, after which a range is left when a template fits
 RECONNECTS = 3  # how often a device may close the connection on a request
+BUSY, BUSY_RESTS = {5, 6}, (0.2, 0.5, 1.0)  # exceptions by which a device asks for time; s
 METERS = (*Dlt645Device.schemes, *Cjt188Device.schemes)  # scanned by scan_meters
 REST = 1.0  # s before it is opened again
 STALE = 2.1  # time-outs for which the wire does not ask a silent RTU unit again
@@ -75,6 +77,7 @@ class Scan:
         self.asked = 0
         self.requests = 0
         self.lost = ""
+        self.is_one = False  # one device answers to any number
         self._progress = progress
         self.device = device_at(wish.url, wish)
         manners = Manners(float(wish.timeout), float(wish.pause))
@@ -90,8 +93,13 @@ class Scan:
             try:
                 for number in self.wish.units:
                     await self._look_for(number)
-                for unit in list(self.units.values()):
+                units = list(self.units.values())
+                for i, unit in enumerate(units):
                     await self._explore(unit)
+                    if i == 1 and len(units) == self.asked and alike(units[0], unit):
+                        self.is_one = True
+                        self.units = {units[0].number: units[0]}
+                        break
             except Disconnected as e:
                 self.lost = str(e)
         finally:
@@ -113,11 +121,14 @@ class Scan:
 
     async def _ask(self, unit: int, table: Table, span: Span) -> Reply | None:
         """Return the words, how they were refused, or None for silence."""
-        await self._wire.settle(unit)
-        self.requests += 1
+        request = Request(table, span.first, span.count, 0, ())
         try:
-            request = Request(table, span.first, span.count, 0, ())
-            answer = await self._wire.ask(unit, request)
+            answer = await self._once(unit, request)
+            for rest in BUSY_RESTS:
+                if not isinstance(answer, Refused) or answer.code not in BUSY:
+                    break
+                await asyncio.sleep(rest)
+                answer = await self._once(unit, request)
         except TimeoutError:
             return None
         except Disconnected:
@@ -128,6 +139,11 @@ class Scan:
             await self._wire.open()
             return None
         return Refusal(answer.code) if isinstance(answer, Refused) else [int(w) for w in answer]
+
+    async def _once(self, unit: int, request: Request) -> Words | Refused:
+        await self._wire.settle(unit)
+        self.requests += 1
+        return await self._wire.ask(unit, request)
 
     # ---- one unit ----
 
@@ -200,6 +216,19 @@ class Scan:
                 span = asking.send(Refusal(0) if reply is None else reply)
         except StopIteration:
             return not (found.absent or (found.everywhere and hint.count == 1))
+
+
+def alike(one: Unit, other: Unit) -> bool:
+    """Return whether two units say the same, but for what changes from one second to the next."""
+    ranges = [[found.ranges() for found in unit.tables.values()] for unit in (one, other)]
+    words = [
+        (word, other.memory.get(table, {}).get(address))
+        for table, held in one.memory.items()
+        for address, word in held.items()
+        if word
+    ]
+    same = sum(mine == its for mine, its in words)
+    return ranges[0] == ranges[1] and any(ranges[0]) and same >= SAME * len(words)
 
 
 def _table_of(function: int) -> Table:

@@ -5,7 +5,7 @@ arrives is garbled; then DL/T 645 meters are asked by the last pair of their add
 pairs standing for any (AA), and where that is garbled still, by one pair more. Who is found is read
 once with each template, by the driver itself.
 
-Source: DL/T 645-2007, 7.1.3 and 7.3; CJ/T 188-2018, 5 and 6.
+Source: as for ``dlt645_codec`` and ``cjt188_codec``.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence

@@ -37,7 +37,8 @@ def lines(scan: Scan, *, is_whole: bool) -> Iterator[str]:
 
 
 def _heading(scan: Scan, *, is_whole: bool) -> Iterator[str]:
-    found, silent = len(scan.units), scan.asked - len(scan.units)
+    found = len(scan.units)
+    silent = 0 if scan.is_one else scan.asked - found
     answer = "unit answers" if found == 1 else "units answer"
     yield f"{scan.wish.url}: {found} {answer}, {silent} silent ({scan.requests} requests)"
     if scan.lost:
@@ -46,8 +47,8 @@ def _heading(scan: Scan, *, is_whole: bool) -> Iterator[str]:
         yield "ended early: what was found until then follows"
     if not found and is_whole:
         yield from labelled([("look at", _advice(scan))])
-    if found > 1 and not silent and _alike(list(scan.units.values())):
-        yield "every unit asked gives the same: it is one device that answers to any number"
+    if scan.is_one:
+        yield f"all {scan.asked} numbers are answered alike: it is one device, whatever its unit"
 
 
 def _advice(scan: Scan) -> str:
@@ -62,15 +63,6 @@ def _advice(scan: Scan) -> str:
         "the addresses set in the meters (--units 1-247); behind a gateway its baud and parity, A "
         "and B not crossed; a gateway that passes frames on as they are needs "
         "modbus+rtu-over-tcp://; --timeout 1s"
-    )
-
-
-def _alike(units: list[Unit]) -> bool:
-    first = [found.ranges() for found in units[0].tables.values()]
-    return (
-        any(first)
-        and all([found.ranges() for found in unit.tables.values()] == first for unit in units[1:])
-        and all(unit.memory == units[0].memory for unit in units[1:])
     )
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import struct
 import tty
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -172,6 +173,40 @@ async def test_a_serial_line_is_scanned() -> None:
     assert "1 unit answers, 2 silent" in said
     assert re.search(r"^5 +acrel/adl3000 +very likely ", said, re.MULTILINE)
     assert f'connect: "modbus+rtu://{near}?baud=19200&unit=5"' in said
+
+
+@asynccontextmanager
+async def anybody() -> AsyncIterator[str]:
+    """A device that does not look at the unit, has registers 0 to 49, and is busy at first."""
+    known: set[tuple[int, int]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while request := await reader.readexactly(12):
+                function, first, count = struct.unpack(">BHH", request[7:])
+                words = [(7 * (first + i) + 1) & 0xFFFF for i in range(count)]
+                body = struct.pack(f">BB{count}H", function, 2 * count, *words)
+                if function != 3 or first + count > 50:
+                    body = bytes([function | 0x80, 1 if function != 3 else 2])
+                elif count > 1 and (first, count) not in known:  # busy when asked for much
+                    known.add((first, count))
+                    body = bytes([function | 0x80, 6])
+                writer.write(request[:4] + struct.pack(">HB", len(body) + 1, request[6]) + body)
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"modbus+tcp://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    listening.close()
+
+
+async def test_a_device_that_answers_to_any_unit_is_one_and_busy_is_no_hole() -> None:
+    async with anybody() as url:
+        status, said, error = await scanned(url, "--units", "1-9", *QUICK)
+    assert (status, error) == (0, "")
+    assert "1 unit answers, 0 silent" in said
+    assert "all 9 numbers are answered alike: it is one device, whatever its unit" in said
+    assert re.findall(r"^\d +(\S+ … \S+) +(\d+) ", said, re.MULTILINE) == [("hr:0 … hr:49", "50")]
 
 
 async def test_ctrl_c_shows_what_was_found_until_then() -> None:
