@@ -29,7 +29,7 @@ from typing import Protocol
 import numpy as np
 
 from edge_agent.drivers.modbus_address import Table
-from edge_agent.drivers.modbus_lessons import SILENCE, Lessons, quality_of
+from edge_agent.drivers.modbus_lessons import NONSENSE, SILENCE, Lessons, quality_of
 from edge_agent.drivers.modbus_parts import (
     Columns,
     Cut,
@@ -160,6 +160,7 @@ class Inquiry:
     def answered(self, request: Request) -> None:
         """Note an answer."""
         self._scan.good.append(request)
+        self._lessons.note(request, spoilt=False)
         if self._is_calm:
             return
         self._scan.in_row = 0
@@ -190,6 +191,7 @@ class Inquiry:
         if self._is_calm:
             self._start()
         self._scan.in_row += 1
+        self._lessons.note(request, spoilt=code == NONSENSE)
         self._failed(request, code)
         return quality_of(code, alone=is_one(request, self.plan.registers))
 
@@ -199,6 +201,7 @@ class Inquiry:
             self._start()
         self._scan.in_row += 1
         self._scan.silent += 1
+        self._lessons.note(request, spoilt=True)
         if request in self.plan.requests:
             self._mute = request, self._lessons.heard
         else:

@@ -3,14 +3,15 @@
 Three kinds of facts: registers that it refuses, borders that no request may cross, and how much one
 request may ask for. Each is tried again, after a minute, then after ever longer pauses, at most an
 hour; a register that had answered before, sooner. When one register answers again, so may the
-others: all are asked.
+others: all are asked. A fourth stays: whether reading undeclared registers, where the map allows
+it, spoils the answers behind it (peers 15).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from edge_agent.drivers.modbus_address import Table
-from edge_agent.drivers.modbus_plan import MAX_BITS, MAX_REGISTERS, Bounds
+from edge_agent.drivers.modbus_plan import MAX_BITS, MAX_REGISTERS, Bounds, Request
 from edge_agent.drivers.modbus_register import Span
 from edge_agent.model import Quality
 
@@ -23,6 +24,7 @@ _QUALITY = {
     ILLEGAL_ADDRESS: Quality.BAD_ADDRESS,
 }
 
+SPOILT = 6  # answers in a row, each behind a request that read over a gap
 AGAIN_SOON, AGAIN, AGAIN_LATEST = 10.0, 60.0, 3600.0  # seconds until a fact is tried again
 Border = tuple[Table, int]  # no request reads the address together with the one before
 _TABLES = {table.prefix: table for table in Table}
@@ -87,6 +89,9 @@ class Lessons:
         self.proved: set[Span] = set()
         self.refused: dict[Span, Refused] = {}
         self.news: list[str] = []
+        self._no_gaps = False
+        self._behind_gap = False  # the request before this one read over a gap
+        self._spoilt = 0
         self._borders: dict[Border, _Fact] = {}
         self._most: dict[bool, _Fact] = {}  # of tables of bits, of registers
         self._intervals: dict[Span | Border | bool, float] = {}  # of facts that held no longer
@@ -96,7 +101,11 @@ class Lessons:
         """What a plan has to respect."""
         most = {bits: bound.count for bits, bound in self._most.items()}
         return Bounds(
-            most.get(False), most.get(True), frozenset(self.refused), frozenset(self._borders)
+            most.get(False),
+            most.get(True),
+            frozenset(self.refused),
+            frozenset(self._borders),
+            self._no_gaps,
         )
 
     @property
@@ -116,9 +125,20 @@ class Lessons:
             what, usual = ("bits", MAX_BITS) if bits else ("registers", MAX_REGISTERS)
             if bound.count < usual:
                 lines.append(f"a request asks for at most {bound.count} {what}")
+        if self._no_gaps:
+            lines.append("no undeclared register is read")
         return lines
 
     # ---- learning ------------------------------------------------------------------------
+
+    def note(self, request: Request, *, spoilt: bool) -> None:
+        """Note an answer, whether it was spoilt; the device's answers come in their order."""
+        if self._behind_gap:
+            self._spoilt = self._spoilt + 1 if spoilt else 0
+            if self._spoilt == SPOILT and not self._no_gaps:
+                self._no_gaps = True
+                self._learnt("reading over gaps spoils the next answer; no undeclared one is read")
+        self._behind_gap = request.gaps
 
     def bury(self, span: Span, code: int, now: float) -> None:
         """Leave a register out of all requests but its own."""
@@ -208,6 +228,7 @@ class Lessons:
         return {
             "refused": [[*_key(s), fact.code, fact.interval] for s, fact in self.refused.items()],
             "borders": [[t.prefix, at, fact.interval] for (t, at), fact in self._borders.items()],
+            "no_gaps": self._no_gaps,
             "most": [[bits, fact.count, fact.interval] for bits, fact in self._most.items()],
         }
 
@@ -226,6 +247,7 @@ class Lessons:
             table, pause = _TABLES.get(str(prefix)), _number(interval, AGAIN, AGAIN_LATEST)
             if table is not None and _whole(at) > 0:
                 self._borders[table, _whole(at)] = _Fact(pause, now + pause)
+        self._no_gaps = state.get("no_gaps") is True
         for bits, count, interval in _rows(state.get("most"), 3):
             if _whole(count) > 0:
                 pause = _number(interval, AGAIN, AGAIN_LATEST)

@@ -22,7 +22,7 @@ another a register may always be left to an earlier one.
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -90,12 +90,14 @@ class Bounds:
     max_registers, max_bits  what one request may ask for at most; None: what the map says
     dead     spans that it refuses
     borders  a table and an address which no request reads together with the one before
+    no_gaps  True where reading undeclared registers does harm, whatever the map allows
     """
 
     max_registers: int | None = None
     max_bits: int | None = None
     dead: frozenset[Span] = frozenset()
     borders: frozenset[tuple[Table, int]] = frozenset()
+    no_gaps: bool = False
 
 
 NOTHING_FOUND = Bounds()
@@ -107,6 +109,7 @@ class Request:
 
     offset   where its words begin in the row of words of a scan
     columns  the columns of the stream that it brings
+    gaps     True where it reads undeclared registers along
     """
 
     table: Table
@@ -114,6 +117,7 @@ class Request:
     count: int
     offset: int
     columns: tuple[int, ...]
+    gaps: bool = False
 
     @cached_property
     def where(self) -> slice | NDArray[np.intp]:
@@ -191,6 +195,7 @@ class ReadPlan:
         suspects  columns that are asked apart from the others, one request for each group
         """
         columns = tuple(registers)
+        max_gap = 0 if bounds.no_gaps else max_gap
         doubtful = {i for group in suspects for i in group}
         dead: dict[Span, list[int]] = {}
         for i, register in enumerate(columns):
@@ -218,6 +223,8 @@ class ReadPlan:
         count = len(row.requests)
         for group in [*suspects, *apart]:
             row.add(_hull(columns, group), group)
+        if max_gap:
+            row.mark_gaps(known)
         start = np.zeros(len(columns), np.intp)
         for request in row.requests:
             for i in request.columns:
@@ -295,6 +302,13 @@ class _Row:
             covers += [(*span, members) for span, members in zip(spans, held, strict=True)]
         for first, last, members in sorted(covers):
             self.add((ways.table, first, last), members)
+
+    def mark_gaps(self, declared: Iterable[Span]) -> None:
+        """Mark the requests that read what is not declared."""
+        known = {(table, at) for table, first, last in declared for at in range(first, last + 1)}
+        for i, request in enumerate(self.requests):
+            if any((request.table, at) not in known for at in range(request.address, request.last)):
+                self.requests[i] = replace(request, gaps=True)
 
 
 def _hull(columns: Sequence[Register], group: Iterable[int]) -> Span:

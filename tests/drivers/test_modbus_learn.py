@@ -75,6 +75,7 @@ class Reader:
         *,
         also: Sequence[Register] = (),
         check: bool = True,
+        max_gap: int = 0,
     ) -> None:
         self.lessons = lessons or Lessons()
         self.check = check
@@ -82,7 +83,9 @@ class Reader:
 
         def make(bounds: Bounds, suspects: Sequence[tuple[int, ...]]) -> ReadPlan:
             declared = [register.span for register in also]
-            return ReadPlan.build(columns, bounds=bounds, suspects=suspects, declared=declared)
+            return ReadPlan.build(
+                columns, bounds=bounds, suspects=suspects, declared=declared, max_gap=max_gap
+            )
 
         self.inquiry = Inquiry(make, self.lessons)
 
@@ -600,6 +603,47 @@ def test_while_it_is_found_out_nothing_undeclared_is_read() -> None:
     touched = {a for at, count in device.asked for a in range(at, at + count)}
     assert not touched & {at for at in range(90) if at % 9 == 8}
     assert (reader.scan() or []).count(GOOD) == len(columns) - 2
+
+
+@pytest.mark.parametrize("spoilt", [0, None])
+def test_a_gap_that_spoils_the_next_answer_is_not_read_for_long(spoilt: int | None) -> None:
+    """L2, peers 15, where the template allows gaps: what comes next is garbled, or nothing."""
+
+    class Poisonous(Device):
+        poisoned = False
+
+        def answer(self, request: Request) -> list[int] | int | None:
+            words, was = super().answer(request), self.poisoned
+            self.poisoned = request.address <= 8 <= request.last
+            return spoilt if was else words
+
+    columns = [*run_of(8), *run_of(8, first=9), *run_of(3, first=100)]
+    device = Poisonous()
+    reader = Reader(columns, device, max_gap=4)
+    rows = [reader.scan() for _ in range(24)]
+    device.asked.clear()
+
+    assert rows[-1] == [GOOD] * 19
+    assert (reader.scan() or []).count(GOOD) == 19
+    assert device.asked == [(0, 8), (9, 8), (100, 3)]
+    assert reader.lessons.told() == ["no undeclared register is read"]
+    again = Lessons()
+    again.load(saved(reader), [c.span for c in columns], now=0.0)
+    assert again.bounds.no_gaps
+
+
+def test_gaps_that_do_no_harm_are_read_as_the_template_allows() -> None:
+    class Flaky(Device):
+        random = random.Random(3)
+
+        def answer(self, request: Request) -> list[int] | int | None:
+            return 0 if self.random.random() < 0.1 else super().answer(request)
+
+    reader = Reader([*run_of(8), *run_of(8, first=9), *run_of(3, first=100)], Flaky(), max_gap=4)
+    for _ in range(500):
+        reader.scan()
+
+    assert reader.plan == [(0, 17), (100, 3)]
 
 
 # ---- over restarts ----------------------------------------------------------------------------
