@@ -75,6 +75,7 @@ class MeterScan:
         self.meters: list[Meter] = []
         self.requests = 0
         self.is_garbled = False
+        self.lost = ""
         self._progress = progress
         self._pairs = pairs
         self._timeout = float(timeout)
@@ -195,8 +196,10 @@ class MeterScan:
                     for i, tag in enumerate(block.schema.tags)
                     if block.quality[i, -1] < 128
                 ]
-        except (NoAnswer, Disconnected):
+        except NoAnswer:
             return readings
+        except Disconnected as e:
+            self.lost = str(e)
         finally:
             await driver.close()
         return readings
@@ -254,7 +257,9 @@ def lines(scan: MeterScan, *, is_whole: bool) -> Iterator[str]:
     count = len(scan.meters)
     what = "meter answers" if count == 1 else "meters answer"
     yield f"{scan.url}: {count} {what} ({scan.requests} requests)"
-    if not is_whole:
+    if scan.lost:
+        yield f"ended early: {scan.lost}"
+    elif not is_whole:
         yield "ended early: what was found until then follows"
     elif count == 1 and not scan.deep:
         yield "it answers as the only meter of its line; --deep asks for others by their addresses"
