@@ -20,6 +20,7 @@ from edge_agent.errors import Disconnected
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 NAME = "edge-agent"
 VALID = timedelta(days=3650)  # a plant outlives the year that is the library's default
@@ -59,6 +60,22 @@ def parse(content: bytes) -> "x509.Certificate":
 
     load = x509.load_pem_x509_certificate if is_pem(content) else x509.load_der_x509_certificate
     return load(content)
+
+
+def private_key(content: bytes, path: Path) -> "rsa.RSAPrivateKey":
+    """Return the RSA key in a file's content, DER or PEM. Raises ``Disconnected``."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    pem = is_pem(content)
+    load = serialization.load_pem_private_key if pem else serialization.load_der_private_key
+    try:
+        key = load(content, password=None)
+    except (ValueError, TypeError) as e:  # it is none, or it needs a password
+        raise Disconnected(f"{path} is no private key that can be read: {e}") from e
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise Disconnected(f"{path} is no RSA key, which these policies need")
+    return key
 
 
 def thumbprint(content: bytes) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TCP_CONNECT = 0.8  # s, real: a host on the plant's network accepts sooner, or is away
 SESSION_MS = 60_000  # a session that we could not close is forgotten soon; a PLC has few of them
+NAMESPACES, CURRENT_TIME = 2255, 2258  # node ids, OPC 10000-6, annex A
 UNTRUSTED = "the server does not trust the agent's certificate (accept it there)"
 _REFUSED_USER = "the server refuses the user or the password"
 _WORDS = {
@@ -184,6 +185,19 @@ class Asked:
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+
+def numbered(number: int) -> "ua.NodeId":
+    """Return a node of the standard's own namespace."""
+    from asyncua import ua
+
+    return ua.NodeId(ua.Int32(number))
+
+
+@cache
+def server_time() -> Asked:
+    """Return what asks for the server's clock."""
+    return Asked.of([(numbered(CURRENT_TIME), None)])
 
 
 async def send(client: "Client", request: object) -> bytes:

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,16 @@ from edge_agent.clock import SECOND, Clock
 from edge_agent.drivers.base import Group, Vocabulary, apply_flag, groups_of
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_address import NodeAddress
-from edge_agent.drivers.opcua_client import UNTRUSTED, Asked, new_client, read, reason
+from edge_agent.drivers.opcua_client import (
+    NAMESPACES,
+    UNTRUSTED,
+    Asked,
+    new_client,
+    numbered,
+    read,
+    reason,
+    server_time,
+)
 from edge_agent.drivers.opcua_columns import Columns, join
 from edge_agent.drivers.opcua_history import History
 from edge_agent.drivers.opcua_limits import AGAIN, ANNOUNCED, Limits, ServerTime, too_large
@@ -44,7 +53,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOSE = 2.0  # s, real: how long a farewell may take
-NAMESPACES, CURRENT_TIME = 2255, 2258  # node ids, OPC 10000-6, annex A
 
 
 @dataclass
@@ -84,6 +92,7 @@ class OpcUaDriver:
         self._pushed: dict[Group, Subscription] = {}
         self._floor = 0
         self._thumbprint: str | None = None
+        self._said: set[str] = set()  # of certificates, once each
         self._previous = False  # show the certificate before a renewal
         self._time = ServerTime()
         self._histories = {
@@ -149,11 +158,9 @@ class OpcUaDriver:
         try:
             with self._failures():
                 self._client = client = new_client(self._endpoint, self._timeout)
-                if self._security is not None:
-                    self._thumbprint = await self._security.apply(
-                        client, self._data, self._thumbprint, previous=self._previous
-                    )
+                thumbprint = await self._introduce(client)
                 await client.connect()
+                self._thumbprint = thumbprint  # the server has proved that it is its own
                 await self._look_up(client)
                 self._note_gaps()
                 for group in self._groups:
@@ -164,6 +171,19 @@ class OpcUaDriver:
             if UNTRUSTED in str(e):  # the next try shows the other certificate, if there are two
                 self._previous = not self._previous
             raise
+
+    async def _introduce(self, client: "Client") -> str | None:
+        """Prepare a client as the configuration has it; return the server's thumbprint."""
+        if self._security is None:
+            return self._thumbprint
+        thumbprint, notes = await self._security.apply(
+            client, self._data, self._thumbprint, previous=self._previous
+        )
+        for note in notes:
+            if note not in self._said:
+                log.warning("%s", note)
+        self._said.update(notes)
+        return thumbprint
 
     async def read(self, group: Group) -> SampleBlock:
         """Return the rows of the next response: to a Read request, or of the subscription.
@@ -238,7 +258,7 @@ class OpcUaDriver:
         value, quality = np.full(k, np.nan), np.full(k, Quality.BAD_ADDRESS, np.uint8)
         await self._look_again(client)
         nodes, before = self._nodes[group], self._clock.wall_ns()
-        answer = await self._read_all(client, (*_server_time().encoded, *nodes.asked.encoded))
+        answer = await self._read_all(client, (*server_time().encoded, *nodes.asked.encoded))
         time = before + (self._clock.wall_ns() - before) // 2
         known, said = nodes.known, answer.part(1, len(answer))
         value[known], quality[known] = scaling.apply(known, said)
@@ -286,14 +306,14 @@ class OpcUaDriver:
         return self._stands
 
     async def _is_frozen(self, client: "Client", patience: float) -> bool:
-        return self._frozen(await self._read_all(client, _server_time().encoded), patience)
+        return self._frozen(await self._read_all(client, server_time().encoded), patience)
 
     # ---- what the server is like
 
     async def _look_up(self, client: "Client") -> None:
         """Learn the namespaces and limits of the server, and what its nodes are called there."""
         namespaces = await self._namespaces(client)
-        wanted = Asked.of([(_numbered(i), None) for i in ANNOUNCED.values()])
+        wanted = Asked.of([(numbered(i), None) for i in ANNOUNCED.values()])
         said = await self._read_all(client, wanted.encoded)
         self._limits.announce(dict(zip(ANNOUNCED, said.number.tolist(), strict=True)))
         self._find(namespaces, self._groups)
@@ -311,7 +331,7 @@ class OpcUaDriver:
         from asyncua import ua
 
         asked = ua.ReadParameters(TimestampsToReturn=ua.TimestampsToReturn.Neither)
-        asked.NodesToRead = [ua.ReadValueId(_numbered(NAMESPACES), ua.IntegerId(13))]
+        asked.NodesToRead = [ua.ReadValueId(numbered(NAMESPACES), ua.IntegerId(13))]
         (answer,) = await client.uaclient.session.read(asked)
         found = None if answer.Value is None else answer.Value.Value
         self._again_at = asyncio.get_running_loop().time() + AGAIN
@@ -379,14 +399,3 @@ class OpcUaDriver:
         except (OSError, UaError, AssertionError, ValueError, struct.error) as e:
             words = reason(e, self._timeout, self._security)
             raise Disconnected(f"{self._endpoint}: {words}") from e
-
-
-def _numbered(number: int) -> "ua.NodeId":
-    from asyncua import ua
-
-    return ua.NodeId(ua.Int32(number))
-
-
-@cache
-def _server_time() -> Asked:
-    return Asked.of([(_numbered(CURRENT_TIME), None)])

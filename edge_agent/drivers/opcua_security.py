@@ -7,7 +7,6 @@ thumbprint, so that a person can compare it with what the server says of itself.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from edge_agent.drivers.opcua_certificates import (
     identity,
     is_pem,
     parse,
+    private_key,
     read,
     thumbprint,
 )
@@ -28,8 +28,6 @@ from edge_agent.units import Secret
 if TYPE_CHECKING:
     from asyncua.client.client import Client
     from asyncua.crypto.uacrypto import CertProperties
-
-log = logging.getLogger(__name__)
 
 FOLDER = "certificates"  # below the configuration's data folder
 _MODES = {"sign": "Sign", "sign-and-encrypt": "SignAndEncrypt"}
@@ -149,8 +147,11 @@ class Security:
 
     async def apply(
         self, client: "Client", data: Path, before: str | None, *, previous: bool = False
-    ) -> str | None:
-        """Prepare a client that is not connected yet; return the server's thumbprint, to be kept.
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """Prepare a client that is not connected yet.
+
+        returns   the server's thumbprint, to be kept once it is connected, and what a person
+                  should know of the agent's certificate
 
         data      the folder that relative paths are below
         before    the thumbprint that was returned last
@@ -161,22 +162,18 @@ class Security:
             client.set_user(self.user)
             client.set_password("" if self.password is None else self.password.reveal())
         if self.user_certificate is not None and self.user_private_key is not None:
-            from asyncua.crypto.uacrypto import load_private_key
-
-            certificate = await asyncio.to_thread(read, data / self.user_certificate)
-            key = _properties(await asyncio.to_thread(read, data / self.user_private_key))
+            files = data / self.user_certificate, data / self.user_private_key
+            certificate, key = [await asyncio.to_thread(read, path) for path in files]
             client.user_certificate = parse(certificate)
-            client.user_private_key = await load_private_key(
-                key.path_or_content, key.password, key.extension
-            )
+            client.user_private_key = private_key(key, files[1])
         if not self.secured:
-            return before
+            return before, ()
         own = await asyncio.to_thread(identity, *self.files(data))
-        for note in own.notes:
-            log.warning("%s", note)
+        notes = own.notes
         if previous and own.previous is not None:
             own = own.previous
-        return await self._secure(client, own, data, before)
+        private_key(own.key, self.files(data)[1])
+        return await self._secure(client, own, data, before), notes
 
     async def _secure(self, client: "Client", own: Identity, data: Path, before: str | None) -> str:
         """Ask the server for its certificate, over a channel that is open, and look at it."""

@@ -14,6 +14,8 @@ from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edge_agent.clock import SystemClock
@@ -212,6 +214,50 @@ async def test_the_certificate_holds_what_servers_insist_on(tmp_path: Path) -> N
     extended = made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert ExtendedKeyUsageOID.CLIENT_AUTH in extended
     assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+@pytest.mark.parametrize("kind", ["locked", "elliptic", "nonsense"])
+async def test_a_key_that_is_of_no_use_is_told_in_plain_words(
+    fortress: Plant, tmp_path: Path, kind: str
+) -> None:
+    own = identity(tmp_path / "own.der", tmp_path / "own.pem")
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    key = opcua_certificates.private_key(own.key, tmp_path)
+    lock: serialization.KeySerializationEncryption = serialization.BestAvailableEncryption(b"x")
+    if kind == "elliptic":
+        key, lock = ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption()
+    written = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    (tmp_path / "own.pem").write_bytes(b"no key" if kind == "nonsense" else written)
+    driver = driver_of(fortress, tmp_path, certificate="own.der", private_key="own.pem")
+    assert str(tmp_path / "own.pem") in await refusal(driver)
+
+
+async def test_what_is_to_be_known_of_a_certificate_is_said_once(
+    fortress: Plant, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, made = tmp_path / "own.pem", tmp_path / "own.der"
+    uri, use = "urn:own", [ExtendedKeyUsageOID.CLIENT_AUTH]
+    await setup_self_signed_certificate(key, made, uri, "own", use, {})
+    driver = driver_of(fortress, tmp_path, certificate="own.der", private_key="own.pem")
+    opcua_certificates.SOON, soon = timedelta(days=400), opcua_certificates.SOON
+    try:
+        for _ in range(3):
+            await driver.connect()
+            await driver.close()
+    finally:
+        opcua_certificates.SOON = soon
+    said = [r.getMessage() for r in caplog.records if "put a new one there" in r.getMessage()]
+    assert len(said) == 1
+
+
+async def test_a_certificate_is_not_pinned_before_the_server_has_proved_it(
+    fortress: Plant, tmp_path: Path
+) -> None:
+    driver = driver_of(fortress, tmp_path, user="edge", password=Secret("wrong"))
+    await refusal(driver)
+    assert driver.save()["certificate"] is None
+    await reads(right := driver_of(fortress, tmp_path))
+    assert right.save()["certificate"] is not None
 
 
 # ---- renewal
