@@ -295,8 +295,8 @@ def lateness(run: Run, device: str) -> np.ndarray:
 def waited(run: Run, begin: int, end: int) -> float:
     """Return how long in a span (ns) simulators and agent waited for a processor, in seconds."""
     when = [t for t, _ in run.waited]
-    first = max(0, bisect_left(when, begin) - 2)
-    last = min(len(when) - 1, bisect_right(when, end) + 1)
+    first = max(0, bisect_left(when, begin) - 1)
+    last = min(len(when) - 1, bisect_right(when, end))
     return (run.waited[last][1] - run.waited[first][1]) / SECOND
 
 

@@ -13,8 +13,9 @@ SECONDS = 20.0
 LATE = 0.050  # seconds, at the 99th percentile
 
 # On a line that several units share, the grids of its three units are 333 ms apart. Two time-outs,
-# those of both requests of a scan, fit between two of them: who is silent costs nobody else.
-ONE_TIME_OUT = 0.150
+# those of both requests of a scan, fit between two of them: who is silent costs nobody else. A unit
+# that is out of step is asked up to four times in a row, so what comes behind it may once be later.
+ONCE = 0.300
 SHARED = "150ms"
 ALONE = "500ms"
 GATEWAY = "modbus+tcp"
@@ -99,7 +100,7 @@ def test_no_poll_of_a_sound_device_is_missed(run: Run) -> None:
 def test_no_poll_of_a_sound_device_is_late(run: Run) -> None:
     """L1, peers 4, 9, 10: nobody waits for another device's time-out."""
     late = {device: lateness(run, device) for device in hundred().sound}
-    later = {d: found.max() for d, found in late.items() if found.max() > LATE + ONE_TIME_OUT}
+    later = {d: found.max() for d, found in late.items() if found.max() > LATE + ONCE}
 
     assert np.quantile(np.concatenate(list(late.values())), 0.99) <= LATE
     assert later == {}
