@@ -21,7 +21,7 @@ class Live:
         if block.schema.past:
             return
         n = len(block)
-        self._last[block.schema.stream] = block.rows(n - 1, n)
+        self._last[block.schema.stream] = block if n == 1 else block.rows(n - 1, n)
         for listener in self._listeners:
             listener(block.schema.stream)
 

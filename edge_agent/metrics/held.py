@@ -39,7 +39,7 @@ class Held:
             self._worst = np.where(self._good, self._quality, self._worst)
             self._enter()
         self._covered += self._good * span
-        self._weigh(self._value[:, None], np.array([span]))
+        self._weigh_one(self._value, span)
 
     def take(self, value: F64, quality: U8, good: Mask, spans: I64) -> None:
         """Take the rows of one slot.
@@ -47,8 +47,9 @@ class Held:
         value, quality, good (k, n), good where usable; spans (n - 1,): ns that all but the
         last hold
         """
-        value = np.where(good, value, 0.0)
-        quality = quality * good
+        if not good.all():
+            value = np.where(good, value, 0.0)
+            quality = quality * good
         self._entered = True
         if len(spans):
             self._worst = np.maximum(self._worst, quality.max(axis=1))
@@ -105,6 +106,9 @@ class Held:
     def _weigh(self, value: F64, spans: I64) -> None:
         raise NotImplementedError
 
+    def _weigh_one(self, value: F64, span: int) -> None:
+        raise NotImplementedError
+
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
         raise NotImplementedError
 
@@ -130,7 +134,8 @@ class Gauges(Held):
         self._low, self._high = held, held
 
     def _sample(self, value: F64, good: Mask) -> None:
-        value = np.where(good, value, np.nan)
+        if not good.all():
+            value = np.where(good, value, np.nan)
         if value.shape[1] == 1:
             self._low = np.fmin(self._low, value[:, 0])
             self._high = np.fmax(self._high, value[:, 0])
@@ -139,11 +144,12 @@ class Gauges(Held):
             self._high = np.fmax(self._high, np.fmax.reduce(value, axis=1))
 
     def _weigh(self, value: F64, spans: I64) -> None:
+        # in the order of the rows, not pairwise: the bits must not depend on the partition
         terms = value * (spans / 1e9)
-        if terms.shape[1] == 1:
-            self._sum = self._sum + terms[:, 0]
-        else:  # in the order of the rows, not pairwise: the bits must not depend on the partition
-            self._sum = np.cumsum(np.column_stack([self._sum, terms]), axis=1)[:, -1]
+        self._sum = np.cumsum(np.column_stack([self._sum, terms]), axis=1)[:, -1]
+
+    def _weigh_one(self, value: F64, span: int) -> None:
+        self._sum = self._sum + value * (span / 1e9)
 
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
         bad = quality >= Quality.BAD
@@ -196,6 +202,9 @@ class States(Held):
             self._seen = self._seen | usable_now
 
     def _weigh(self, value: F64, spans: I64) -> None:
+        """States have no mean."""
+
+    def _weigh_one(self, value: F64, span: int) -> None:
         """States have no mean."""
 
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
