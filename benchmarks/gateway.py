@@ -10,9 +10,9 @@ computes every register from the time and keeps what it answered, so each of its
 in the log, at the broker and in the database, and the values of messages are checked.
 
 CPU is the agent's own time (``/proc/<pid>/stat``, all threads), so neighbours on the machine do not
-count. Lateness is the arrival of a unit's first request at the server against the unit's own grid
-of periods, whose phase is its earliest arrival. The usual 65 s hold a checkpoint and a full minute,
-at which all slots close. The baseline (``plain_gateway.py``) runs on the first load.
+count. Lateness is the arrival of a unit's first request at the server after its tick. The usual
+65 s hold a checkpoint and a full minute, at which all slots close. The baseline
+(``plain_gateway.py``) runs on the first load.
 """
 
 import argparse

@@ -85,12 +85,17 @@ def _key(device: I64, stamp: NDArray[Any]) -> I64:
 
 
 def lateness(load: Load, device: I64, first_ns: I64) -> NDArray[np.float64]:
-    """Return by how much each scan began later than the earliest one of its unit, modulo period."""
+    """Return by how many ms each scan began after its unit's tick.
+
+    Ticks are a period apart and none is asked for a period late. So the tick stands, on a circle of
+    one period, where half of the arrivals follow soonest; what came just before it moves it there.
+    """
     period = load.period_ms * 1_000_000
     late = [np.empty(0)]
     for number in np.unique(device):
-        phase = (first_ns[device == number] - first_ns[device == number].min()) % period
-        behind = (phase + period // 2) % period - period // 2  # the first one may itself be late
+        phase = first_ns[device == number] % period
+        tick = min(phase, key=lambda at: np.median((phase - at) % period))
+        behind = (phase - tick + period // 20) % period
         late.append((behind - behind.min()) / 1e6)
     return np.concatenate(late)
 
@@ -171,8 +176,8 @@ def _row(run: Mapping[str, Any], name: str) -> str:
 NOTES = """
 - *share of one core*, *µs per tag*, *µs per request*: user and system time of all threads of the
   agent, from `/proc`. The window holds a full minute, at which all slots close, and a checkpoint.
-- *lateness*: arrival of a unit's first request at the server against the unit's own grid of
-  periods, whose phase is its earliest arrival in the window.
+- *lateness*: arrival of a unit's first request at the server after its tick. The ticks of a unit
+  are a period apart, and stand where its arrivals begin, modulo the period.
 - *register → message*: from the moment in which the server computed the answer to the arrival of
   the message at a subscriber. What is published is what is committed, and a commit comes once a
   second at 1 s, every 100 ms at 100 ms.

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks.gateway_figures import lateness
 from benchmarks.gateway_load import STAMP, Load, expected
 from benchmarks.gateway_subscriber import Collector
 
@@ -41,6 +43,14 @@ def test_a_value_of_a_moment_that_the_scan_was_not_in_is_found(behind: int, wron
     compared, found = collector.compare(device, value, begin, begin + 2500)
 
     assert (compared, found) == (499, wrong)
+
+
+def test_lateness_counts_from_the_tick_also_if_a_scan_is_nearly_a_period_late() -> None:
+    late = np.array([3.0, 0.0, 900.0, 4.0, 600.0, 3.5])  # ms; half of them come 3 ms late
+    arrivals = ((np.arange(6) + 5) * 1000 + 990 + late) * 1e6
+    load, device = Load(5000, 1000), np.zeros(6, np.int64)
+
+    assert sorted(lateness(load, device, arrivals.astype(np.int64))) == sorted(late)
 
 
 @pytest.mark.timeout(60)  # a broker, a database and an agent are started
