@@ -30,6 +30,7 @@ Memory = Mapping[Table, Mapping[int, int]]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 PART = 0.2  # share of a map's tags from which it may turn out to be the one
+OWN, ALL_BUT = 5, 0.9  # registers that are not 0, and the share of them that a map must name
 LEAST = 0.6  # share of a map's tags that must be readable
 SANE = 0.8  # share of the pairs that are not zero which must be numbers that a plant has
 FEW = 3  # pairs below which a share says nothing
@@ -63,13 +64,28 @@ def fits(maps: Mapping[str, ModbusDevice], memory: Memory, *, any_order: bool = 
             tries += [(o, replace(device, order=o)) for o in ORDERS if o != device.order]
         for order, tried in tries:
             readings = readings_of(tried, memory)
-            if readings and len(readings) >= LEAST * len(device.tags):
-                found.append(Fit(name, weigh(readings), len(readings), len(device.tags), order))
+            tags = sum(tag.type != "text" for tag in device.tags.values())
+            if readings and len(readings) >= LEAST * tags:
+                evidence = weigh(readings)
+                if len(readings) == tags:
+                    evidence.add(*_shape(tried, memory))
+                found.append(Fit(name, evidence, len(readings), tags, order))
     best: dict[str, Fit] = {}
     for fit in sorted(found, key=lambda fit: -fit.rank):
         if fit.evidence.sound:
             best.setdefault(fit.template, fit)
     return list(best.values())
+
+
+def _shape(device: ModbusDevice, memory: Memory) -> tuple[float, str]:
+    """Return what it says that a map names the registers that are not 0, and few others do."""
+    spans = [device.register(tag).span for tag in device.tags.values()]
+    named = {(table, a) for table, first, last in spans for a in range(first, last + 1)}
+    filled = {(table, a) for table, words in memory.items() for a, word in words.items() if word}
+    both = len(named & filled)
+    if both < OWN or both < ALL_BUT * len(filled):
+        return 0.0, ""
+    return 3.0 + 0.1 * min(both, 20), f"all {both} registers that are not 0 are named in it"
 
 
 def contenders(maps: Mapping[str, ModbusDevice], memory: Memory) -> list[str]:

@@ -118,15 +118,19 @@ def _dimension(unit: str) -> object:
         return unit
 
 
-def _frequency(_: Reading, hertz: float, found: Evidence) -> None:
-    if is_mains_frequency(hertz):
+def _frequency(reading: Reading, hertz: float, found: Evidence) -> None:
+    if not reading.name.removeprefix("grid_").startswith("frequency") or "set" in reading.name:
+        found.add(0.1 if 0.0 <= hertz <= 1000.0 else -1.0)  # of a drive
+    elif is_mains_frequency(hertz):
         found.add(4.0, f"{hertz:.2f} Hz")
     elif hertz != 0:
         found.add(-3.0)
 
 
-def _voltage(_: Reading, volts: float, found: Evidence) -> None:
-    if is_mains(volts):
+def _voltage(reading: Reading, volts: float, found: Evidence) -> None:
+    if not reading.name.removeprefix("grid_").startswith("voltage"):
+        found.add(0.1 if -10.0 <= volts <= 2000.0 else -1.0)  # of a drive, of a battery
+    elif is_mains(volts):
         found.add(1.0)
     elif volts != 0:
         found.add(-0.7)

@@ -162,7 +162,8 @@ class Scan:
                     unit.fits = fits(self.maps, unit.memory)
                     wanted = self._wanted(unit, table)
         unit.fits = fits(self.maps, unit.memory, any_order=True)
-        unit.unknown = [] if unit.fits else unknown(unit.memory)
+        is_sure = bool(unit.fits) and unit.fits[0].words == "very likely"
+        unit.unknown = [] if is_sure else unknown(unit.memory)
         unit.done = True
 
     def _is_enough(self, unit: Unit) -> bool:
