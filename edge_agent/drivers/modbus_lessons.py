@@ -143,7 +143,7 @@ class Lessons:
     def bury(self, span: Span, code: int, now: float) -> None:
         """Leave a register out of all requests but its own."""
         usual = AGAIN_SOON if span in self.proved else AGAIN
-        interval = max(usual, self._intervals.get(span, 0.0))
+        interval = min(max(usual, self._intervals.get(span, 0.0)), AGAIN_LATEST)
         self.refused[span] = Refused(code, interval, now + interval)
         self._learnt(f"{_words(span)} {_why(code)}; its neighbours are read without it")
 

@@ -202,6 +202,18 @@ def test_a_register_that_answers_again_is_read_with_the_others_and_so_are_its_li
     assert reader.plan == [(0, 25), (26, 14)]
 
 
+def test_a_register_that_goes_every_night_is_asked_every_hour_for_all_that() -> None:
+    """L2, peers 16: each return doubled the next pause, after ten nights it was a week."""
+    lessons, now = Lessons(), 0.0
+    for _ in range(20):
+        lessons.bury((HR, 5, 5), 2, now)
+        now = lessons.refused[HR, 5, 5].due
+        lessons.revive((HR, 5, 5), now)
+    lessons.bury((HR, 5, 5), 2, now)
+
+    assert lessons.refused[HR, 5, 5].due == now + AGAIN_LATEST
+
+
 def test_a_register_that_had_answered_before_is_believed_longer_and_asked_sooner() -> None:
     device = Device()
     reader = Reader(run_of(10), device)
