@@ -195,7 +195,7 @@ class ModbusDriver:
             began = clock.monotonic()
             await self._wire.settle(stream.config.unit)
             try:
-                answer = await self._wire.ask(stream.config.unit, request)
+                answer = await self._wire.ask(stream.config.unit, request, is_trial=True)
             except TimeoutError:
                 lost[0, request.where] = inquiry.silent(request)
             else:

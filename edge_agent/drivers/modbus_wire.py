@@ -173,10 +173,13 @@ class Wire:
         """
         await self.ask(unit, self._owed.wider(unit, request, _now()), is_probe=True)
 
-    async def ask(self, unit: int, request: Request, *, is_probe: bool = False) -> Words | Refused:
+    async def ask(
+        self, unit: int, request: Request, *, is_probe: bool = False, is_trial: bool = False
+    ) -> Words | Refused:
         """Return the words (or bits) of the answer, or why there are none.
 
         is_probe  only a sign of life is wanted: an answer to an older request will do
+        is_trial  silence is the request's sooner than the unit's, which may be asked on at once
         errors    ``TimeoutError`` when the unit is silent, ``Disconnected`` when the link is gone
         """
         shape, patience = Shape.of(unit, request), self._patience[unit]
@@ -198,7 +201,7 @@ class Wire:
             self._framing.rest()
             self._pass_over()
             if not is_over or found is None:  # also when it was not waited for to the end
-                self._remember(shape, sent)
+                self._remember(shape, sent, is_brief=self._framing.is_heard or is_trial)
         if found is not None:
             return self._answered(shape, found, sent)
         if self._framing.is_heard:
@@ -314,16 +317,18 @@ class Wire:
             self._owed.forget(unit)
         return answer
 
-    def _remember(self, shape: Shape, sent: list[tuple[int, float]]) -> None:
-        """Note what may be answered late."""
+    def _remember(
+        self, shape: Shape, sent: list[tuple[int, float]], *, is_brief: bool
+    ) -> None:
+        """Note what may be answered late; is_brief: but not by much."""
         if not self._line.is_rtu:
             self._missed |= {mark: (shape.unit, at) for mark, at in sent}
             while len(self._missed) > REMEMBERED:
                 del self._missed[next(iter(self._missed))]
             return
-        patience, is_heard = self._patience[shape.unit], self._framing.is_heard
-        until = self._free_at + (patience.usual if is_heard else patience.stale)
-        self._owed.add(shape, [at for _, at in sent], until, is_brief=is_heard)
+        patience = self._patience[shape.unit]
+        until = self._free_at + (patience.usual if is_brief else patience.stale)
+        self._owed.add(shape, [at for _, at in sent], until, is_brief=is_brief)
 
     def _pass_over(self) -> None:
         """Count what was no answer, and learn from what was a late one."""

@@ -7,6 +7,7 @@ Register n of unit u holds ``1000 * u + n``; addresses from ``HOLE`` on are refu
 
     meter.holes = {7: 2}                          # address: the exception that it answers with
     meter.patient = 40                            # longer requests are not answered
+    meter.mute = {9}                              # nor are those for one of these
     meter.poison = {8}                            # reading one of them spoils the next answer
     meter.memory = {3: 0x4142}                    # what else registers hold
     meter.slow = 0.02                             # seconds that every answer takes
@@ -41,6 +42,7 @@ class Meter:
         self.asked: list[tuple[int, int, int, int]] = []  # unit, function, address, count
         self.holes: dict[int, int] = {}
         self.patient = 125
+        self.mute: set[int] = set()
         self.poison: set[int] = set()
         self.memory: dict[int, int] = {}
         self.slow = 0.0
@@ -112,6 +114,8 @@ class Meter:
             writer.write(struct.pack(">HHHBBB", transaction, 0, 3, unit, function | 0x80, 11))
             return
         if word == "silent" or unit in self.silent_units or count > self.patient:
+            return
+        if not self.mute.isdisjoint(asked):
             return
         await asyncio.sleep(self.slow)
         # a poisoned device answers as if it had been asked two registers further on

@@ -13,7 +13,9 @@ import pytest
 from edge_agent.clock import SystemClock
 from edge_agent.drivers.base import Learns, Probes, TagConfig
 from edge_agent.drivers.modbus import ModbusDevice
+from edge_agent.drivers.modbus_address import Table
 from edge_agent.drivers.modbus_driver import ModbusDriver
+from edge_agent.drivers.modbus_lessons import AGAIN, SILENCE
 from edge_agent.errors import NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
@@ -322,3 +324,19 @@ def test_a_text_without_length_and_a_scale_that_is_none_are_named() -> None:
     assert [path for path, _ in wrong.faults()] == [
         ("tags", "name", "length"), ("tags", "power", "scale_from")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+async def test_a_register_without_answer_costs_the_others_nothing_when_it_is_tried_again(
+    framing: str,
+) -> None:
+    """L1, peers 20: over RTU its late answer would look like those of its neighbours."""
+    wanted = tags(a="hr:0", b="hr:10", c="hr:20")
+    async with Meter(framing) as meter, driving({"m": device(at(meter), tags=wanted)}) as driver:
+        meter.mute = {20}
+        span = (Table.HOLDING_REGISTERS, 20, 20)
+        driver._lessons["m"].bury(span, SILENCE, now=-AGAIN)  # it is due
+        rows = [row(await read(driver)) for _ in range(4)]
+
+    assert (1, 3, 20, 1) in meter.asked
+    assert rows == [[(1000.0, 0), (1010.0, 0), (None, Quality.BAD_NO_ANSWER)]] * 4
