@@ -8,8 +8,9 @@ is in step.
 
 Until that is shown, what is wanted is asked for only after a request of such a length (``apart``).
 Exceptions have no length: where that one is refused, one of another function shows it, also by an
-exception (``of_another_function``). For two time-outs a request like the unanswered one is not sent
-at all: a unit that is merely slow must not be pressed.
+exception (``of_another_function``). Where nothing comes at several of these, not even late, nothing
+is held back: a unit may be silent to all that it does not know. For two time-outs a request like
+the unanswered one is not sent at all: a unit that is merely slow must not be pressed.
 """
 
 from dataclasses import dataclass, field, replace

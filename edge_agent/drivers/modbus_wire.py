@@ -42,6 +42,7 @@ GATEWAY_SILENT = (0x0A, 0x0B)
 _Found = tuple[int, Words | Refused]  # the mark of the request, and what answers it
 
 UNKNOWN_FUNCTION = 0x01
+IN_VAIN = 3  # requests of another length after which a unit is silent to those, not behind
 REMEMBERED = 16  # requests given up whose late answers are recognised
 READ_AT_ONCE = 8192  # bytes; asyncio's own 256 KiB are mapped and unmapped at each read
 
@@ -128,6 +129,7 @@ class Wire:
         self._was_silent = False  # the unit asked last: what is behind it may still be busy with it
         self._mute_since: float | None = None  # when the first request went out that got nothing
         self._owed = Owed()  # over RTU
+        self._in_vain = Counter[int]()  # requests of another length, since a unit said anything
         self._missed: dict[int, tuple[int, float]] = {}  # over TCP: mark -> unit, when it was sent
 
     async def open(self) -> None:
@@ -295,7 +297,14 @@ class Wire:
             await asyncio.sleep(wait)
         if not self._owed.owes(unit):
             return None
-        answer = await self.ask(unit, self._owed.apart(unit, request), is_probe=True)
+        try:
+            answer = await self.ask(unit, self._owed.apart(unit, request), is_probe=True)
+        except TimeoutError:
+            self._in_vain[unit] += 1
+            if self._in_vain[unit] >= IN_VAIN:  # what is held back would have come by now
+                self._owed.forget(unit)
+            raise
+        del self._in_vain[unit]
         if isinstance(answer, Refused) and answer.code:  # whichever request it is that it refuses
             answer = await self._of_another_function(unit, request)
         if isinstance(answer, Refused) and not answer.code:
@@ -317,9 +326,7 @@ class Wire:
             self._owed.forget(unit)
         return answer
 
-    def _remember(
-        self, shape: Shape, sent: list[tuple[int, float]], *, is_brief: bool
-    ) -> None:
+    def _remember(self, shape: Shape, sent: list[tuple[int, float]], *, is_brief: bool) -> None:
         """Note what may be answered late; is_brief: but not by much."""
         if not self._line.is_rtu:
             self._missed |= {mark: (shape.unit, at) for mark, at in sent}
@@ -339,6 +346,7 @@ class Wire:
         strays, framing.strays = framing.strays, []
         for stray in strays:
             self.counts["late_frames"] += 1
+            del self._in_vain[stray.shape.unit]
             if self._line.is_rtu:
                 late = self._owed.came(stray.shape, _now())
                 if late is not None:

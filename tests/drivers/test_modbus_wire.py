@@ -167,6 +167,30 @@ async def test_a_device_that_is_one_answer_behind_never_shows_an_old_value(
     assert good > 0
 
 
+async def test_a_unit_that_knows_requests_of_one_length_only_is_read_again_after_a_silence() -> (
+    None
+):
+    """L3, peers 20, 23: nothing tells its answers apart, and it says nothing to other lengths."""
+    bound = Duration(0.1)
+    async with (
+        Meter("rtu") as meter,
+        driving({"m": device(at(meter), tags=tags(a="hr:0"), timeout=bound)}) as driver,
+    ):
+        await known(driver)
+        meter.patient = 1
+        meter.script = ["silent", "silent"]
+        found = None
+        for _ in range(8):
+            try:
+                found = row(await read(driver))
+            except NoAnswer:
+                await asyncio.sleep(2 * bound)
+                with suppress(NoAnswer):
+                    await driver.probe("m")
+
+    assert found == [(1000.0, 0)]
+
+
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])
 async def test_a_lost_answer_costs_no_row(framing: str) -> None:
     async with (
