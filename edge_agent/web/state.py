@@ -5,6 +5,8 @@ twice, as whole milliseconds for a browser and as nanoseconds in text: 64-bit in
 survive JSON there.
 """
 
+from collections.abc import Iterator
+from functools import cache
 from typing import cast
 from zoneinfo import ZoneInfo
 
@@ -13,12 +15,13 @@ from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import LinkHealth, LogCounts, ReaderCounts
 from edge_agent.metrics.base import Window
 from edge_agent.metrics.windows import Calendar
-from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Tag
+from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema
 from edge_agent.web.sources import Sources
 
 Json = dict[str, object]
 MS = 1_000_000
 _ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo")
+_NUMBERS = frozenset({Kind.GAUGE, Kind.COUNTER})  # they have no words
 _LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for after a restart
 
 
@@ -30,6 +33,7 @@ def window_span(name: str, time: int, zone: ZoneInfo) -> tuple[int, int] | None:
     return Calendar(zone).window(cast("Window", name), time - 1)
 
 
+@cache
 def quality_name(quality: int) -> str:
     """Return the name of a quality; of its class for a number that is not known."""
     try:
@@ -82,11 +86,7 @@ def _device(sources: Sources, name: str, link: LinkHealth | None, streams: list[
         "state": "up" if link is None else link.state.value,
         "silent": link is not None and name in link.silent,
         "streams": [stream_of(schema, block) for schema, block in known],
-        "rows": [
-            _value(sources, schema, i, tag, block)
-            for schema, block in known
-            for i, tag in enumerate(schema.tags)
-        ],
+        "rows": [row for schema, block in known for row in _values(sources, schema, block)],
     }
 
 
@@ -102,23 +102,31 @@ def stream_of(schema: Schema, block: SampleBlock) -> Json:
     }
 
 
-def _value(sources: Sources, schema: Schema, i: int, tag: Tag, block: SampleBlock) -> Json:
-    value, quality = float(block.value[i, -1]), int(block.quality[i, -1])
-    number = plain(value, quality)
-    text = block.text(i, -1)
+def _values(sources: Sources, schema: Schema, block: SampleBlock) -> Iterator[Json]:
+    """Yield the newest value of each tag of a stream; there may be a hundred thousand of them."""
+    time_ms = int(block.time[-1]) // MS
+    newest = zip(block.value[:, -1].tolist(), block.quality[:, -1].tolist(), strict=True)
+    for i, (tag, (value, quality)) in enumerate(zip(schema.tags, newest, strict=True)):
+        number = plain(value, quality)
+        yield {
+            "stream": schema.stream,
+            "tag": tag.name,
+            "unit": tag.unit.code,
+            "kind": tag.kind.value,
+            "value": number,
+            "quality": quality,
+            "quality_name": quality_name(quality),
+            "time_ms": time_ms,
+            "text": None if tag.kind in _NUMBERS else _text(sources, block, i, number),
+        }
+
+
+def _text(sources: Sources, block: SampleBlock, i: int, number: float | None) -> str | None:
+    """Return what a state or a text says."""
+    tag = block.schema.tags[i]
     if number is not None and tag.kind is Kind.STATE:
-        text = sources.states.get(f"{schema.owner}.{tag.name}", {}).get(round(number))
-    return {
-        "stream": schema.stream,
-        "tag": tag.name,
-        "unit": tag.unit.code,
-        "kind": tag.kind.value,
-        "value": number,
-        "quality": quality,
-        "quality_name": quality_name(quality),
-        "time_ms": int(block.time[-1]) // MS,
-        "text": text,
-    }
+        return sources.states.get(f"{block.schema.owner}.{tag.name}", {}).get(round(number))
+    return block.text(i, -1)
 
 
 def change(sources: Sources, stream: str) -> Json | None:
