@@ -31,6 +31,7 @@ TCP_CONNECT = 0.8  # s, real: a host on the plant's network accepts sooner, or i
 SESSION_MS = 60_000  # a session that we could not close is forgotten soon; a PLC has few of them
 NAMESPACES, CURRENT_TIME = 2255, 2258  # node ids, OPC 10000-6, annex A
 UNTRUSTED = "the server does not trust the agent's certificate (accept it there)"
+CLOSED = "the server closes the connection: perhaps it does not trust the agent's certificate"
 _REFUSED_USER = "the server refuses the user or the password"
 _WORDS = {
     "BadUserAccessDenied": _REFUSED_USER,
@@ -69,7 +70,7 @@ def new_client(endpoint: str, timeout: float) -> "Client":
                 async with asyncio.timeout(TCP_CONNECT):
                     await super().connect_socket()
             except TimeoutError as e:
-                raise ConnectionError("the host does not accept connections in time") from e
+                raise Unreachable("the host does not accept connections in time") from e
             except OSError as e:
                 raise Unreachable(str(e)) from e
 

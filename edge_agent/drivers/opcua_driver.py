@@ -28,6 +28,7 @@ from edge_agent.drivers.base import Group, Vocabulary, apply_flag, groups_of
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_address import NodeAddress
 from edge_agent.drivers.opcua_client import (
+    CLOSED,
     NAMESPACES,
     UNTRUSTED,
     Asked,
@@ -159,7 +160,10 @@ class OpcUaDriver:
             with self._failures():
                 self._client = client = new_client(self._endpoint, self._timeout)
                 thumbprint = await self._introduce(client)
-                await client.connect()
+                try:
+                    await client.connect()
+                except ConnectionError as e:  # some servers say nothing more
+                    raise ConnectionError(CLOSED if self._secured else str(e)) from e
                 self._thumbprint = thumbprint  # the server has proved that it is its own
                 await self._look_up(client)
                 self._note_gaps()
@@ -168,9 +172,14 @@ class OpcUaDriver:
                         self._pushed[group] = self._subscription(client, group)
                         await self._pushed[group].begin()
         except Disconnected as e:
-            if UNTRUSTED in str(e):  # the next try shows the other certificate, if there are two
+            if UNTRUSTED in str(e) or CLOSED in str(e):
+                # the next try shows the other certificate, if there are two
                 self._previous = not self._previous
             raise
+
+    @property
+    def _secured(self) -> bool:
+        return self._security is not None and self._security.secured
 
     async def _introduce(self, client: "Client") -> str | None:
         """Prepare a client as the configuration has it; return the server's thumbprint."""

@@ -100,10 +100,14 @@ async def connected(
 
 
 class DeafGate:
-    """A relay that, when deaf, takes everything and hands on nothing."""
+    """A relay that, when deaf, takes everything and hands on nothing.
+
+    closes_after  connections that it relays; those that come later are closed at once
+    """
 
     def __init__(self) -> None:
         self.deaf, self.url = False, ""
+        self.closes_after = 1 << 30
         self.tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -111,6 +115,10 @@ class DeafGate:
         gate, port = cls(), int(server.url.rpartition(":")[2])
 
         async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            gate.closes_after -= 1
+            if gate.closes_after < 0:
+                writer.close()
+                return
             there, back = await asyncio.open_connection("127.0.0.1", port)
             async with asyncio.TaskGroup() as both:
                 both.create_task(gate.carry(reader, back))

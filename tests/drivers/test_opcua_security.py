@@ -28,7 +28,7 @@ from edge_agent.drivers.opcua_driver import OpcUaDriver
 from edge_agent.drivers.opcua_security import Policy, Security
 from edge_agent.errors import Disconnected
 from edge_agent.units import Secret
-from tests.drivers.opcua_plant import URI, Plant
+from tests.drivers.opcua_plant import URI, DeafGate, Plant
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 S = ua.SecurityPolicyType
@@ -336,6 +336,20 @@ async def test_the_old_certificate_goes_on_until_the_server_trusts_the_new_one(
     assert seen[0] is False
     assert seen[1] is True
     assert all(seen[1:])
+
+
+async def test_a_server_that_only_closes_the_connection_is_told_what_it_may_be(
+    fortress: Plant, tmp_path: Path
+) -> None:
+    gate = await DeafGate.opened(fortress)
+    gate.closes_after = 1  # the endpoints are told, the secured channel is not opened
+    url, fortress.url = fortress.url, gate.url
+    try:
+        said = await refusal(driver_of(fortress, tmp_path))
+    finally:
+        fortress.url = url
+        await gate.close()
+    assert "perhaps it does not trust the agent's certificate" in said
 
 
 # ---- trust
