@@ -29,6 +29,7 @@ from edge_agent.tools.plausible import (
 Memory = Mapping[Table, Mapping[int, int]]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
+BLOCK, FIRST_BLOCKS = 100, 10  # registers; 1000 of them are read of a device that has them all
 PART = 0.2  # share of a map's tags from which it may turn out to be the one
 OWN, ALL_BUT = 5, 0.9  # registers that are not 0, and the share of them that a map must name
 LEAST = 0.6  # share of a map's tags that must be readable
@@ -284,3 +285,13 @@ def spans_of(maps: Iterable[ModbusDevice], table: Table) -> list[tuple[int, int]
             head = min((registers[c] for c in request.columns), key=lambda r: (r.first, r.last))
             found.add((head.first, head.last - head.first + 1))
     return sorted(found)
+
+
+def blocks_of(maps: Iterable[ModbusDevice], table: Table) -> list[int]:
+    """Return where blocks of ``BLOCK`` registers begin that hold what any map names, and the first.
+
+    For a device that answers any address: it has no ranges that could be found.
+    """
+    spans = [device.register(tag).span for device in maps for tag in device.tags.values()]
+    named = {a // BLOCK for where, first, last in spans if where is table for a in (first, last)}
+    return [BLOCK * n for n in sorted(named | set(range(FIRST_BLOCKS)))]

@@ -101,7 +101,7 @@ def search(found: Found, hints: Iterable[Span]) -> Asking:
         if all(a in found.words for a in range(hint.first, hint.last + 1)):
             continue
         if found.everywhere:
-            yield from _ask(found, hint)
+            yield from _whole(found, hint)
         elif hint.first not in found.holes or hint.count > 1:
             yield from _from(found, hint)
         if found.absent:
@@ -120,6 +120,19 @@ def _ask(found: Found, span: Span) -> Generator[Span, Reply, bool]:
     found.longest = max(found.longest, span.count)
     found.words |= {span.first + i: word for i, word in enumerate(reply)}
     return True
+
+
+def _whole(found: Found, span: Span) -> Asking:
+    """Read a span in parts as large as the device allows."""
+    at = span.first
+    while at <= span.last:
+        count = min(found.limit, span.last - at + 1)
+        if (yield from _ask(found, Span(at, count))):
+            at += count
+        elif count == 1:
+            return
+        else:
+            found.limit = count // 2
 
 
 def _from(found: Found, hint: Span) -> Asking:

@@ -17,9 +17,18 @@ from edge_agent.drivers.modbus_plan import Request
 from edge_agent.drivers.modbus_wire import Manners, Refused, Wire, Words
 from edge_agent.errors import ConfigError, Disconnected
 from edge_agent.tools.fit import Fit
-from edge_agent.tools.guess import Memory, Unknown, contenders, fits, spans_of, unknown
+from edge_agent.tools.guess import (
+    BLOCK,
+    Memory,
+    Unknown,
+    blocks_of,
+    contenders,
+    fits,
+    spans_of,
+    unknown,
+)
 from edge_agent.tools.models import Models
-from edge_agent.tools.ranges import Found, Refusal, Reply, Span, grid, search
+from edge_agent.tools.ranges import LAST, Found, Refusal, Reply, Span, grid, search
 from edge_agent.units import Duration
 
 SILENCES = 4  # unanswered requests in a row after which a table is left alone
@@ -158,6 +167,9 @@ class Scan:
                 held = len(found.words)
                 if not await self._search(unit, table, found, hint):
                     break
+                if found.everywhere:
+                    await self._read_blocks(unit, table, found)
+                    break
                 if len(found.words) > held:
                     unit.fits = fits(self.maps, unit.memory)
                     wanted = self._wanted(unit, table)
@@ -165,6 +177,14 @@ class Scan:
         is_sure = bool(unit.fits) and unit.fits[0].words == "very likely"
         unit.unknown = [] if is_sure else unknown(unit.memory)
         unit.done = True
+
+    async def _read_blocks(self, unit: Unit, table: Table, found: Found) -> None:
+        """Read of a device that answers any address what the templates name, and the beginning."""
+        for first in blocks_of(self.maps.values(), table):
+            if not await self._search(
+                unit, table, found, Span(first, min(BLOCK, LAST + 1 - first))
+            ):
+                return
 
     def _is_enough(self, unit: Unit) -> bool:
         """Return whether a template fits, so that a long range need not be read to its end."""
@@ -216,7 +236,7 @@ class Scan:
                     await asyncio.sleep(STALE * self.wish.timeout)
                 span = asking.send(Refusal(0) if reply is None else reply)
         except StopIteration:
-            return not (found.absent or (found.everywhere and hint.count == 1))
+            return not found.absent
 
 
 def alike(one: Unit, other: Unit) -> bool:

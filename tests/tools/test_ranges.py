@@ -115,6 +115,18 @@ def test_a_device_that_answers_everything_is_asked_little() -> None:
     assert found.requests == len(grid()) + 3
 
 
+def test_a_device_that_answers_everything_is_read_in_parts_that_it_allows() -> None:
+    device, found = Device(((0, LAST),), limit=60), Found()
+    asking = search(found, [Span(0, 200)])
+    try:
+        span = next(asking)
+        while True:
+            span = asking.send(device.reply(span))
+    except StopIteration:
+        assert set(range(200)) <= set(found.words)
+    assert found.limit <= 60
+
+
 def test_a_table_without_its_function_costs_one_request() -> None:
     found = searched(Device((), code=1), grid())
     assert found.absent

@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import struct
+import sys
 import tty
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,8 @@ from simulators.modbus_server import ModbusServer, Unit
 from simulators.plant import CementPlant
 from simulators.sources import anything
 from simulators.tables import device_table
-from tests.commands import command, environment, run
+from tests.commands import ROOT, command, environment, run
+from tests.drivers.foreign_server import SIZE
 from tests.drivers.modbus_meter import Meter
 from tests.servers import free_port
 
@@ -260,3 +262,42 @@ def test_what_cannot_be_scanned_is_told_in_one_line(
     assert (done, said) == (status, "")
     assert told in error
     assert error.count("\n") == 1
+
+
+@asynccontextmanager
+async def foreign(kind: str, holding: dict[int, int], tmp_path: Path) -> AsyncIterator[str]:
+    """A server written by others as a process of its own; its holding registers."""
+    tables = [0] * (4 * SIZE)
+    for address, word in holding.items():
+        tables[2 * SIZE + address] = word
+    held = tmp_path / "map"
+    held.write_bytes(struct.pack(f"<{len(tables)}H", *tables))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.drivers.foreign_server", kind, str(held),
+        stdout=asyncio.subprocess.PIPE, env=environment(), cwd=ROOT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield f"modbus+tcp://127.0.0.1:{int(await process.stdout.readline())}"
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+@pytest.mark.timeout(60)  # a server and the command, each a process
+@pytest.mark.parametrize("kind", ["pyModbusTCP", "uModbus"])
+async def test_the_byte_order_of_a_server_written_by_others_is_found(
+    kind: str, tmp_path: Path
+) -> None:
+    values = [230.5, 231.25, 229.75, 12.5, 12.75, 12.0, 50.02]
+    words = [w for v in values for w in struct.unpack(">HH", struct.pack(">f", v))[::-1]]
+    async with foreign(kind, dict(enumerate(words, 100)), tmp_path) as url:
+        status, said, error = await scanned(url, "--units", "1", "--function", "3", *QUICK)
+    assert (status, error) == (0, "")
+    assert re.search(
+        r"^1 +none +possible +f32 CDAB in hr +3 voltages of 230\.5 V", said, re.MULTILINE
+    )
+    devices = load(pasted(said, tmp_path)).devices
+    tags = devices["unit-1"].tags
+    assert (tags["voltage_l3"].at, tags["frequency"].at) == ("hr:104", "hr:112")
+    assert {tag.order for tag in tags.values()} == {"CDAB"}
