@@ -143,21 +143,26 @@ class ModbusDevice(DeviceConfig):
             tag.length or 0,
         )
 
-    def plan(
-        self,
-        tags: Sequence[str],
-        bounds: Bounds = NOTHING_FOUND,
-        suspects: Sequence[tuple[int, ...]] = (),
-    ) -> ReadPlan:
-        """Return how the tags of a stream are read, after what was found out of the device."""
+    def plan(self, tags: Sequence[str]) -> ReadPlan:
+        """Return how the tags of a stream are read while nothing is known of the device."""
         columns = []
         for tag in tags:
             of = self.tags[tag].scale_from
             register = self.register(self.tags[tag])
             columns.append(register if of is None else replace(register, exponent=tags.index(of)))
         declared = tuple(self.register(tag).span for tag in self.tags.values())
-        limits = (self.max_registers, self.max_gap, self.sections, self.cost)
-        return _plan(tuple(columns), declared, limits, bounds, tuple(suspects))
+        return _plan(tuple(columns), declared, self._limits, NOTHING_FOUND, ())
+
+    def replan(
+        self, plan: ReadPlan, bounds: Bounds, suspects: Sequence[tuple[int, ...]]
+    ) -> ReadPlan:
+        """Return the plan of the same tags after what was found out; one in doubt is not kept."""
+        make = _plan.__wrapped__ if suspects else _plan
+        return make(plan.registers, plan.declared, self._limits, bounds, tuple(suspects))
+
+    @property
+    def _limits(self) -> Limits:
+        return self.max_registers, self.max_gap, self.sections, self.cost
 
     def plans(self, name: str) -> dict[Group, ReadPlan]:
         """Return the streams of the device and how each is read; ``name`` is the device's id."""

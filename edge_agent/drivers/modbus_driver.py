@@ -45,7 +45,7 @@ class _Stream:
     def of(
         cls, device: str, config: ModbusDevice, group: Group, tags: tuple[str, ...], known: Lessons
     ) -> "_Stream":
-        inquiry = Inquiry(partial(config.plan, tags), known)
+        inquiry = Inquiry(partial(config.replan, config.plan(tags)), known)
         columns = enumerate(inquiry.plan.registers)
         readers = {i: TextReader() for i, r in columns if r.type == "text"}
         return cls(device, config, group.schema, inquiry, readers)

@@ -164,6 +164,7 @@ class ReadPlan:
     dead      one request per refused register of the stream, asked again now and then
     words     of the row of words of a scan, suspects and dead ones included
     cost      of the link
+    declared  what else may be read along
     """
 
     registers: tuple[Register, ...]
@@ -172,6 +173,7 @@ class ReadPlan:
     dead: tuple[Request, ...]
     words: int
     cost: Cost
+    declared: tuple[Span, ...] = field(repr=False)
     _decoder: Decoder = field(repr=False)
 
     @classmethod
@@ -204,7 +206,8 @@ class ReadPlan:
         apart = [tuple(group) for group in dead.values()]
         doubtful.update(*apart)
         refused = [*bounds.dead, *(_hull(columns, group) for group in suspects)]
-        known = [*(r.span for r in columns), *declared]
+        also = tuple(declared)
+        known = [*(r.span for r in columns), *also]
         row = _Row()
         for table in Table:
             most = bounds.max_bits if table.is_bits else bounds.max_registers
@@ -237,6 +240,7 @@ class ReadPlan:
             tuple(rest[len(suspects) :]),
             row.words,
             cost,
+            also,
             Decoder.build(columns, start, row.words),
         )
 
@@ -383,8 +387,12 @@ class _Ways:
     def _cheapest(self, part: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return the partition into runs of neighbours that takes the least time.
 
-        From the last on: ``time[i]`` is what the registers from the i-th on cost at best.
+        From the last on: ``time[i]`` is what the registers from the i-th on cost at best. Where
+        each register follows the one before, every partition reads as many, so the fewest requests
+        are the quickest, and filling one after the other gives these.
         """
+        if not self.table.is_bits and all(b[0] == a[1] + 1 for a, b in pairwise(part)):
+            return self._filled(part)
         n, price = len(part), self._price
         first, last = np.array(part, np.int64).reshape(n, 2).T
         time, count = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
@@ -401,4 +409,14 @@ class _Ways:
         while i < n:
             spans.append((int(first[i]), int(last[until[i] - 1])))
             i = int(until[i])
+        return spans
+
+    def _filled(self, part: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return the partition whose requests are as long as they may be."""
+        spans: list[tuple[int, int]] = []
+        for first, last in part:
+            if spans and last - spans[-1][0] < self.limit:
+                spans[-1] = spans[-1][0], last
+            else:
+                spans.append((first, last))
         return spans
