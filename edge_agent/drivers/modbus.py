@@ -23,10 +23,10 @@ from edge_agent.drivers.base import (
 )
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.modbus_address import Address
+from edge_agent.drivers.modbus_partition import Cost
 from edge_agent.drivers.modbus_plan import (
     NOTHING_FOUND,
     Bounds,
-    Cost,
     ReadPlan,
     section_of,
 )

@@ -16,7 +16,8 @@ from edge_agent.config.loading import load
 from edge_agent.drivers.base import groups_of
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_address import Address, Table
-from edge_agent.drivers.modbus_plan import NOTHING_FOUND, TCP, Bounds, Cost, ReadPlan
+from edge_agent.drivers.modbus_partition import TCP, Cost
+from edge_agent.drivers.modbus_plan import NOTHING_FOUND, Bounds, ReadPlan
 from edge_agent.drivers.modbus_register import Register
 
 METERS = Path(__file__).parents[2] / "configs" / "meters"
