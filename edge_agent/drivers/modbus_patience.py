@@ -3,7 +3,8 @@
 The configured time-out is where it begins. From then on the unit's own round trips tell, as for
 TCP's retransmission timer: their smoothed mean and four times their mean deviation. When a unit
 that has answered until now does not within that time, it is asked once more, and has the rest of
-its limit to answer. One that was silent the last time is asked once only, and not for long: it is
+its limit to answer. (Over TCP nothing is lost on the way, so it is asked again late, and only where
+nobody else waits.) One that was silent the last time is asked once only, and not for long: it is
 probably dead, and others wait. Every fourth time it is given all the time there is, for it may have
 come back slower than it was.
 
@@ -20,6 +21,7 @@ measurement).
 FLOOR = 0.1  # seconds; no unit is given up sooner, unless its configured time-out is shorter
 ALONE = 0.3  # the same where nobody else waits for the link
 GROWTH = 4.0  # a limit is never more than so many configured time-outs
+LEAST = 0.5  # seconds; a unit that is well is not given up sooner either, be it ever so quick
 FULL = 4  # each so many silences a unit is waited for as long as for one that is well
 MARGIN = 1.25  # an answer that was late may be so much later the next time
 
@@ -29,9 +31,11 @@ class Patience:
 
     timeout  as configured
     alone    nobody else waits for the link
+    loses_frames  the link does; TCP does not, what is behind it may
     """
 
-    def __init__(self, timeout: float, *, alone: bool) -> None:
+    def __init__(self, timeout: float, *, alone: bool, loses_frames: bool) -> None:
+        self._loses_frames = loses_frames
         self._configured = timeout
         self._alone = alone
         self._mean: float | None = None
@@ -58,17 +62,20 @@ class Patience:
         if self._mean is None:
             return self.most
         if self._silences:
-            tries, is_whole = 2, self._silences % FULL == 0
+            least, is_whole = 2 * self.usual, self._silences % FULL == 0
         else:
-            tries, is_whole = 3, self._alone
-        return self.most if is_whole else min(self.most, max(tries * self.usual, self._learnt))
+            least, is_whole = max(3 * self.usual, LEAST), self._alone
+        return self.most if is_whole else min(self.most, max(least, self._learnt))
 
     @property
     def first(self) -> float:
         """How long until it is asked again; the limit where it is not."""
         limit = self.limit
-        again = self._mean is not None and not self._silences and 2 * self.usual <= limit
-        return self.usual if again else limit
+        if self._mean is None or self._silences or 2 * self.usual > limit:
+            return limit
+        if self._loses_frames:
+            return self.usual
+        return limit / 2 if self._alone else limit
 
     @property
     def stale(self) -> float:

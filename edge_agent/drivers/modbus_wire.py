@@ -120,7 +120,10 @@ class Wire:
         self.counts = Counter(late_frames=0, corrupt_frames=0, retries=0, renewals=0)
         self._line, self._units = line, dict(units)
         alone = len(units) == 1
-        self._patience = {n: Patience(unit.timeout, alone=alone) for n, unit in units.items()}
+        self._patience = {
+            number: Patience(unit.timeout, alone=alone, loses_frames=line.is_rtu)
+            for number, unit in units.items()
+        }
         self._framing: Mbap | Rtu = Rtu() if line.is_rtu else Mbap()
         self._client: AsyncModbusTcpClient | AsyncModbusSerialClient | None = None
         self._link: _Link | None = None

@@ -2,18 +2,20 @@
 
 import pytest
 
-from edge_agent.drivers.modbus_patience import ALONE, FLOOR, GROWTH, Patience
+from edge_agent.drivers.modbus_patience import ALONE, FLOOR, GROWTH, LEAST, Patience
 
 
-def after(*round_trips: float, timeout: float = 1.0, alone: bool = False) -> Patience:
-    patience = Patience(timeout, alone=alone)
+def after(
+    *round_trips: float, timeout: float = 1.0, alone: bool = False, loses_frames: bool = True
+) -> Patience:
+    patience = Patience(timeout, alone=alone, loses_frames=loses_frames)
     for took in round_trips:
         patience.answered(took)
     return patience
 
 
 def test_it_begins_with_the_configured_time_out_and_no_second_try() -> None:
-    patience = Patience(0.7, alone=False)
+    patience = after(timeout=0.7)
 
     assert patience.first == patience.limit == 0.7
 
@@ -22,7 +24,15 @@ def test_a_quick_unit_is_soon_asked_again_and_soon_given_up() -> None:
     patience = after(*[0.02] * 50)
 
     assert patience.first == FLOOR
-    assert patience.limit == pytest.approx(3 * FLOOR)
+    assert patience.limit == LEAST
+
+
+def test_over_tcp_a_unit_is_asked_again_late_and_only_where_nobody_else_waits() -> None:
+    alone = after(*[0.02] * 50, alone=True, loses_frames=False)
+    shared = after(*[0.02] * 50, loses_frames=False)
+
+    assert (alone.first, alone.limit) == (0.5, 1.0)
+    assert (shared.first, shared.limit) == (LEAST, LEAST)
 
 
 def test_a_unit_that_has_the_link_to_itself_is_given_its_whole_time_out() -> None:
@@ -112,4 +122,4 @@ def test_a_device_that_is_one_answer_behind_is_not_slow() -> None:
     patience.silent()
     patience.answered(0.02)
 
-    assert patience.limit == pytest.approx(3 * FLOOR)
+    assert patience.limit == LEAST
