@@ -246,7 +246,8 @@ def _tags(menu: _Menu) -> None:
     more = (
         "The first row names the columns: device, tag, at, type, order, scale, unit, kind …,\n"
         "or 设备, 点名, 地址, 类型, 字节序, 系数, 单位, 种类 …; tags export writes all of them.\n"
-        "Only device, tag and at are needed; at not where a template has the tag. An empty cell\n"
+        "Only device, tag and at are needed; at not where a template has the tag. With connect\n"
+        "(and template, ct, pt) a table is all that its devices need to be read. An empty cell\n"
         "leaves what the template says, - takes it away, and no in the column use takes the tag\n"
         "out. CSV may be UTF-8 or GBK, with comma, semicolon or tab. Each mistake is told as\n"
         "file:row:column; the rows that are right are written all the same."

@@ -66,9 +66,14 @@ COLUMNS = (
            "no: this tag is not read", "否则不采集"),
     Column("origin", "来源", (), "template, changed, own: told by export", "导出时的说明"),
     Column("template", "模板", ("仪表模板", "型号", "model"), "acrel/adl3000", "仪表模板"),
+    Column("ct", "电流变比", ("电流互感器变比",),
+           "ratio of the device's current transformers: 600/5 A is 120", "电流互感器变比"),
+    Column("pt", "电压变比", ("电压互感器变比", "vt"),
+           "ratio of its voltage transformers: 10000/100 V is 100", "电压互感器变比"),
     Column("connect", "连接", ("连接地址", "通道", "链路", "url", "endpoint"),
            "modbus+tcp://192.168.1.20:502?unit=1", "设备的连接"),
 )  # fmt: skip
+DEVICE_KEYS = ("connect", "template", "ct", "pt")
 TAG_KEYS = tuple(key(f.name) for f in fields(TagConfig))
 _NULLABLE = {key(f.name) for f in fields(TagConfig) if f.default is None}
 
@@ -162,6 +167,8 @@ def value_of(column: str, text: str) -> object:
     What is not understood here is handed on as text: the configuration says what it should be.
     """
     plain = text.strip()
+    if column in {"connect", "template"}:
+        return plain
     if plain in {NOTHING, "—", "无", "none", "null"} and column in (
         _NULLABLE | {"invalid", "states"}
     ):
@@ -240,5 +247,6 @@ def _states(text: str) -> object:
 
 _READERS: Mapping[str, Callable[[str], object]] = {
     "scale": _number, "offset": _number, "modulus": _number, "deadband": _number, "length": _whole,
+    "ct": _number, "pt": _number,
     "invalid": _invalid, "range": _range,
 }  # fmt: skip

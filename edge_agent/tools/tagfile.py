@@ -12,7 +12,7 @@ from typing import NamedTuple
 from edge_agent.errors import ConfigError
 from edge_agent.tools.cells import COLUMNS
 
-NUMBERS = {"scale", "offset", "modulus", "deadband", "length"}
+NUMBERS = {"scale", "offset", "modulus", "deadband", "length", "ct", "pt"}
 DELIMITERS = ",;\t"
 GREY = "808080"
 WIDEST = 44

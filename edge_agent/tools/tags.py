@@ -16,6 +16,7 @@ from edge_agent.config.tree import read as read_yaml
 from edge_agent.drivers.base import DeviceConfig, TagConfig
 from edge_agent.errors import ConfigError
 from edge_agent.tools.cells import (
+    DEVICE_KEYS,
     TAG_KEYS,
     Column,
     column_of,
@@ -25,7 +26,7 @@ from edge_agent.tools.cells import (
     value_of,
 )
 from edge_agent.tools.models import Models
-from edge_agent.tools.pasted import device_lines, differing
+from edge_agent.tools.pasted import device_lines, differing, number
 from edge_agent.tools.tagfile import Cell, Grid, letter
 
 TITLES = 10  # rows in which the headings are looked for: tables like to have a title
@@ -53,6 +54,8 @@ def exported(config: Config, devices: Sequence[str] = ()) -> list[Row]:
             "device": name,
             "template": device.template or "",
             "connect": written.get(name, device.connect),
+            "ct": "" if device.ct == 1 else number(device.ct),
+            "pt": "" if device.pt == 1 else number(device.pt),
         }
         for tag, config_of in device.tags.items():
             below = known.get(tag)
@@ -195,7 +198,8 @@ class _Import:
             if column == "use":
                 row.used = is_used(text)
             elif column != "origin":
-                value = value_of(column, text) if column in TAG_KEYS else text
+                plain = column not in TAG_KEYS and column not in DEVICE_KEYS
+                value = text if plain else value_of(column, text)
                 row.cells[column] = _node(value, text, mark)
         except ValueError as e:
             self._fault(mark, str(e))
@@ -223,7 +227,7 @@ class _Import:
 
     def _device(self, device: str, rows: list[_Row]) -> tuple[list[str], int]:
         """Return the YAML of a device and how many of its rows are right."""
-        keys = {key: node for key in ("connect", "template") if (node := self._common(rows, key))}
+        keys = {key: node for key in DEVICE_KEYS if (node := self._common(rows, key))}
         rows = list(self._once(rows))
         template = keys.get("template")
         if template is not None and template.value not in self._models.names():
@@ -235,6 +239,12 @@ class _Import:
         made: DeviceConfig | None = None
         while rows:
             made, wrong = self._made(device, {**keys, "connect": connect}, rows, known)
+            broken = [k for k, n in keys.items() if (n.mark.line, n.mark.column) in wrong]
+            if broken:  # of the device itself: its rows are looked at without
+                for key in broken:
+                    del keys[key]
+                connect = self._address(keys, rows)
+                continue
             bad = {line for line, _ in wrong}
             left = [row for row in rows if row.number not in bad]
             if len(left) == len(rows):

@@ -224,6 +224,23 @@ def test_a_table_with_addresses_is_a_whole_plant(tmp_path: Path) -> None:
     assert read["plc"].tags["count"].invalid == (65535, 0x7FFF)
 
 
+def test_what_is_wrong_with_the_device_costs_none_of_its_rows() -> None:
+    text = (
+        "设备,连接,电流变比,电压变比,模板,点名,地址,单位\n"
+        "em,modbus+tcp://h:99999,twelve,100,chint/dtsu666,voltage_l1,,\n"
+        "em,,,,,extra,hr:7,kW\n"
+    )
+    found = imported(table(text), "points.csv", Models())
+    assert [fault.partition(" ")[0] for fault in found.faults] == [
+        "points.csv:2:B:",
+        "points.csv:2:C:",
+    ]
+    device = yaml.safe_load("\n".join(found.lines))["devices"]["em"]
+    assert device == {
+        "template": "chint/dtsu666", "pt": 100, "tags": {"extra": {"at": "hr:7", "unit": "kW"}},
+    }  # fmt: skip
+
+
 def test_no_in_the_column_use_takes_a_template_s_tag_out() -> None:
     text = "设备,模板,点名,启用,量程\nem,chint/dtsu666,voltage_l2,否,\nem,,frequency,是,45..55\n"
     assert tags_of(text)["em"]["tags"] == {"voltage_l2": None, "frequency": {"range": [45, 55]}}
