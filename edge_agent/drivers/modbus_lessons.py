@@ -27,6 +27,7 @@ _QUALITY = {
 SPOILT = 6  # answers in a row, each behind a request that read over a gap
 AGAIN_SOON, AGAIN, AGAIN_LATEST = 10.0, 60.0, 3600.0  # seconds until a fact is tried again
 Border = tuple[Table, int]  # no request reads the address together with the one before
+GOLDEN = 0.618034  # multiples of it spread evenly over the interval from 0 to 1
 _TABLES = {table.prefix: table for table in Table}
 
 
@@ -144,13 +145,21 @@ class Lessons:
         """Leave a register out of all requests but its own."""
         usual = AGAIN_SOON if span in self.proved else AGAIN
         interval = min(max(usual, self._intervals.get(span, 0.0)), AGAIN_LATEST)
-        self.refused[span] = Refused(code, interval, now + interval)
+        self.refused[span] = Refused(code, interval, now + interval * self._share(span))
         self._learnt(f"{_words(span)} {_why(code)}; its neighbours are read without it")
 
     def still_refused(self, span: Span, code: int, now: float) -> None:
         """Wait longer before a register is asked again."""
         interval = min(2 * self.refused[span].interval, AGAIN_LATEST)
-        self.refused[span] = Refused(code, interval, now + interval)
+        self.refused[span] = Refused(code, interval, now + interval * self._share(span))
+
+    def _share(self, span: Span) -> float:
+        """Return after which share of its pause a register is asked, so that not all are at once.
+
+        The first one answers for all; of many, one is always due soon.
+        """
+        place = list(self.refused).index(span) if span in self.refused else len(self.refused)
+        return 1.0 - 0.5 * (place * GOLDEN % 1.0)
 
     def revive(self, span: Span, now: float) -> None:
         """Read a register with the others again, and ask what else is refused at once."""
@@ -242,7 +251,8 @@ class Lessons:
             table, pause = _TABLES.get(str(prefix)), _number(interval, AGAIN_SOON, AGAIN_LATEST)
             span = None if table is None else (table, _whole(first), _whole(last))
             if span is not None and span in spans:
-                self.refused[span] = Refused(_whole(code), pause, now + pause)
+                due = now + pause * self._share(span)
+                self.refused[span] = Refused(_whole(code), pause, due)
         for prefix, at, interval in _rows(state.get("borders"), 3):
             table, pause = _TABLES.get(str(prefix)), _number(interval, AGAIN, AGAIN_LATEST)
             if table is not None and _whole(at) > 0:

@@ -214,6 +214,24 @@ def test_a_register_that_goes_every_night_is_asked_every_hour_for_all_that() -> 
     assert lessons.refused[HR, 5, 5].due == now + AGAIN_LATEST
 
 
+def test_a_block_that_was_away_for_long_is_noticed_soon_when_it_is_back() -> None:
+    """Its registers are asked one after the other, not all once an hour."""
+    device = Device()
+    reader = Reader([*run_of(100), *run_of(10, first=200)], device, check=False)
+    reader.scan()
+    device.refused = dict.fromkeys(range(100), 4)
+    for _ in range(2000):
+        reader.scan(step=10.0)
+    assert len(reader.lessons.refused) == 100
+    device.refused = {}
+    back = reader.now
+    while reader.lessons.refused:
+        reader.scan(step=1.0)
+
+    assert reader.now - back < 180
+    assert reader.scan() == [GOOD] * 110
+
+
 def test_a_register_that_had_answered_before_is_believed_longer_and_asked_sooner() -> None:
     device = Device()
     reader = Reader(run_of(10), device)
