@@ -42,7 +42,7 @@ class Owed:
 
     def owes(self, unit: int) -> bool:
         """Return whether a unit is not known to be in step."""
-        return any(shape.unit == unit for shape in self._debts)
+        return bool(self._debts) and any(shape.unit == unit for shape in self._debts)
 
     def add(self, shape: Shape, times: list[float], until: float, *, is_brief: bool) -> None:
         """Note requests without an answer.
@@ -65,8 +65,8 @@ class Owed:
 
     def forget(self, unit: int) -> None:
         """Note that a unit is in step."""
-        for shape in [s for s in self._debts if s.unit == unit]:
-            del self._debts[shape]
+        if self._debts:
+            self._debts = {s: debt for s, debt in self._debts.items() if s.unit != unit}
 
     def wait(self, shape: Shape, now: float) -> tuple[float, bool]:
         """Return for how long a request of this shape must not be sent, and if that is brief."""

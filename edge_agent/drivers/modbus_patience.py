@@ -32,16 +32,21 @@ class Patience:
     timeout  as configured
     alone    nobody else waits for the link
     loses_frames  the link does; TCP does not, what is behind it may
+
+    most     what the limit can be at most as things stand
+    usual    within what time an answer can be expected
+    limit    how long one request may take in all
+    first    how long until it is asked again; the limit where it is not
     """
 
     def __init__(self, timeout: float, *, alone: bool, loses_frames: bool) -> None:
-        self._loses_frames = loses_frames
         self._configured = timeout
-        self._alone = alone
+        self._alone, self._loses_frames = alone, loses_frames
         self._mean: float | None = None
         self._deviation = 0.0
         self._latest = self._seen_late = 0.0  # the slowest answer that came too late
         self._silences = 0
+        self.most = self.usual = self.limit = self.first = timeout
 
     @property
     def is_well(self) -> bool:
@@ -49,49 +54,9 @@ class Patience:
         return not self._silences
 
     @property
-    def usual(self) -> float:
-        """Within what time an answer can be expected."""
-        if self._mean is None:
-            return self.most
-        floor = ALONE if self._alone else FLOOR
-        return min(self.most, max(floor, self._mean + 4 * self._deviation))
-
-    @property
-    def limit(self) -> float:
-        """How long one request may take in all."""
-        if self._mean is None:
-            return self.most
-        if self._silences:
-            least, is_whole = 2 * self.usual, self._silences % FULL == 0
-        else:
-            least, is_whole = max(3 * self.usual, LEAST), self._alone
-        return self.most if is_whole else min(self.most, max(least, self._learnt))
-
-    @property
-    def first(self) -> float:
-        """How long until it is asked again; the limit where it is not."""
-        limit = self.limit
-        if self._mean is None or self._silences or 2 * self.usual > limit:
-            return limit
-        if self._loses_frames:
-            return self.usual
-        return limit / 2 if self._alone else limit
-
-    @property
     def stale(self) -> float:
         """How long after a silence an answer may still come."""
         return 2 * self.most
-
-    @property
-    def _learnt(self) -> float:
-        """What would have been long enough for every answer that came too late."""
-        growth = GROWTH if self._alone else 1.0
-        return min(MARGIN * self._latest, growth * self._configured)
-
-    @property
-    def most(self) -> float:
-        """What the limit can be at most as things stand."""
-        return max(self._configured, self._learnt)
 
     def answered(self, took: float | None, *, at_once: bool = True) -> None:
         """Note an answer.
@@ -103,18 +68,19 @@ class Patience:
         if at_once:
             self._latest = max(self._latest, self._seen_late)
         self._seen_late = 0.0
-        if took is None:
-            return
-        if self._mean is None:
-            self._mean, self._deviation = took, took / 2
-            return
-        self._deviation += (abs(self._mean - took) - self._deviation) / 4
-        self._mean += (took - self._mean) / 8
+        if took is not None:
+            if self._mean is None:
+                self._mean, self._deviation = took, took / 2
+            else:
+                self._deviation += (abs(self._mean - took) - self._deviation) / 4
+                self._mean += (took - self._mean) / 8
+        self._conclude()
 
     def silent(self) -> None:
         """Note a request that was given up."""
         self._silences += 1
         self._seen_late = 0.0
+        self._conclude()
 
     def late(self, took: float) -> None:
         """Note an answer to a request that had been given up.
@@ -123,3 +89,25 @@ class Patience:
         asked again is not slow.
         """
         self._seen_late = max(self._seen_late, took)
+
+    def _conclude(self) -> None:
+        """Work out the bounds of the next request; once per answer, so without detours."""
+        growth = GROWTH if self._alone else 1.0
+        learnt = min(MARGIN * self._latest, growth * self._configured)
+        self.most = most = max(self._configured, learnt)
+        if self._mean is None:
+            self.usual = self.limit = self.first = most
+            return
+        usual = max(ALONE if self._alone else FLOOR, self._mean + 4 * self._deviation)
+        self.usual = usual = min(most, usual)
+        if self._silences:
+            least = most if self._silences % FULL == 0 else 2 * usual
+            self.first = self.limit = min(most, max(least, learnt))
+            return
+        limit = most if self._alone else min(most, max(3 * usual, LEAST, learnt))
+        self.limit = self.first = limit
+        if 2 * usual <= limit:
+            if self._loses_frames:
+                self.first = usual
+            elif self._alone:
+                self.first = limit / 2

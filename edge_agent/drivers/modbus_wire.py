@@ -189,8 +189,10 @@ class Wire:
         """
         shape, patience = Shape.of(unit, request), self._patience[unit]
         self._open_link()
-        if not is_probe and (behind := await self._in_step(request, shape)) is not None:
-            return behind
+        if self._line.is_rtu and not is_probe:
+            behind = await self._in_step(request, shape)
+            if behind is not None:
+                return behind
         link = await self._usable()
         first, limit = self._bounds(shape)
         sent: list[tuple[int, float]] = []
