@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edge_agent.drivers.base import NumberType, Vocabulary
 from edge_agent.drivers.modbus_address import Address
 from edge_agent.drivers.modbus_decode import TextReader
+from edge_agent.drivers.modbus_frames import Refused, Rtu
 from edge_agent.drivers.modbus_plan import ReadPlan
 from edge_agent.drivers.modbus_register import Register
 from edge_agent.model import Quality
@@ -144,6 +145,43 @@ def test_every_golden_frame_has_the_checksum_that_it_ends_with() -> None:
             for _ in range(8):
                 crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
         assert (crc & 0xFF, crc >> 8) == (low, high), frame["id"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "registers", "values"),
+    [
+        (None, "dtsu666_reply", [("f32", 0), ("f32", 2), ("f32", 4)], [2297.0, 2301.0, 2288.0]),
+        ("pac3200_read_energy_801_4_fc03", "pac3200_energy_reply_f64", [("f64", 801)],
+         [1234567.891]),
+        ("delta_dpm_c530_read_0100_2", None, [("f32", 0x100)], None),
+        (None, "exception_illegal_address", [("u16", 9)], None),
+    ],
+)  # fmt: skip
+def test_the_golden_frames_are_sent_and_read_exactly(
+    asked: str | None,
+    answer: str | None,
+    registers: list[tuple[str, int]],
+    values: list[float] | None,
+) -> None:
+    from pymodbus.framer import FramerRTU
+    from pymodbus.pdu import DecodePDU
+
+    frames = {frame["id"]: bytes.fromhex(frame["frame"]) for frame in VECTORS["rtu_frames"]}
+    plan = ReadPlan.build([holding(kind, at) for kind, at in registers])
+    (request,) = plan.requests
+    if asked is not None:
+        framer = FramerRTU(DecodePDU(is_server=False))  # as the wire sends it
+        assert framer.encode(request.pdu, 1, 0) == frames[asked]
+    if answer is not None:
+        wire = Rtu()
+        wire.expect(1, request)
+        taken = wire.take(frames[answer])
+        assert taken is not None
+        if values is None:
+            assert taken[1] == Refused(2)
+        else:
+            assert isinstance(taken[1], np.ndarray)
+            assert decoded(plan.registers, taken[1].tolist()) == [(v, 0) for v in values]
 
 
 # ---- any map ------------------------------------------------------------------------------------
