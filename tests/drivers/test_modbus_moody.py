@@ -18,7 +18,7 @@ from edge_agent.drivers.modbus_plan import Request
 from edge_agent.drivers.modbus_wire import Refused, Wire
 from tests.drivers.modbus_meter import checksum
 
-SECONDS = 5.0
+SECONDS = 4.0
 BOUND = 0.25  # the time-out; twice the floor, so there are second tries
 
 
