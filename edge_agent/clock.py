@@ -52,6 +52,14 @@ class Clock(Protocol):
         """Mark a task as one the virtual clock must wait for; means nothing on a real clock."""
 
 
+def midway(clock: Clock, began: float) -> int:
+    """Return the wall time in the middle of what began at a moment of ``monotonic()``.
+
+    The wall is asked at the end only: a step of the box's clock meanwhile would be halved.
+    """
+    return clock.wall_ns() - round((clock.monotonic() - began) / 2 * SECOND)
+
+
 class SystemClock:
     """The time of the box: monotonic plus an offset that never goes back."""
 

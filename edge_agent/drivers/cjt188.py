@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import ClassVar, cast
 from urllib.parse import parse_qs
 
-from edge_agent.clock import Clock
+from edge_agent.clock import Clock, midway
 from edge_agent.drivers import cjt188_codec as codec
 from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, groups_of
 from edge_agent.drivers.cjt188_codec import Category, Place
@@ -281,14 +281,14 @@ class Cjt188Driver:
 
     async def _scan(self, stream: _Stream) -> SampleBlock:
         row = Row(stream.columns)
-        began = self._clock.wall_ns()
+        began = self._clock.monotonic()
         try:
             frame = await stream.meter.read()
         except Garbled:
             wrong, data = Quality.BAD_SHORT, b""
         else:
             wrong, data = Quality.BAD_DEVICE, b"" if frame.is_refusal else frame.data[3:]
-        time = (began + self._clock.wall_ns()) // 2
+        time = midway(self._clock, began)
         config = stream.meter.config
         if data and len(data) != codec.LENGTH[config.category]:
             wrong, data = Quality.BAD_SHORT, b""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from edge_agent.clock import Clock
+from edge_agent.clock import Clock, midway
 from edge_agent.drivers import dlt645_codec as codec
 from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, groups_of
 from edge_agent.drivers.dlt645_items import Place, place
@@ -221,7 +221,7 @@ class Dlt645Driver:
     async def _scan(self, stream: _Stream) -> SampleBlock:
         meter, row = stream.meter, Row(stream.columns)
         so_far = _Progress(answered=await meter.learn_address())
-        began = self._clock.wall_ns()
+        began = self._clock.monotonic()
         work = deque(stream.asks)
         while work and so_far.spoiled < SPOILED:
             ask = work.popleft()
@@ -233,8 +233,7 @@ class Dlt645Driver:
                 _instead(ask, work, row, quality)
         for ask in work:
             _instead(ask, deque(), row, Quality.BAD_SHORT)
-        time = (began + self._clock.wall_ns()) // 2
-        return row.block(stream.config, stream.schema, time)
+        return row.block(stream.config, stream.schema, midway(self._clock, began))
 
     async def _outcome(
         self, meter: Meter, ask: Ask, row: Row, so_far: "_Progress"

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from edge_agent.clock import Clock
+from edge_agent.clock import Clock, midway
 from edge_agent.drivers.base import Group, Vocabulary, apply_flag, groups_of
 from edge_agent.drivers.modbus import ModbusDevice
 from edge_agent.drivers.modbus_decode import U16, TextReader
@@ -160,17 +160,17 @@ class ModbusDriver:
         plan = inquiry.begin(clock.monotonic())
         words = np.zeros((1, plan.words), np.uint16)
         lost = inquiry.lost
-        began = 0
+        began: float | None = None
         for request in plan.requests:
             await self._wire.settle(stream.config.unit)
-            began = began or clock.wall_ns()
+            began = clock.monotonic() if began is None else began
             try:
                 answer = await self._wire.ask(stream.config.unit, request)
             except TimeoutError as e:
                 inquiry.silent(request)
                 raise NoAnswer(stream.device, str(e)) from e
             self._note(stream, request, answer, words, lost)
-        now = clock.wall_ns()
+        time = midway(clock, clock.monotonic() if began is None else began)
         await self._inquire(stream, words, lost)
         inquiry.end()
         self._tell(stream.device)
@@ -182,8 +182,7 @@ class ModbusDriver:
             stream.schema.tags[i].name: reader.vocabulary.used(value[i])
             for i, reader in stream.texts.items()
         }
-        time = np.array([((began or now) + now) // 2], np.int64)
-        return SampleBlock(stream.schema, time, value, quality, texts)
+        return SampleBlock(stream.schema, np.array([time], np.int64), value, quality, texts)
 
     async def _inquire(self, stream: _Stream, words: U16, lost: U8) -> None:
         """Ask what the plan leaves out, as far as the others of the link have time to spare."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.clock import SECOND, Clock
+from edge_agent.clock import SECOND, Clock, midway
 from edge_agent.drivers.base import Group, Vocabulary, apply_flag, groups_of
 from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.drivers.opcua_address import NodeAddress
@@ -266,9 +266,9 @@ class OpcUaDriver:
         k = len(names)
         value, quality = np.full(k, np.nan), np.full(k, Quality.BAD_ADDRESS, np.uint8)
         await self._look_again(client)
-        nodes, before = self._nodes[group], self._clock.wall_ns()
+        nodes, began = self._nodes[group], self._clock.monotonic()
         answer = await self._read_all(client, (*server_time().encoded, *nodes.asked.encoded))
-        time = before + (self._clock.wall_ns() - before) // 2
+        time = midway(self._clock, began)
         known, said = nodes.known, answer.part(1, len(answer))
         value[known], quality[known] = scaling.apply(known, said)
         if self._frozen(answer, config.frozen_after):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.clock import SystemClock, VirtualClock
+from edge_agent.clock import SECOND, SystemClock, VirtualClock
 from edge_agent.config import load
 from edge_agent.drivers import DRIVERS
 from edge_agent.drivers.base import FlagConfig, Group, PollClasses, TagConfig
@@ -158,7 +158,26 @@ async def test_a_row_is_stamped_midway_between_first_request_and_last_answer() -
         finally:
             await driver.close()
 
-    assert block.time.tolist() == [1_500_000_000]
+    assert block.time.tolist() == [500_000_000]  # it began at 0 s and was over at 1 s
+
+
+async def test_a_step_of_the_box_s_clock_while_a_device_is_asked_is_not_halved() -> None:
+    """L7, peers 50: the clock is set right by a year when the network comes."""
+    year = 31_536_000 * SECOND
+
+    class SetRight(VirtualClock):
+        def wall_ns(self) -> int:
+            return self.now_ns + (year if meter.asked else 0)
+
+    async with Meter() as meter:
+        driver = ModbusDevice.build({"m": device(at(meter))}, SetRight(now_ns=0))
+        await driver.connect()
+        try:
+            block = await driver.read(driver.groups[0])
+        finally:
+            await driver.close()
+
+    assert block.time.tolist() == [year]
 
 
 async def test_an_answer_in_two_parts_is_one_answer() -> None:
