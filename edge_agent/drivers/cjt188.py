@@ -5,7 +5,8 @@ made. A frame with a wrong sum is none. Every request carries another running nu
 answer repeats, so a late answer is never taken for the next one.
 
 In which order a meter wants the two bytes of a data identifier is found out while it has never
-answered, and kept.
+answered, and kept. A refusal does not tell it: it may be what the meter says to the wrong order. To
+a meter that brings nothing the other order is tried now and then: another one may be in its place.
 
 Source: CJ/T 188-2004 and -2018.
 """
@@ -35,6 +36,7 @@ from edge_agent.drivers.octet_meters import (
 from edge_agent.errors import NoAnswer
 from edge_agent.model import Quality, SampleBlock, Schema
 
+OTHER = 8  # each so many requests in vain go out in the order that is not the known one
 CONSTANT = {0x00, 0x01}  # running numbers of meters that do not repeat ours; never ours
 
 
@@ -153,7 +155,8 @@ class _Meter:
         self._line = line
         self._address = config.address  # its own, once it has said it
         self._serial = random.randrange(256)
-        self._silent = 0  # times in a row that it was asked in vain
+        self._silent = 0  # times in a row that it did not answer
+        self._in_vain = 0  # times in a row that it brought no values
 
     async def read(self) -> codec.Frame:
         """Return its answer; ``NoAnswer``, ``Garbled``, ``Disconnected``."""
@@ -176,15 +179,25 @@ class _Meter:
                 request, expected, float(config.timeout), float(config.pause)
             )
         except TimeoutError as e:
-            self._silent += 1
+            self._silent, self._in_vain = self._silent + 1, self._in_vain + 1
             self._address = config.address  # there may be another one in its place
             raise NoAnswer(self.name, str(e)) from e
-        self.learnt, self._silent, self._address = order, 0, frame.address
+        self._silent, self._address = 0, frame.address
+        if frame.is_refusal:
+            self._in_vain += 1
+        else:
+            self.learnt, self._in_vain = order, 0
         return frame
 
     def _order(self) -> codec.Order:
-        tries = self._silent // 2 if self.config.address == codec.ANYBODY else self._silent
-        return self.config.order or self.learnt or codec.ORDERS[tries % len(codec.ORDERS)]
+        if self.config.order is not None:
+            return self.config.order
+        tries = self._in_vain // 2 if self.config.address == codec.ANYBODY else self._in_vain
+        first, second = codec.ORDERS
+        if self.learnt is None:
+            return second if tries % 2 else first
+        other = first if self.learnt == second else second
+        return other if tries % OTHER == OTHER - 1 else self.learnt
 
 
 @dataclass(frozen=True)

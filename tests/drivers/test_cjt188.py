@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,12 @@ import pytest
 from edge_agent.clock import SystemClock
 from edge_agent.drivers import DRIVERS
 from edge_agent.drivers.base import Learns, Probes, TagConfig
-from edge_agent.drivers.cjt188 import Cjt188Device, Cjt188Driver
+from edge_agent.drivers.cjt188 import OTHER, Cjt188Device, Cjt188Driver
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
-from simulators.cjt188_server import Cjt188Meter, Cjt188Server
+from simulators.cjt188_server import Cjt188Meter, Cjt188Server, answer
+from simulators.conduct import Line
 from simulators.faults import Script, Trouble
 from simulators.tables import device_table
 from tests.drivers.lines import connected, group, row, serial_line, shows
@@ -194,6 +195,38 @@ async def test_the_order_of_the_identifier_is_found_out_and_kept(bench: Bench, o
             assert await read_row(d) == GOOD
 
     assert meter.conduct.tally.requests == asked + 1
+
+
+async def test_a_refusal_does_not_tell_the_order_of_the_identifier(bench: Bench) -> None:
+    """A meter that refused the first order was asked in that one for ever, also after restarts."""
+    meter = bench.add(query=f"address={METER}&di=901F")
+    serve = meter.serve
+
+    def strict(frame: bytes, line: Line) -> None:
+        if frame[11:13] == b"\x90\x1f":
+            serve(frame, line)
+        else:
+            line.send(answer(0x10, METER, 0xC1, frame[13:14] + b"\x01\x00"))
+
+    meter.serve = strict  # type: ignore[method-assign]
+    async with bench.serving(), connected(driver(m=device(bench.port))) as d:
+        assert await read_row(d) == [(None, Quality.BAD_DEVICE)] * 4
+        assert d.save() == {}
+        assert await read_row(d) == GOOD
+
+
+async def test_a_meter_in_the_place_of_one_with_the_other_order_is_found(bench: Bench) -> None:
+    """L2: what was learnt of the one before must not silence it for ever."""
+    bench.add(query=f"address={METER}&di=901F")
+    found = None
+    async with bench.serving(), connected(driver(m=device(bench.port))) as d:
+        assert isinstance(d, Learns)
+        d.load({"m": {"di": "1F90"}})
+        for _ in range(OTHER):
+            with suppress(NoAnswer):
+                found = await read_row(d)
+        assert found == GOOD
+        assert d.save() == {"m": {"di": "901F"}}
 
 
 @pytest.mark.parametrize("state", [{}, {"m": 5}, {"m": {"di": "1234"}}, {"n": {"di": "901F"}}])
