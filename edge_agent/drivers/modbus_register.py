@@ -22,6 +22,10 @@ WORDS: dict[NumberType, int] = {
     "bool": 1, "u16": 1, "i16": 1, "u32": 2, "i32": 2, "u64": 4, "i64": 4, "f32": 2, "f64": 4,
     "bcd16": 1, "bcd32": 2, "bcd64": 4, "m10k32": 2, "m10k48": 3, "m10k64": 4,
 }  # fmt: skip
+LARGEST: dict[NumberType, int] = {
+    "f32": (2**24 - 1) << 104,
+    "f64": (2**53 - 1) << 971,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,13 @@ def as_stored(kind: NumberType, number: int) -> int:
 
 
 def fits(kind: NumberType, number: int) -> bool:
-    """Return whether a type can hold a raw number, signed or as its bit pattern."""
-    if kind not in {"u16", "i16", "u32", "i32", "u64", "i64"}:
+    """Return whether a type can hold a raw number, integers also as their bit pattern."""
+    if kind in LARGEST:
+        return abs(number) <= LARGEST[kind]
+    if kind in {"bool", "text"}:
         return True
+    if kind.startswith(("bcd", "m10k")):  # a word holds four decimal digits
+        return number >= 0 and len(str(number)) <= 4 * WORDS[kind]
     bits = 16 * WORDS[kind]
     lowest = -(1 << (bits - 1)) if kind[0] == "i" else 0
     return lowest <= number < 1 << bits

@@ -545,6 +545,9 @@ def test_a_wrong_link_is_named(connect: str, message: str) -> None:
         (TagConfig(at="hr:9", type="u32"), "at", "lies in none of the sections"),
         (TagConfig(at="hr:0", mode="subscribe"), "mode", "no subscriptions"),
         (TagConfig(at="hr:0", invalid=(65536,)), "invalid", "65536 is no number that u16 can hold"),
+        (TagConfig(at="hr:0", type="bcd16", invalid=(65535,)), "invalid", "that bcd16 can hold"),
+        (TagConfig(at="hr:0", type="m10k48", invalid=(10**12,)), "invalid", "that m10k48 can hold"),
+        (TagConfig(at="hr:0", type="f32", invalid=(10**39,)), "invalid", "that f32 can hold"),
         (TagConfig(at="hr:0", range=(5.0, 1.0)), "range", "a range is [low, high]"),
     ],
 )
