@@ -54,10 +54,15 @@ class Unreachable(Disconnected):
 
 
 class NoAnswer(EdgeError):
-    """A unit did not answer in time; the link it hangs on lives."""
+    """A unit did not answer in time; the link it hangs on lives.
 
-    def __init__(self, device: str, reason: str = "no answer") -> None:
-        self.device = device
+    waited  seconds of the line that its silence has taken; None: the whole call
+    """
+
+    def __init__(
+        self, device: str, reason: str = "no answer", *, waited: float | None = None
+    ) -> None:
+        self.device, self.waited = device, waited
         super().__init__(f"{device}: {reason}")
 
 

@@ -283,7 +283,8 @@ class _LinkRunner:
         self._health.silent.add(device)
         for tick in [t for t in self._early if t.group.schema.owner == device]:
             del self._early[tick]
-        if self._breakers.failed(device, now, now - began):
+        waited = now - began if reason.waited is None else reason.waited
+        if self._breakers.failed(device, now, waited):
             log.warning("%s does not answer: %s", device, reason)
 
     def _join(self, tick: _Tick, block: SampleBlock) -> None:

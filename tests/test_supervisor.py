@@ -221,6 +221,21 @@ async def test_a_unit_that_comes_and_goes_costs_no_more_than_a_dead_one() -> Non
     assert len(answered) > 80  # it is there for 3 s of 7, and 1 s of these is the longest wait
 
 
+async def test_what_a_scan_has_read_before_it_met_silence_does_not_delay_the_probe() -> None:
+    """20 time-outs, not 20 scans: a meter of many items was left alone for minutes."""
+    clock = VirtualClock()
+
+    def away(what: str, now: float) -> NoAnswer | None:
+        return NoAnswer(what, waited=0.3) if what == "em-2" and 20 <= now < 30 else None
+
+    line, rows = ProbedLine(clock, (group("em-1", 10.0), group("em-2", 10.0)), away), Rows()
+    line.answer_time = 4.0
+    health = await run_for(60, line, rows)
+    assert health.timeouts > 0
+    assert health.silent == set()
+    assert [q for _, q, _ in rows.of("em-2")].count(Quality.BAD_NO_ANSWER) <= 2
+
+
 async def test_a_full_line_still_probes() -> None:
     clock = VirtualClock()
     away = lambda what, now: NoAnswer(what) if what == "em-2" and 20 <= now < 60 else None  # noqa: E731

@@ -31,6 +31,7 @@ from edge_agent.drivers.octet_meters import (
     line_of,
     unit_fault,
 )
+from edge_agent.errors import NoAnswer
 from edge_agent.model import Quality, SampleBlock, Schema
 from edge_agent.units import Unit
 
@@ -150,12 +151,14 @@ class _Stream:
 class _Progress:
     """How a scan goes.
 
+    heard_at  monotonic seconds: when the meter was heard last, or the scan began
     answered  whether the meter has answered anything
     silent    whether it has not answered to the last item
     spoiled   how many of the last answers had a wrong sum
     """
 
-    answered: bool
+    heard_at: float
+    answered: bool = False
     silent: bool = False
     spoiled: int = 0
 
@@ -220,15 +223,21 @@ class Dlt645Driver:
 
     async def _scan(self, stream: _Stream) -> SampleBlock:
         meter, row = stream.meter, Row(stream.columns)
-        so_far = _Progress(answered=await meter.learn_address())
-        began = self._clock.monotonic()
+        answered, began = await meter.learn_address(), self._clock.monotonic()
+        so_far = _Progress(began, answered)
         work = deque(stream.asks)
         while work and so_far.spoiled < SPOILED:
             ask = work.popleft()
             if meter.refuses(ask.item):
                 _instead(ask, work, row, Quality.BAD_ADDRESS)
                 continue
-            quality = await self._outcome(meter, ask, row, so_far)
+            try:
+                quality = await self._outcome(meter, ask, row, so_far)
+            except NoAnswer as e:
+                e.waited = self._clock.monotonic() - so_far.heard_at
+                raise
+            if not so_far.silent:
+                so_far.heard_at = self._clock.monotonic()
             if quality is not None:
                 _instead(ask, work, row, quality)
         for ask in work:

@@ -163,12 +163,14 @@ class ModbusDriver:
         began: float | None = None
         for request in plan.requests:
             await self._wire.settle(stream.config.unit)
-            began = clock.monotonic() if began is None else began
+            asked = clock.monotonic()
+            began = asked if began is None else began
             try:
                 answer = await self._wire.ask(stream.config.unit, request)
             except TimeoutError as e:
                 inquiry.silent(request)
-                raise NoAnswer(stream.device, str(e)) from e
+                waited = clock.monotonic() - asked
+                raise NoAnswer(stream.device, str(e), waited=waited) from e
             self._note(stream, request, answer, words, lost)
         time = midway(clock, clock.monotonic() if began is None else began)
         await self._inquire(stream, words, lost)

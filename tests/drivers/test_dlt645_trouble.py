@@ -11,7 +11,7 @@ from edge_agent.drivers.base import Counts, Learns, Probes
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
-from simulators.conduct import Framing
+from simulators.conduct import Framing, Line
 from simulators.dlt645_server import Dlt645Meter, Dlt645Server, answer
 from simulators.tables import device_table
 from tests.drivers.dlt645_bench import (
@@ -50,6 +50,27 @@ async def test_a_silent_meter_is_no_answer_and_costs_one_timeout(bench: Bench) -
 
     assert TIMEOUT <= took < 3 * TIMEOUT
     assert bench.meters[0].conduct.tally.requests == 1
+
+
+async def test_a_silence_costs_what_it_has_taken_not_the_answers_before_it(bench: Bench) -> None:
+    """L1, peers 9: by that it is measured how long the meter is left alone."""
+    meter = bench.add()
+    serve = meter.serve
+
+    def tiring(frame: bytes, line: Line) -> None:
+        if meter.conduct.tally.requests < 1:
+            serve(frame, line)
+
+    meter.serve = tiring  # type: ignore[method-assign]
+    bench.befall("delay", by=TIMEOUT / 2)
+    async with bench.serving(), connected(driver(m=device(bench.port))) as d:
+        began = time.monotonic()
+        with pytest.raises(NoAnswer) as silence:
+            await read(d)
+        took = time.monotonic() - began
+
+    assert silence.value.waited is not None
+    assert silence.value.waited == pytest.approx(took - TIMEOUT / 2, abs=TIMEOUT / 4)
 
 
 async def test_a_dead_meter_costs_the_others_of_its_line_nothing_else(bench: Bench) -> None:

@@ -335,6 +335,21 @@ async def test_a_silent_meter_yields_no_row_and_no_old_value() -> None:
                 await driver.read(group(driver, "m/raw"))
 
 
+async def test_a_silence_costs_what_it_has_taken_not_the_answers_before_it() -> None:
+    """L1, peers 9: by that it is measured how long the unit is left alone."""
+    wanted, bound = tags(a="hr:0", b="hr:9"), Duration(0.5)
+    async with (
+        Meter() as meter,
+        driving({"m": device(at(meter), tags=wanted, timeout=bound)}) as driver,
+    ):
+        meter.slow = 0.3
+        meter.script = ["good", "silent"]
+        with pytest.raises(NoAnswer) as silence:
+            await read(driver)
+
+    assert silence.value.waited == pytest.approx(0.5, abs=0.15)
+
+
 async def test_nothing_is_0_before_the_first_answer() -> None:
     """L3, peers 24: 0 was reported before the first full read."""
     wanted = tags(a="hr:0", b="ir:0")
