@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -232,6 +234,32 @@ async def test_the_gap_of_an_outage_is_filled_from_its_memory(tmp_path: Path) ->
     assert block["x"].tolist() == [1.0 + i for i in range(20)]
     assert block["y"].tolist() == [100.0 + i for i in range(20)]
     assert not block.quality.any()
+
+
+def resident() -> float:
+    """Return the memory of this process, MB."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)  # 300 sessions, encrypted, each with a read and a subscription
+async def test_300_reconnects_cost_no_memory(node: NodeServer, tmp_path: Path) -> None:
+    """L9, peers 58: leaks of a megabyte a day."""
+    tags = {f"x{i}": tag("Double") for i in range(50)}
+    tags |= {f"p{i}": pushed("Double") for i in range(50)}
+    security = Security(policy="Basic256Sha256")
+    device = OpcUaDevice(connect=node.url, security=security, tags=tags)
+    driver, before = OpcUaDevice.build({"plc": device}, SystemClock()), 0.0
+    assert isinstance(driver, OpcUaDriver)
+    driver.keep_in(tmp_path)
+    for i in range(301):
+        await driver.connect()
+        for group in driver.groups:
+            await driver.read(group)
+        await driver.close()
+        before = resident() if i == 30 else before
+    assert resident() - before < 3.0
 
 
 class Watch:
