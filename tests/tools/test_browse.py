@@ -158,6 +158,7 @@ async def test_a_large_server_is_browsed_within_bounds() -> None:
 
 @pytest.mark.timeout(60)  # node-opcua takes some seconds to start
 async def test_a_server_that_answers_in_parts_is_browsed_to_its_end(tmp_path: Path) -> None:
+    """L4, peers 32: limits per call are read, and continuation points followed."""
     values = [(f"Value{i}", "Double", i + 0.5) for i in range(REFERENCES + 150)]
     async with node_server(tmp_path, values) as node:
         status, said, error = await browsed(node.url, "--match", "Value*")

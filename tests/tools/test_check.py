@@ -32,6 +32,7 @@ def silent() -> Iterator[list[int]]:
 
 
 def test_thirty_dead_devices_take_as_long_as_one(tmp_path: Path, silent: list[int]) -> None:
+    """L1, peers 5 and 9: a dead device costs the others nothing."""
     devices = {
         f"em-{i}": {"connect": f"modbus+tcp://127.0.0.1:{port}", "tags": {"p": {"at": "hr:0"}}}
         for i, port in enumerate(silent)
@@ -87,6 +88,7 @@ def test_a_serial_line_is_no_host_to_ping() -> None:
 
 
 def test_a_register_that_is_refused_spoils_its_own_tag_only(tmp_path: Path) -> None:
+    """L2, peers 16: split on an exception until the bad register is known."""
     plant, trouble = tmp_path / "plant.yaml", tmp_path / "trouble.yaml"
     meter = {"connect": "modbus+tcp://h:1", "template": "acrel/adl3000"}
     trouble.write_text('[{device: em, kind: hole, at: "hr:0x0062", from: 0s}]')

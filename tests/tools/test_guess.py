@@ -175,6 +175,7 @@ plant_values = st.floats(0.5, 5e5, width=32)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(plant_values, min_size=4, max_size=20), st.integers(0, 50))
 def test_the_byte_order_of_floats_is_found(order: str, values: list[float], first: int) -> None:
+    """L8, peers 53: the order is found out, not configured by trial."""
     values = [230.1, 231.7, 229.4, 50.01, *values]
     words = [word for value in values for word in words_of(value, "f32", order)]
     (guess,) = unknown({Table.HOLDING_REGISTERS: dict(enumerate(words, first))})
