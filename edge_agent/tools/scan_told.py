@@ -195,7 +195,7 @@ def _registers(unit: Unit) -> Iterator[tuple[str, str]]:
         for address in sorted(a for a, word in found.words.items() if word)[:left]:
             left -= 1
             word, behind = found.words[address], found.words.get(address + 1)
-            said = f"u16 {word}"
+            said = f"bit {word}" if kind.is_bits else f"u16 {word}"
             if behind is not None and not kind.is_bits:
                 said += f", with the next u32 {word << 16 | behind} or CDAB {behind << 16 | word}"
                 real = float_of(word, behind, "ABCD")

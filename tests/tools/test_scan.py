@@ -139,6 +139,17 @@ async def test_a_scan_only_reads_and_passes_silent_units_over() -> None:
         assert re.search(rf"^{unit} +hr:0 … hr:(499|[56]\d\d) +\d+ ", said, re.MULTILINE)
 
 
+async def test_bits_are_scanned_too() -> None:
+    async with Meter() as meter:
+        url = f"modbus+tcp://127.0.0.1:{meter.port}"
+        status, said, error = await scanned(url, "--units", "1", "--function", "1,2", *QUICK)
+    assert (status, error) == (0, "")
+    assert {function for _, function, _, _ in meter.asked} == {1, 2}
+    assert re.search(r"^1 +co:0 … co:\d+ +\d+ +\d+ +1$", said, re.MULTILINE)
+    assert re.search(r"^1 +di:0 … di:\d+ +\d+ +\d+ +2$", said, re.MULTILINE)
+    assert re.search(r'co_0: +\{at: "co:0"\} +# bit 1', said)
+
+
 @asynccontextmanager
 async def null_modem() -> AsyncIterator[tuple[str, str]]:
     """Two serial ports, each of which hears what is said into the other."""
