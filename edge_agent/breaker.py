@@ -5,8 +5,9 @@ units a time-out of ``c`` seconds is followed by ``c / SHARE`` seconds without a
 and the one that was asked longest ago comes next: silent units together take ``SHARE`` of the line,
 never two time-outs in a row, and each is asked again within ``1 / SHARE`` time-outs per silent
 unit. The same wait follows a unit that answers a probe and then fails again, so one that comes and
-goes costs no more than one that is dead. A line without any living unit has nobody to protect: its
-units are probed every ``PAUSE`` seconds.
+goes costs no more than one that is dead. A probe has only the time until a living unit is due, but
+for one in ``WHOLE``, as the silent unit may be slower than that. A line without any living unit has
+nobody to protect: its units are probed every ``PAUSE`` seconds.
 """
 
 from collections.abc import Collection
@@ -17,12 +18,19 @@ SHARE = 0.05  # of a line's time, for all its silent units together
 PAUSE = 0.9  # seconds between two probes of a unit, at least
 
 
+WHOLE = 16  # each so many probes of a unit take as long as an answer may take
+
+
 class Probe(NamedTuple):
-    """When which silent unit is to be asked, and how long that will take if it stays silent."""
+    """When which silent unit is to be asked, and how long that will take if it stays silent.
+
+    is_whole  it is waited for as long as an answer may take, whoever is due meanwhile
+    """
 
     at: float
     unit: str
     cost: float
+    is_whole: bool = True
 
 
 @dataclass
@@ -31,6 +39,7 @@ class _Silence:
 
     failed_at: float
     cost: float
+    times: int = 0
 
 
 class Breakers:
@@ -54,7 +63,8 @@ class Breakers:
         before = self._silent.get(unit)
         known = before.cost if before is not None else 0.0
         cost = cost if cost > known / 10 else known
-        self._silent[unit] = _Silence(now, cost)
+        times = before.times + 1 if before is not None else 0
+        self._silent[unit] = _Silence(now, cost, times)
         self._free_at = max(self._free_at, now + cost / SHARE)
         return before is None
 
@@ -69,4 +79,5 @@ class Breakers:
         unit, silence = min(self._silent.items(), key=lambda item: item[1].failed_at)
         protected = len(self._silent) < len(self._units)
         earliest = self._free_at if protected else silence.failed_at
-        return Probe(max(silence.failed_at + PAUSE, earliest), unit, silence.cost)
+        is_whole = not protected or silence.times % WHOLE == WHOLE - 1
+        return Probe(max(silence.failed_at + PAUSE, earliest), unit, silence.cost, is_whole)

@@ -42,6 +42,7 @@ AWAY_PAUSE = 0.5
 UNREACHABLE_PAUSE = (0.5, 1.3)  # seconds; with connecting and a first read, a link is back within 2
 ROWS = 64  # scans that are joined at most
 ROUNDING = 1e-6  # seconds by which a sleep may end too soon
+LEAST = 0.1  # seconds that a probe has at least
 OVERDUE = 0.5  # seconds that a probe waits for a moment in which no scan is due
 EARLY = 0.7  # seconds; a group whose turn comes sooner is not read out of its turn
 
@@ -211,7 +212,7 @@ class _LinkRunner:
             now = self._clock.monotonic() + ROUNDING
             probe = self._breakers.next_probe()
             if probe is not None and probe.at <= now and self._has_time_for(probe, schedule, now):
-                await self._probe(probe)
+                await self._probe(probe, schedule.next)
             elif schedule.next <= now:
                 tick, skipped = schedule.take(now)
                 self._health.ticks_missed += skipped
@@ -257,19 +258,28 @@ class _LinkRunner:
         self._health.scan_seconds = self._clock.monotonic() - began
         self._join(tick, block)
 
-    async def _probe(self, probe: Probe) -> None:
-        """Ask a silent unit for a sign of life; when it gives one, read all it has."""
+    async def _probe(self, probe: Probe, due: float) -> None:
+        """Ask a silent unit for a sign of life; when it gives one, read all it has.
+
+        due  when the next scan is
+        """
         device, began = probe.unit, self._clock.monotonic()
         ticks = [t for t in self._polled if t.group.schema.owner == device]
+        room = None if probe.is_whole else max(LEAST, due - began) / self._clock.speed
         self._health.probes += 1
         try:
-            if isinstance(self._driver, Probes):
-                await plug_in(self._driver.probe(device), NoAnswer)
-            else:
-                shortest = min(ticks, key=lambda t: t.period)
-                self._join(shortest, await plug_in(self._driver.read(shortest.group), NoAnswer))
+            async with asyncio.timeout(room):
+                if isinstance(self._driver, Probes):
+                    await plug_in(self._driver.probe(device), NoAnswer)
+                else:
+                    shortest = min(ticks, key=lambda t: t.period)
+                    found = await plug_in(self._driver.read(shortest.group), NoAnswer)
+                    self._join(shortest, found)
         except NoAnswer as e:
             self._no_answer(device, e, began)
+            return
+        except TimeoutError:
+            self._no_answer(device, NoAnswer(device, "no answer before others are due"), began)
             return
         self._breakers.answered(device)
         self._health.silent.discard(device)

@@ -12,6 +12,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -292,6 +293,19 @@ def lateness(run: Run, device: str) -> np.ndarray:
     return np.asarray(np.maximum(0.0, late - np.array(waits)))
 
 
+def missed(run: Run, device: str) -> list[int]:
+    """Return the periods in which a device was not asked for exactly one scan.
+
+    One in which agent and simulators had no processor for half of the time is not counted.
+    """
+    times = run.scans(device)
+    found = Counter(ticks_of(times, run.plant.period))
+    odd = [tick for tick in range(max(found) + 1) if found[tick] != 1]
+    half = round(run.plant.period * SECOND / 2)
+    due = {tick: times[0] + 2 * half * tick for tick in odd}
+    return [t for t, ns in due.items() if waited(run, ns - half, ns + 2 * half) < half / SECOND]
+
+
 def waited(run: Run, begin: int, end: int) -> float:
     """Return how long in a span (ns) simulators and agent waited for a processor, in seconds."""
     when = [t for t, _ in run.waited]
@@ -327,8 +341,9 @@ def wrong(run: Run, stored: Mapping[str, SampleBlock], device: str) -> Iterator[
             ):
                 if quality != Quality.GOOD:
                     continue
-                low = bisect_left(when, time_ns - same * SECOND)
-                high = bisect_right(when, time_ns + same * SECOND)
+                slack = (same + waited(run, time_ns - SECOND, time_ns + SECOND)) * SECOND
+                low = bisect_left(when, time_ns - slack)
+                high = bisect_right(when, time_ns + slack)
                 near = [v for _, v in heard[low:high]]
                 if not any(abs(v - value) <= 1e-9 * abs(v) for v in near):
                     yield f"{stream} {tag.name} at {time_ns}: {value} is none of {near}"

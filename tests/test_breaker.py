@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.breaker import PAUSE, SHARE, Breakers
+from edge_agent.breaker import PAUSE, SHARE, WHOLE, Breakers
 
 
 @given(st.lists(st.floats(0.01, 3.0), min_size=1, max_size=30), st.integers(1, 5))
@@ -61,3 +61,21 @@ def test_an_attempt_that_was_given_up_at_once_does_not_make_a_unit_cheap() -> No
     assert probe.at == 20.0 + 1.0 / SHARE
     assert breakers.answered("a")
     assert breakers.next_probe() is None
+
+
+def test_one_probe_in_sixteen_is_waited_for_whoever_is_due_meanwhile() -> None:
+    breakers, whole = Breakers(["a", "b"]), []
+    for i in range(2 * WHOLE):
+        breakers.failed("a", 100.0 * i, 1.0)
+        probe = breakers.next_probe()
+        assert probe is not None
+        whole.append(probe.is_whole)
+    assert [i for i, is_whole in enumerate(whole) if is_whole] == [WHOLE - 1, 2 * WHOLE - 1]
+
+
+def test_on_a_line_without_a_living_unit_every_probe_is_waited_for() -> None:
+    breakers = Breakers(["a"])
+    breakers.failed("a", 0.0, 1.0)
+    probe = breakers.next_probe()
+    assert probe is not None
+    assert probe.is_whole
