@@ -29,15 +29,18 @@ def test_a_unit_is_asked_again_within_20_time_outs_of_each_dead_one(costs: list[
     for unit, cost in dead.items():
         breakers.failed(unit, 0.0, cost)
     asked: dict[str, float] = {}
-    now = 0.0
-    while len(asked) < len(dead):
-        probe = breakers.next_probe()
-        assert probe is not None
-        now = max(now, probe.at)
-        asked.setdefault(probe.unit, now)
-        now += dead[probe.unit]
-        breakers.failed(probe.unit, now, dead[probe.unit])
-    assert max(asked.values()) <= max(2.0, len(costs) * max(costs) / SHARE) + sum(costs)
+    longest = now = 0.0
+    for round_ in range(3):  # in the first one they were all found silent at once
+        for _ in dead:
+            probe = breakers.next_probe()
+            assert probe is not None
+            now = max(now, probe.at)
+            if round_:
+                longest = max(longest, now - asked[probe.unit])
+            asked[probe.unit] = now
+            now += dead[probe.unit]
+            breakers.failed(probe.unit, now, dead[probe.unit])
+    assert longest <= max(2.0, len(costs) * max(costs) / SHARE) + sum(costs)
 
 
 def test_a_line_without_a_living_unit_has_nobody_to_protect() -> None:
