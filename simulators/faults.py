@@ -31,8 +31,8 @@ they take:
 Of an OPC UA server, exception, busy and hole (``at``: the tag's own) are bad status codes of nodes;
 late-by-one and poison do not befall it, and what befalls the line is all its devices'.
 
-A rollover stays as well if ``to`` is left out. ``at`` is an address of the device's protocol. Half
-an open link and a restart befall all devices of the same server.
+A rollover stays as well if ``to`` is left out. ``at`` is an address of the device's protocol. A
+half-open link and a restart befall all devices of the same server.
 """
 
 import math

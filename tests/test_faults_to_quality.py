@@ -61,7 +61,7 @@ def cases(*troubles: str) -> list[Case]:
 ALL = cases(*BAD, *PARTLY, *UNSEEN)
 # a unit that was out of step is believed only when its old answers must have come; what a device
 # refuses is learnt, and asked for again seldom
-SLOWLY = ("late-by-one", "short", "hole", "exception, code: 4")
+SLOWLY = ("late-by-one", "short", "hole")
 BACK_SOON = [case for case in ALL if case.trouble not in SLOWLY]
 pytestmark = pytest.mark.timeout(120)  # the plant starts and runs in the first test's time
 
