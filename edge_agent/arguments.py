@@ -259,7 +259,7 @@ def _tags(menu: _Menu) -> None:
 
 
 def _simulate(menu: _Menu) -> None:
-    what = "run the simulators alone and print where they listen and tell what they answered"
+    what = "run the simulators alone; they print where they listen, and where they count, as truth"
     example = "edge-agent simulate plant.yaml --faults trouble.yaml"
     add = menu.add("simulate", what, example).add_argument
     add("plant", type=Path, nargs="?", metavar="CONFIG", help="whose devices (the demo's)")

@@ -138,10 +138,10 @@ class Trouble:
 
 
 class Script:
-    """All trouble of a run."""
+    """All trouble of a run; name: where it is written."""
 
-    def __init__(self, troubles: list[Trouble] | None = None) -> None:
-        self.troubles = troubles or []
+    def __init__(self, troubles: list[Trouble] | None = None, name: str = "script") -> None:
+        self.troubles, self.name = troubles or [], name
         self._indexed: list[Trouble] = []
         self._by_device: dict[str, list[Trouble]] = {}
 
@@ -171,7 +171,7 @@ class Script:
     def strangers(self, devices: Collection[str]) -> list[str]:
         """Return a complaint for each entry whose device is none of these."""
         return [
-            f"line {t.line}: there is no device {t.device} in the configuration"
+            f"{self.name}:{t.line}: there is no device {t.device} in the configuration"
             for t in self.troubles
             if t.device not in devices
         ]
@@ -193,7 +193,7 @@ def read_script(path: Path) -> Script:
     mistakes = [f"{path}:{row.line}: {text}" for row in rows for text in row.mistakes]
     if mistakes:
         raise ValueError("\n".join(mistakes))
-    return Script([row.trouble for row in rows if row.trouble is not None])
+    return Script([row.trouble for row in rows if row.trouble is not None], str(path))
 
 
 @dataclass

@@ -178,7 +178,7 @@ def _misfits(script: Script, tables: list[DeviceTable]) -> list[str]:
                 try:
                     place(trouble.at)
                 except ValueError as e:
-                    misfits.append(f"line {trouble.line}: {e}")
+                    misfits.append(f"{script.name}:{trouble.line}: {e}")
     return misfits
 
 

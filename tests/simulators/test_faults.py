@@ -100,4 +100,5 @@ def test_an_empty_file_is_no_trouble(tmp_path: Path) -> None:
 def test_a_device_that_the_configuration_does_not_have_is_named(tmp_path: Path) -> None:
     read = script(tmp_path, "- {device: a, kind: silence}\n- {device: b, kind: silence}\n")
 
-    assert read.strangers(["a"]) == ["line 2: there is no device b in the configuration"]
+    where = tmp_path / "faults.yaml"
+    assert read.strangers(["a"]) == [f"{where}:2: there is no device b in the configuration"]

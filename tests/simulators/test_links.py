@@ -265,8 +265,8 @@ async def test_a_fleet_tells_over_http_what_each_device_was_asked(tmp_path: Path
 @pytest.mark.parametrize(
     ("trouble", "complaint"),
     [
-        (Trouble("pm", "silence", line=3), "line 3: there is no device pm"),
-        (Trouble("em", "hole", at="pump", line=4), "line 4: 'pump' is no Modbus address"),
+        (Trouble("pm", "silence", line=3), "script:3: there is no device pm"),
+        (Trouble("em", "hole", at="pump", line=4), "script:4: 'pump' is no Modbus address"),
     ],
 )
 async def test_a_script_that_does_not_fit_the_configuration_is_refused(
