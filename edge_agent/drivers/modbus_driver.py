@@ -107,17 +107,17 @@ class ModbusDriver:
     async def probe(self, device: str) -> None:
         config, lessons = self._devices[device], self._lessons[device]
         streams = [s for s in self._streams.values() if s.device == device]
-        known = [r for s in streams for r in s.inquiry.plan.registers]
-        # the shortest that has answered; else any: a refusal is a sign of life as well
-        known.sort(key=lambda r: (r.span not in lessons.proved, r.words, r.first))
-        table, first, last = known[0].span
+        known = {r.span for s in streams for r in s.inquiry.plan.registers}
+        table, first, last = lessons.sign_of_life(known)
         async with self._lock:
             await self._wire.settle(config.unit)
             try:
                 await self._wire.probe(config.unit, Request(table, first, last - first + 1, 0, ()))
             except TimeoutError as e:
+                lessons.probed_in_vain += 1
                 raise NoAnswer(device, str(e)) from e
         lessons.heard += 1
+        lessons.probed_in_vain = 0
 
     def save(self) -> dict[str, object]:
         devices = {

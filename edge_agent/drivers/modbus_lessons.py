@@ -26,6 +26,7 @@ _QUALITY = {
 
 SPOILT = 6  # answers in a row, each behind a request that read over a gap
 AGAIN_SOON, AGAIN, AGAIN_LATEST = 10.0, 60.0, 3600.0  # seconds until a fact is tried again
+ANYTHING = 8  # each so many probes in vain asks for what had not answered before
 Border = tuple[Table, int]  # no request reads the address together with the one before
 GOLDEN = 0.618034  # multiples of it spread evenly over the interval from 0 to 1
 _TABLES = {table.prefix: table for table in Table}
@@ -82,6 +83,7 @@ class Lessons:
     heard    answers of the device so far
     proved   spans of tags that have answered
     news     what was learnt since it was last taken, in words
+    probed_in_vain  how often it gave no sign of life since it gave one
     """
 
     def __init__(self) -> None:
@@ -90,12 +92,28 @@ class Lessons:
         self.proved: set[Span] = set()
         self.refused: dict[Span, Refused] = {}
         self.news: list[str] = []
+        self.probed_in_vain = 0
         self._no_gaps = False
         self._behind_gap = False  # the request before this one read over a gap
         self._spoilt = 0
         self._borders: dict[Border, _Fact] = {}
         self._most: dict[bool, _Fact] = {}  # of tables of bits, of registers
         self._intervals: dict[Span | Border | bool, float] = {}  # of facts that held no longer
+
+    def sign_of_life(self, known: Iterable[Span]) -> Span:
+        """Return what to ask a silent device for: the shortest that it is known to answer to.
+
+        Any other will do, for a refusal is a sign of life as well. But some devices say nothing to
+        what they do not know, so each probe in vain is followed by one for something else.
+
+        known  the spans of the device's tags
+        """
+        times = self.probed_in_vain
+        every = sorted(known, key=lambda s: (s in self.refused, s[2] - s[1], s[1], s[0].prefix))
+        sound = [span for span in every if span in self.proved and span not in self.refused]
+        if not sound or times % ANYTHING == ANYTHING - 1:
+            return every[(times if not sound else times // ANYTHING) % len(every)]
+        return sound[times % len(sound)]
 
     @property
     def bounds(self) -> Bounds:

@@ -212,6 +212,23 @@ async def test_whatever_a_unit_says_is_a_sign_of_life(word: str) -> None:
     assert len(meter.asked) == 1
 
 
+@pytest.mark.parametrize("answered_before", [False, True])
+async def test_a_device_that_does_not_know_its_first_register_is_found_for_all_that(
+    answered_before: bool,
+) -> None:
+    """L1, peers 20: it was probed for ever by the one register that it says nothing to."""
+    async with Meter() as meter, driving({"m": device(at(meter), tags=run_of(3))}) as driver:
+        if answered_before:
+            await read(driver)
+        meter.mute = {0}
+        with pytest.raises(NoAnswer):
+            await driver.probe("m")
+
+        await driver.probe("m")
+
+    assert spans(meter)[-2:] == [(0, 1), (1, 1)]
+
+
 @pytest.mark.parametrize("word", ["silent", "exception 11"])
 async def test_the_probe_of_a_silent_unit_is_no_answer(word: str) -> None:
     async with Meter() as meter, driving({"m": device(at(meter))}) as driver:
