@@ -57,6 +57,7 @@ class Meter:
         self._items = _shortest_first(items, identity.version)
         self._owed: int | None = None  # what it was asked for last and has not answered
         self._alone: int | None = None  # the item whose silence may be its own, not the meter's
+        self._probes = 0  # since it answered
         self._silences: dict[int, int] = {}  # how often an item was silent among others that spoke
 
     # ---- what is known ----
@@ -87,14 +88,18 @@ class Meter:
     async def sign_of_life(self) -> bool:
         """Have the meter answer to the shortest that it has, but not to what it owes.
 
+        The next time in vain to the next, for it may be silent to what it does not know.
+
         returns  whether it did; False where what came had a wrong sum
         errors   ``NoAnswer``
         """
         if await self.learn_address():
             return True
-        known = (i for i in self._items if i != self._owed and not self.refuses(i))
+        known = [i for i in self._items if i != self._owed and not self.refuses(i)]
+        known.append(EVERYBODY_HAS[self._version])
+        self._probes += 1
         try:
-            await self.read(next(known, EVERYBODY_HAS[self._version]))
+            await self.read(known[(self._probes - 1) % len(known)])
         except Refused:
             return True
         except Garbled:
@@ -143,7 +148,7 @@ class Meter:
         owed, self._owed = self._owed, expected.item  # also if the wait is broken off
         identity = self._identity
         frame = await self._line.ask(request, expected, identity.timeout, identity.pause)
-        self._owed = None
+        self._owed, self._probes = None, 0
         self._silences.pop(expected.item, None)
         if owed is not None and owed != expected.item:
             self._count_silence(owed)

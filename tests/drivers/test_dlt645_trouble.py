@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from edge_agent.drivers.base import Counts, Learns, Probes
+from edge_agent.drivers.dlt645_codec import parse
 from edge_agent.errors import Disconnected, NoAnswer
 from edge_agent.model import Quality
 from edge_agent.units import Duration
@@ -283,6 +285,28 @@ async def test_frames_of_other_meters_and_echoes_are_passed_over(bench: Bench) -
         assert await read(d) == GOOD
         assert isinstance(d, Counts)
         assert d.counts["late_frames"] == 6
+
+
+async def test_a_meter_that_does_not_know_its_shortest_items_is_found_for_all_that(
+    bench: Bench,
+) -> None:
+    """L1, peers 20: it was probed in turn by the two items that it says nothing to, for ever."""
+    meter = bench.add()
+    serve = meter.serve
+
+    def picky(frame: bytes, line: Line) -> None:
+        item = parse(frame).item("2007")
+        if item not in {0x02010100, 0x02030000}:
+            serve(frame, line)
+
+    meter.serve = picky  # type: ignore[method-assign]
+    async with bench.serving(), connected(driver(m=device(bench.port))) as d:
+        assert isinstance(d, Probes)
+        for _ in range(3):
+            with suppress(NoAnswer):
+                await d.probe("m")
+
+    assert meter.conduct.tally.requests == 1
 
 
 async def test_a_probe_is_one_short_exchange(bench: Bench) -> None:
