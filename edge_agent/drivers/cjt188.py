@@ -11,7 +11,6 @@ a meter that brings nothing the other order is tried now and then: another one m
 Source: CJ/T 188-2004 and -2018.
 """
 
-import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from edge_agent.drivers.cjt188_codec import Category, Place
 from edge_agent.drivers.octet_line import Garbled, OctetLine
 from edge_agent.drivers.octet_meters import (
     Column,
+    LineDriver,
     MeterDevice,
     Path,
     Row,
@@ -233,47 +233,26 @@ class _Stream:
     places: tuple[Place, ...]
 
 
-class Cjt188Driver:
+class Cjt188Driver(LineDriver[_Stream]):
     """One line and all meters on it."""
 
     def __init__(self, devices: Mapping[str, Cjt188Device], clock: Clock) -> None:
         """Prepare every stream; ``ConfigError`` if the devices do not agree on the line."""
         self._clock = clock
-        self._line = line_of(devices, codec.size)
-        self._lock = asyncio.Lock()
-        self._meters = {name: _Meter(name, d, self._line) for name, d in devices.items()}
-        self._streams: dict[str, _Stream] = {}
-        groups: list[Group] = []
+        line = line_of(devices, codec.size)
+        self._meters = {name: _Meter(name, d, line) for name, d in devices.items()}
+        streams: dict[Group, _Stream] = {}
         for name, device in devices.items():
             for group, names in groups_of(name, device).items():
                 tags = tuple(device.tags[tag] for tag in names)
-                self._streams[group.schema.stream] = _Stream(
+                streams[group] = _Stream(
                     self._meters[name],
                     group.schema,
                     tuple(Column.of(device, tag) for tag in tags),
                     tags,
                     tuple(device.where(tag) for tag in tags),
                 )
-                groups.append(group)
-        self._groups = tuple(groups)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self._groups
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        return self._line.counts
-
-    async def connect(self) -> None:
-        await self._line.open()
-
-    async def close(self) -> None:
-        await self._line.close()
-
-    async def read(self, group: Group) -> SampleBlock:
-        async with self._lock:  # one request in flight per line
-            return await self._scan(self._streams[group.schema.stream])
+        super().__init__(line, streams)
 
     async def probe(self, device: str) -> None:
         async with self._lock:

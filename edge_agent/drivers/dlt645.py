@@ -8,7 +8,6 @@ a bad wire does not take the time of the others; a meter that is silent is ``NoA
 Source: DL/T 645-2007; DL/T 645-1997.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from edge_agent.drivers.dlt645_plan import Ask, plan
 from edge_agent.drivers.octet_line import Garbled
 from edge_agent.drivers.octet_meters import (
     Column,
+    LineDriver,
     MeterDevice,
     Path,
     Row,
@@ -163,52 +163,31 @@ class _Progress:
     spoiled: int = 0
 
 
-class Dlt645Driver:
+class Dlt645Driver(LineDriver[_Stream]):
     """One line and all meters on it."""
 
     def __init__(self, devices: Mapping[str, Dlt645Device], clock: Clock) -> None:
         """Plan every stream; ``ConfigError`` if the devices do not agree on what the line is."""
         self._clock = clock
-        self._line = line_of(devices, codec.size)
-        self._lock = asyncio.Lock()
+        line = line_of(devices, codec.size)
         self._meters: dict[str, Meter] = {}
-        self._streams: dict[str, _Stream] = {}
-        groups: list[Group] = []
+        streams: dict[Group, _Stream] = {}
         for name, device in devices.items():
             items = {device.where(tag).item for tag in device.tags.values()}
             identity = Identity(
                 name, device.address, device.version, float(device.timeout), float(device.pause)
             )
-            meter = Meter(identity, self._line, clock, items)
+            meter = Meter(identity, line, clock, items)
             self._meters[name] = meter
             for group, tags in groups_of(name, device).items():
-                self._streams[group.schema.stream] = _Stream(
+                streams[group] = _Stream(
                     device,
                     meter,
                     group.schema,
                     tuple(Column.of(device, device.tags[tag]) for tag in tags),
                     device.asks(tags),
                 )
-                groups.append(group)
-        self._groups = tuple(groups)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self._groups
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        return self._line.counts
-
-    async def connect(self) -> None:
-        await self._line.open()
-
-    async def close(self) -> None:
-        await self._line.close()
-
-    async def read(self, group: Group) -> SampleBlock:
-        async with self._lock:  # one request in flight per line
-            return await self._scan(self._streams[group.schema.stream])
+        super().__init__(line, streams)
 
     async def probe(self, device: str) -> None:
         async with self._lock:

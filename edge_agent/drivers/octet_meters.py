@@ -1,13 +1,15 @@
 """What the configurations and the rows of all meters that speak in octet frames have in common."""
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from edge_agent.drivers.base import DeviceConfig, TagConfig, apply_flag, groups_of
+from edge_agent.drivers.base import DeviceConfig, Group, TagConfig, apply_flag, groups_of
 from edge_agent.drivers.links import SerialSettings, link_faults
 from edge_agent.drivers.octet_frames import Size
 from edge_agent.drivers.octet_line import Line, OctetLine, common
@@ -15,6 +17,7 @@ from edge_agent.model import F64, U8, Quality, SampleBlock, Schema
 from edge_agent.units import Duration, Unit
 
 Path = tuple[str | int, ...]
+S = TypeVar("S")
 
 USUAL = SerialSettings(2400, "E", 1, 8)
 PAUSE = Duration(0.02)
@@ -161,6 +164,39 @@ class Row:
         """Return the row as a block of one scan."""
         apply_flag(config, schema, self.value, self.quality)
         return SampleBlock(schema, np.array([time], np.int64), self.value, self.quality)
+
+
+class LineDriver(ABC, Generic[S]):
+    """One line and all meters on it: what a driver of such meters need not write again.
+
+    streams  what each stream is read with, by its group
+    """
+
+    def __init__(self, line: OctetLine, streams: Mapping[Group, S]) -> None:
+        self._line, self._streams = line, dict(streams)
+        self._lock = asyncio.Lock()  # one request in flight per line
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(self._streams)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._line.counts
+
+    async def connect(self) -> None:
+        await self._line.open()
+
+    async def close(self) -> None:
+        await self._line.close()
+
+    async def read(self, group: Group) -> SampleBlock:
+        async with self._lock:
+            return await self._scan(self._streams[group])
+
+    @abstractmethod
+    async def _scan(self, stream: S) -> SampleBlock:
+        """Return one scan of a stream; raises as ``Driver.read``."""
 
 
 @dataclass
