@@ -156,15 +156,19 @@ class Run:
         path = self.folder / "scans" / f"{device}.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def scans(self, device: str) -> list[int]:
-        """Return when the first request of each scan of a device came, ns, since it is judged."""
+    def scans(self, device: str, after: float = 0.0) -> list[int]:
+        """Return when the first request of each scan of a device came, ns.
+
+        after  seconds since it is judged
+        """
         if str(self.plant.devices[device]["connect"]).startswith("modbus"):
             told = self.truth[device]
             most = max(told["asked"])
             times = [t for t, n in zip(told["times"], told["asked"], strict=True) if n == most]
         else:
             times = [int(str(line["t"])) for line in self.said(device) if _is_first(line)]
-        return [t for t in times if self.judged <= t <= self.ended]
+        begin = self.judged + round(after * SECOND)
+        return [t for t in times if begin <= t <= self.ended]
 
 
 @asynccontextmanager
@@ -277,14 +281,14 @@ async def until(t: int) -> None:
 # ---- judging ---------------------------------------------------------------------------------
 
 
-def lateness(run: Run, device: str) -> np.ndarray:
+def lateness(run: Run, device: str, after: float = 0.0) -> np.ndarray:
     """Return how late each scan of a device came against its grid, in seconds.
 
     The grid is the earliest that fits all requests: nobody tells the wire where it begins. For what
     the agent and the simulators waited for a processor, on a machine that others use too, neither
     can be blamed: it is taken off.
     """
-    times = np.array(run.scans(device), np.int64)
+    times = np.array(run.scans(device, after), np.int64)
     t = (times - times[0]) / SECOND
     off = t - np.rint(t / run.plant.period) * run.plant.period
     late = off - off.min()
