@@ -20,8 +20,8 @@ KNOWN = (
 )
 TAGS: dict[str, dict[str, object]] = {
     "state": {"at": "hr:0", "kind": "state"},
-    "a": {"at": "hr:1", "type": "f32"},
-    "c": {"at": "ir:0", "type": "f32"},
+    "a": {"at": "hr:1"},
+    "c": {"at": "ir:0"},
 }
 each_line = pytest.mark.parametrize("line", range(4), ids=[" ".join(line) for line in LINES])
 pytestmark = pytest.mark.timeout(90)  # the plant starts and runs in the first test's time
