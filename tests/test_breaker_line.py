@@ -15,9 +15,7 @@ LINES = [(s, t) for s in ("modbus+tcp", "modbus+rtu-over-tcp") for t in ("100ms"
 # The grids of a line's seven units are 143 ms apart: a time-out of 100 ms fits between two of them;
 # one of 1 s does not, and a probe is given up when a living unit is due.
 COST = 0.143
-KNOWN = (
-    2.0  # seconds until all silent units are known to be so; finding out costs two time-outs once
-)
+KNOWN = 7.0  # seconds until all silent units are known; finding out costs two time-outs of each
 TAGS: dict[str, dict[str, object]] = {
     "state": {"at": "hr:0", "kind": "state"},
     "a": {"at": "hr:1"},
