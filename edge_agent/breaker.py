@@ -16,9 +16,7 @@ from typing import NamedTuple
 
 SHARE = 0.05  # of a line's time, for all its silent units together
 PAUSE = 0.9  # seconds between two probes of a unit, at least
-
-
-WHOLE = 16  # each so many probes of a unit take as long as an answer may take
+WHOLE = 16  # one in so many probes of a unit is waited for as long as an answer may take
 
 
 class Probe(NamedTuple):
