@@ -203,10 +203,12 @@ async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
     begin = -(-clock.wall_ns() // MINUTE) * MINUTE
     end = begin + length.ns
     last_window = end // MINUTE * MINUTE
+    awaited = {name for name, kpi in agent.config.metrics.items() if "1min" in kpi.windows}
     while clock.wall_ns() < end + CLOSING.ns:
         await clock.sleep(0.2)
-        closed = [row.time[-1] for row in _kpi_rows(agent) if row.schema.name == "1min"]
-        if clock.wall_ns() >= end and closed and min(closed) >= last_window:
+        rows = [row for row in _kpi_rows(agent) if row.schema.name == "1min"]
+        closed = {row.schema.owner for row in rows if row.time[-1] >= last_window}
+        if clock.wall_ns() >= end and closed >= awaited:
             return
 
 
