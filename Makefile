@@ -37,8 +37,14 @@ check: $(VENV)/.dev                 ## formatting, lint, types, import contracts
 packages:                           # real servers and a real browser; installed, never started
 	.ci/system-packages
 
-test: packages $(NODE)/node_modules/.package-lock.json check                ## everything, on real servers; pytest's summary is the last line
-	$(BIN)/python -m pytest -q $(ARGS)
+# These measure time or run the whole agent, so they have the machine for themselves; most of the others
+# wait for sockets, and go in two processes.
+ALONE := $(addprefix tests/test_,$(addsuffix .py,end_to_end isolation schedule breaker_line \
+  gateway_benchmark faults_to_quality kill))
+
+test: packages $(NODE)/node_modules/.package-lock.json check  ## everything, on real servers; pytest's summary is the last line
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%) $(ARGS)
+	$(BIN)/python -m pytest -q $(ALONE) $(ARGS)
 
 soak: packages $(NODE)/node_modules/.package-lock.json $(VENV)/.dev         ## long kills and outages
 	$(BIN)/python -m pytest -q -m soak --override-ini addopts= $(ARGS)
