@@ -104,42 +104,76 @@ class Unit:
             raise ValueError(f"{self.code} cannot be converted to {other.code}")
         return 1.0 if self.code == other.code else self.factor / other.factor
 
+    def times(self, other: "Unit", power: int = 1) -> "Unit":
+        """Return the unit of a product with a power of another: ``kW`` times ``h`` is ``kW.h``.
+
+        Equal atoms are put together, so ``t/h`` times ``h`` is ``t``.
+        """
+        powers = dict[str, int]()
+        for atom, exponent in (
+            *_atoms(self.code),
+            *((a, e * power) for a, e in _atoms(other.code)),
+        ):
+            powers[atom] = powers.get(atom, 0) + exponent
+        numbers = [(atom, p) for atom, p in powers.items() if atom.isdigit()]
+        for atom, exponent in numbers:  # 10000.[CNY] squared: a number has no power in a code
+            del powers[atom]
+            if int(atom) != 1 and exponent:
+                number = str(int(atom) ** abs(exponent))
+                powers[number] = powers.get(number, 0) + (1 if exponent > 0 else -1)
+        return Unit.parse(_code_of(powers))
+
 
 @cache
 def _parse(code: str) -> Unit:
     factor, powers = 1.0, dict[str, int]()
-    sign = 1
-    whole = _SPELLINGS.get(code.strip(), code.strip() or "1")
-    parts = [_SPELLINGS.get(part, part) for part in re.split(r"([./])", whole)]
-    expression = "".join(parts)
-    for part in re.split(r"([./])", expression):
-        if part in {".", "/"}:
-            sign = 1 if part == "." else -1
-            continue
-        atom_factor, dimension, power = _atom(part, code)
-        factor *= atom_factor ** (sign * power)
+    for atom, power in _atoms(code):
+        atom_factor, dimension = _measure(atom, code)
+        factor *= atom_factor**power
         for name, exponent in dimension.items():
-            powers[name] = powers.get(name, 0) + exponent * sign * power
-        sign = 1
+            powers[name] = powers.get(name, 0) + exponent * power
     return Unit(code, tuple(sorted((n, p) for n, p in powers.items() if p)), factor)
 
 
-def _atom(text: str, whole: str) -> tuple[float, Mapping[str, int], int]:
-    if text.isdigit():
-        return float(text), {}, 1
-    if text.startswith("{") and text.endswith("}"):
-        return 1.0, {text: 1}, 1  # a counted thing: {bag}
-    match = re.fullmatch(r"(.*?[^\d-]|1)(-?\d+)?", text)
-    if match:
-        name, power = match[1], int(match[2] or 1)
-        if name in _ATOMS:
-            factor, dimension, _ = _ATOMS[name]
-            return factor, dimension, power
-        prefix, rest = name[:1], name[1:]
-        if prefix in _PREFIX and rest in _ATOMS and _ATOMS[rest][2]:
-            factor, dimension, _ = _ATOMS[rest]
-            return _PREFIX[prefix] * factor, dimension, power
+def _atoms(code: str) -> list[tuple[str, int]]:
+    """Return the atoms of a unit with their powers, the field's spellings spelled out."""
+    whole = _SPELLINGS.get(code.strip(), code.strip() or "1")
+    found, sign = list[tuple[str, int]](), 1
+    for part in re.split(r"([./])", whole):
+        if part in {".", "/"}:
+            sign = 1 if part == "." else -1
+        elif part in _SPELLINGS:  # all of it is divided by: kg/kWh is kg/kW/h
+            found += [(atom, sign * power) for atom, power in _atoms(part)]
+        else:
+            match = re.fullmatch(r"(\d+)|(.*?[^\d-])(-?\d+)?", part)
+            if not match:
+                raise ValueError(f'unknown unit "{code}"')
+            found.append((match[1] or match[2], sign * int(match[3] or 1)))
+    return found
+
+
+def _measure(atom: str, whole: str) -> tuple[float, Mapping[str, int]]:
+    """Return the factor and the dimension of one atom of a unit."""
+    if atom.isdigit():
+        return float(atom), {}
+    if atom.startswith("{") and atom.endswith("}"):
+        return 1.0, {atom: 1}  # a counted thing: {bag}
+    if atom in _ATOMS:
+        return _ATOMS[atom][:2]
+    prefix, rest = atom[:1], atom[1:]
+    if prefix in _PREFIX and rest in _ATOMS and _ATOMS[rest][2]:
+        factor, dimension, _ = _ATOMS[rest]
+        return _PREFIX[prefix] * factor, dimension
     raise ValueError(f'unknown unit "{whole}"')
+
+
+def _code_of(atoms: Mapping[str, int]) -> str:
+    """Return the code of a product of atoms with their powers."""
+    over = [f"{atom}{'' if power == 1 else power}" for atom, power in atoms.items() if power > 0]
+    under = [
+        f"/{atom}{'' if power == -1 else -power}" for atom, power in atoms.items() if power < 0
+    ]
+    return ".".join(over or ["1"]) + "".join(under)
 
 
 def _plain_schema(

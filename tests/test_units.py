@@ -100,3 +100,45 @@ def test_a_secret_that_stands_in_the_file_is_refused_without_being_shown(text: o
     with pytest.raises(ValueError, match="does not stand in the file itself") as caught:
         Secret.parse(text)
     assert str(text) not in str(caught.value).replace("file:/path", "")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "plain"),
+    [
+        ("kg/kWh", "kg/kW/h"),
+        ("1/kWh", "1/kW/h"),
+        ("{bag}/rpm", "{bag}.min"),
+        ("kgce/kvarh", "k[gce]/k[var]/h"),
+    ],
+)
+def test_all_of_a_spelling_is_divided_by(spelled: str, plain: str) -> None:
+    one, other = Unit.parse(spelled), Unit.parse(plain)
+    assert one.dimension == other.dimension
+    assert one.factor == pytest.approx(other.factor)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "power", "code"),
+    [
+        ("kW", "h", 1, "kW.h"),
+        ("t/h", "h", 1, "t"),
+        ("kgce", "t", -1, "k[gce]/t"),
+        ("m", "m", 1, "m2"),
+        ("m3", "h", -1, "m3/h"),
+        ("h", "h", -1, "1"),
+        ("1", "s", -1, "1/s"),
+        ("万元", "万元", 1, "[CNY]2.100000000"),
+        ("{bag}", "kWh", -1, "{bag}/kW/h"),
+    ],
+)
+def test_a_product_of_units_has_a_code_that_means_the_same(
+    one: str, other: str, power: int, code: str
+) -> None:
+    a, b = Unit.parse(one), Unit.parse(other)
+    product = a.times(b, power)
+    assert product.code == code
+    assert product.factor == pytest.approx(a.factor * b.factor**power)
+    powers = dict(a.dimension)
+    for name, exponent in b.dimension:
+        powers[name] = powers.get(name, 0) + exponent * power
+    assert dict(product.dimension) == {name: p for name, p in powers.items() if p}
