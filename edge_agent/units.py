@@ -52,6 +52,8 @@ _ATOMS: dict[str, tuple[float, dict[str, int], bool]] = {
     "[gce]": (1e-3, {"coal equivalent": 1}, True),
     "[tce]": (1e3, {"coal equivalent": 1}, False),
     "[CNY]": (1.0, {"money": 1}, False),
+    "[gCO2]": (1e-3, {"carbon dioxide": 1}, True),
+    "[mu]": (2000 / 3, {"L": 2}, False),
 }
 
 # the field's spellings, as UCUM with the atoms above
@@ -78,6 +80,10 @@ _SPELLINGS = {
     "CNY": "[CNY]",
     "元": "[CNY]",
     "万元": "10000.[CNY]",
+    "kgCO2": "k[gCO2]",
+    "tCO2": "M[gCO2]",
+    "mu": "[mu]",
+    "亩": "[mu]",
     "µg": "ug",
 }
 

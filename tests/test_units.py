@@ -11,6 +11,8 @@ FACTORS = [
     ("kgce/t", "kgce/kg", 0.001),
     ("1/min", "1/h", 60.0), ("kvarh", "kvar.h", 1.0), ("d", "h", 24.0), ("kNm3", "Nm3", 1000.0),
     ("kW", "MJ/h", 3.6), ("l", "m3", 0.001), ("kV.A", "kVA", 1.0), ("{bag}/h", "{bag}/min", 1 / 60),
+    ("kgce/kWh", "tce/MWh", 1.0), ("CNY/kWh", "万元/MWh", 0.1), ("kgce/万元", "tce/CNY", 1e-7),
+    ("tCO2/GJ", "kgCO2/MJ", 1.0), ("亩", "m2", 2000 / 3),
 ]  # fmt: skip
 
 
@@ -26,7 +28,7 @@ def test_a_value_is_converted_by_a_factor(one: str, other: str, factor: float) -
     [
         ("kgce", "kg"), ("Nm3", "m3"), ("kvar", "kW"), ("kVA", "kW"), ("kvarh", "kWh"),
         ("{bag}", "{piece}"), ("{bag}", "1"), ("Cel", "K"), ("kWh", "kW"), ("t", "tce"),
-        ("CNY", "1"),
+        ("CNY", "1"), ("tCO2", "t"), ("tCO2", "tce"),
     ],
 )  # fmt: skip
 def test_what_must_never_be_mixed_is_not_converted(one: str, other: str) -> None:
