@@ -23,8 +23,8 @@ from edge_agent.metrics.slots import SlotOperator
 from edge_agent.model import Family, Kind, SampleBlock, Schema, Tag
 from edge_agent.units import Unit
 from tests.metrics import oracle
-from tests.metrics.plants import Works, as_oracle, interleaved, plant_rows, run
-from tests.metrics.test_laws import EXAMPLES, used
+from tests.metrics.plants import as_oracle, interleaved, plant_rows, run
+from tests.metrics.test_laws import EXAMPLES, metrics_of, used
 
 SECOND = 1_000_000_000
 START = 1_767_225_600 * SECOND + 300_000_000
@@ -87,7 +87,7 @@ def kpi_minute(kind: str) -> float:
     def slots() -> list[Metric]:
         return [SlotOperator(block.schema) for block in rows.values()]
 
-    both = fastest(lambda: run([*slots(), *EXAMPLES[kind].build("k", Works())], fed))
+    both = fastest(lambda: run([*slots(), *metrics_of(kind)], fed))
     return (both - fastest(lambda: run(slots(), fed))) / 30 * 1e6
 
 

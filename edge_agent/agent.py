@@ -9,7 +9,7 @@ is named.
 import asyncio
 import gc
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -74,7 +74,30 @@ def metrics_of(config: Config, links: list[Link]) -> list[Metric]:
     slots = [SlotOperator(schema, limits) for schema in raw if slot_schema(schema).tags]
     plant = config.plant()
     kpis = [m for name, kpi in config.metrics.items() for m in kpi.build(name, plant)]
-    return [*slots, *kpis]
+    computed = [m.output for m in kpis if m.output.family is Family.COMPUTED]
+    slots += [SlotOperator(schema, limits) for schema in computed if slot_schema(schema).tags]
+    return ordered([*slots, *kpis])
+
+
+def ordered(metrics: Sequence[Metric]) -> list[Metric]:
+    """Return metrics so that each stands behind those whose rows it takes; no circle is among them.
+
+    Otherwise they keep their order: a KPI's windows are given blocks one after the other.
+    """
+    makers = {metric.output.stream: metric for metric in metrics}
+    found: dict[str, Metric] = {}
+
+    def put(metric: Metric) -> None:
+        if metric.output.stream in found:
+            return
+        for stream in metric.inputs:
+            if stream in makers and makers[stream] is not metric:
+                put(makers[stream])
+        found.setdefault(metric.output.stream, metric)
+
+    for metric in metrics:
+        put(metric)
+    return list(found.values())
 
 
 class Agent:

@@ -70,6 +70,15 @@ class Family(StrEnum):
     ENERGY = "energy"
     OEE = "oee"
     EMISSIONS = "emissions"
+    WATER = "water"
+    DEMAND = "demand"
+    TARIFF = "tariff"
+    BALANCE = "balance"
+    BASELINE = "baseline"
+    ALARM = "alarm"
+    COMPUTED = "computed"
+    CHECK = "check"
+    PRODUCT = "product"
 
     @property
     def derived(self) -> bool:
@@ -179,12 +188,14 @@ class Schema:
     stream  ``<owner>/<name>``: ``em-kiln/raw``, ``em-kiln/slot``, ``clinker/1h``
     tags    made to be ``Signals``
     period  seconds between rows as configured; a gap of more than three is not covered by data
+    provenance  of derived rows: ids of the configuration and of the table rows they rest on
     """
 
     stream: str
     family: Family
     tags: tuple[Tag, ...]
     period: float
+    provenance: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", shared(self.tags))
@@ -221,7 +232,10 @@ class Schema:
     @property
     def canonical(self) -> str:
         """The schema as JSON with a fixed order, the text that its id is the hash of."""
-        head = {"family": self.family.value, "period": self.period, "stream": self.stream}
+        head: dict[str, object] = {"family": self.family.value, "period": self.period}
+        head["stream"] = self.stream
+        if self.provenance:
+            head["provenance"] = self.provenance
         return f"{_json(head)[:-1]}{_TAGS}{_written(self.signals)}}}"
 
     @cached_property
@@ -229,13 +243,20 @@ class Schema:
         """16 hexadecimal digits of the content's hash (BLAKE2b)."""
         return blake2b(self.canonical.encode(), digest_size=8).hexdigest()
 
+    @cached_property
+    def layout(self) -> str:
+        """The id of the same columns without their provenance: under it a state is kept."""
+        return replace(self, provenance=()).id
+
     @classmethod
     def from_canonical(cls, text: str) -> "Schema":
         """Return the schema that ``canonical`` wrote."""
         head, _, tags = text.partition(_TAGS)
         written = json.loads(head + "}")
         signals = _read(tags.removesuffix("}"))
-        return cls(written["stream"], Family(written["family"]), signals, float(written["period"]))
+        stream, family = written["stream"], Family(written["family"])
+        provenance = tuple(written.get("provenance", ()))
+        return cls(stream, family, signals, float(written["period"]), provenance)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

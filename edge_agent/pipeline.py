@@ -106,7 +106,7 @@ class Pipeline:
         usable: set[str] | None = None  # all
         if states.get("digest") == self._digest:
             for metric in self._metrics:
-                state = states.get(metric.output.id)
+                state = states.get(metric.output.layout)
                 if isinstance(state, dict):
                     metric.load(state)
         elif states:
@@ -136,7 +136,7 @@ class Pipeline:
     def _resume(self, states: Mapping[str, object]) -> None:
         """Let the open windows go on that are sums of rows of the configuration before."""
         for metric in self._metrics:
-            state = states.get(metric.output.id)
+            state = states.get(metric.output.layout)
             if isinstance(metric, RollUp | Chained) and isinstance(state, dict):
                 metric.resume(state)
 
@@ -146,7 +146,7 @@ class Pipeline:
         learnt  what the drivers have learnt of their devices, by link; None: what it was before
         """
         self.learnt = self.learnt if learnt is None else dict(learnt)
-        states: dict[str, object] = {m.output.id: m.save() for m in self._metrics}
+        states: dict[str, object] = {m.output.layout: m.save() for m in self._metrics}
         kept = {"digest": self._digest, "devices": self._devices, "drivers": self.learnt}
         self._outbox.checkpoint(states | kept)
 

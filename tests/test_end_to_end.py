@@ -16,6 +16,9 @@ from edge_agent.clock import PlantClock
 from edge_agent.model import SampleBlock
 from simulators.plant import CementPlant
 from tests.metrics import oracle
+from tests.metrics.examples.emissions import emissions
+from tests.metrics.examples.energy import energy
+from tests.metrics.examples.oee import oee
 from tests.run_of_demo import (
     KPIS,
     LENGTH,
@@ -151,9 +154,9 @@ def _expected(
             "electricity": (0.1229, electricity),
             "raw-coal": (KILOGRAM, [("scale-coal.mass", 1000.0)]),
         }
-        return oracle.energy(streams, carriers, ("scale-clinker.mass", 1.0), spans)
+        return energy(streams, carriers, ("scale-clinker.mass", 1.0), spans)
     if kpi == "packer":
-        return oracle.oee(
+        return oee(
             streams,
             state="plc-packer.state",
             states={"producing": [1], "idle": [2], "fault": [3], "setup": [4], "planned_stop": [5]},
@@ -162,7 +165,7 @@ def _expected(
             ideal_cycle=1.5,
             spans=spans,
         )
-    return oracle.emissions(
+    return emissions(
         streams,
         gases={gas: f"cems-kiln.{gas}" for gas in ("so2", "nox", "pm")},
         o2="cems-kiln.o2",

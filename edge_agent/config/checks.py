@@ -18,7 +18,7 @@ from edge_agent.config.tables import Tables
 from edge_agent.config.tree import Key, MapNode, Node, Steps, walk
 from edge_agent.config.words import nearest
 from edge_agent.drivers.base import DeviceConfig, TagConfig
-from edge_agent.errors import Fault
+from edge_agent.errors import ConfigError, Fault
 from edge_agent.metrics.base import MetricConfig, QualityLimits, Reference
 from edge_agent.model import Kind
 from edge_agent.sinks.base import SinkConfig
@@ -291,31 +291,60 @@ class Tags:
 
     devices: Mapping[str, DeviceConfig]
     written: Mapping[str, tuple[str, ...]]
+    metrics: Mapping[str, MetricConfig | None]
 
     @classmethod
-    def of(cls, root: MapNode, devices: Mapping[str, DeviceConfig]) -> "Tags":
+    def of(
+        cls,
+        root: MapNode,
+        devices: Mapping[str, DeviceConfig],
+        metrics: Mapping[str, MetricConfig],
+    ) -> "Tags":
         """Return the tags of a tree."""
         written = {}
         for name, node in _entries(root, "devices").items():
             tags = node.items.get("tags") if isinstance(node, MapNode) else None
             written[str(name)] = tuple(map(str, tags.items)) if isinstance(tags, MapNode) else ()
-        return cls(devices, written | {name: tuple(d.tags) for name, d in devices.items()})
+        every = {str(name): metrics.get(str(name)) for name in _entries(root, "metrics")}
+        return cls(devices, written | {name: tuple(d.tags) for name, d in devices.items()}, every)
 
-    def fault(self, reference: Reference) -> str | None:
+    def fault(self, reference: Reference, plant: SitePlant) -> str | None:
         """Return what is wrong with a reference."""
         device, dot, name = reference.tag.partition(".")
         if not dot:
             every = [f"{d}.{t}" for d, tags in self.written.items() for t in tags]
             near = _only_near(reference.tag, every)
             return f'"{reference.tag}" is not a tag: write device.tag{near}'
+        if device in self.metrics and device not in self.written:
+            return self._column_fault(reference, device, plant)
         if device not in self.written:
-            return f'unknown device in "{reference.tag}"{nearest(device, self.written)}'
+            known = [*self.written, *self.metrics]
+            return f'unknown device in "{reference.tag}"{nearest(device, known)}'
         if device not in self.devices:
             return None  # it has mistakes of its own
         if name not in self.written[device]:
             near = nearest(reference.tag, [f"{device}.{t}" for t in self.written[device]])
             return f'unknown tag "{reference.tag}"{near}'
-        return _wrong(reference, self.devices[device].tags[name])
+        written = self.devices[device].tags[name]
+        return _wrong(reference, Kind(written.kind), written.unit)
+
+    def _column_fault(self, reference: Reference, owner: str, plant: SitePlant) -> str | None:
+        """Return what is wrong with a reference to a column of another metric."""
+        if self.metrics[owner] is None:
+            return None  # it has mistakes of its own
+        try:
+            plant.named.outputs(owner)
+        except KeyError as error:
+            told = str(error.args[0])
+            return told if "circle" in told else None
+        except (ConfigError, ValueError):
+            return None
+        try:
+            schema, column = plant.named.column(reference.tag)
+        except KeyError as error:
+            return str(error.args[0])
+        tag = schema.tags[schema.index[column]]
+        return _wrong(reference, tag.kind, tag.unit.code)
 
 
 def _only_near(text: str, known: list[str]) -> str:
@@ -323,18 +352,18 @@ def _only_near(text: str, known: list[str]) -> str:
     return near if "did you mean" in near else ""
 
 
-def _wrong(reference: Reference, tag: TagConfig) -> str | None:
+def _wrong(reference: Reference, kind: Kind, unit: str) -> str | None:
     """Return in what a tag is not what a KPI needs."""
-    if reference.kind is not None and Kind(tag.kind) is not reference.kind:
-        return f'"{reference.tag}" is a {tag.kind}, must be a {reference.kind.value}'
+    if reference.kind is not None and kind is not reference.kind:
+        return f'"{reference.tag}" is a {kind.value}, must be a {reference.kind.value}'
     if reference.unit is None:
         return None
     try:
-        written = Unit.parse(tag.unit)
+        written = Unit.parse(unit)
     except ValueError:
         return None  # told at the tag
     if written.dimension != Unit.parse(reference.unit).dimension:
-        shown = tag.unit if tag.unit != "1" else "no unit"
+        shown = unit if unit != "1" else "no unit"
         return f'"{reference.tag}" has {shown}, must be convertible to {reference.unit}'
     return None
 
@@ -352,7 +381,7 @@ def metric(
     found: list[tuple[Steps, str]] = [
         (reference.path, message)
         for reference in references
-        if (message := tags.fault(reference)) is not None
+        if (message := tags.fault(reference, plant)) is not None
     ]
     if "shift" in config.windows and not plant.shifts:
         found.append(
@@ -362,7 +391,8 @@ def metric(
         found.append((("windows",), "a window stands twice"))
     found += _rows_named(config, plant.tables)
     found += config.faults()
-    if build and not found and all(r.tag.partition(".")[0] in plant.devices for r in references):
+    owners = {r.tag.partition(".")[0] for r in references}
+    if build and not found and all(o in plant.devices or plant.named.sound(o) for o in owners):
         try:
             config.build(name, plant)
         except (KeyError, ValueError) as error:

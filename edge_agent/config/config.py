@@ -12,6 +12,7 @@ from pathlib import Path
 from edge_agent.config.tables import STANDARD, Tables, levels_of
 from edge_agent.drivers.base import DeviceConfig, groups_of
 from edge_agent.metrics.base import Coefficient, MetricConfig, QualityLimits
+from edge_agent.metrics.references import Named
 from edge_agent.model import Schema, Site
 from edge_agent.sinks.base import SinkConfig
 from edge_agent.units import Duration, Secret, Size
@@ -74,10 +75,14 @@ class SitePlant:
     devices: Mapping[str, DeviceConfig]
     tables: Tables
     on: date | None = None
+    metrics: Mapping[str, MetricConfig] = field(default_factory=dict)
+    digest: str = ""
 
     def raw(self, tag: str) -> Schema:
         """Return the raw stream that holds a tag; ``KeyError`` for an unknown one."""
         device, _, name = tag.partition(".")
+        if device in self.metrics and (computed := self.named.raw(tag)) is not None:
+            return computed
         config = self.devices[device]
         held = [schema for schema in self._streams[device] if name in schema.index]
         if not held:
@@ -103,6 +108,19 @@ class SitePlant:
     @cached_property
     def _slots(self) -> dict[str, Schema]:
         return {}
+
+    @cached_property
+    def named(self) -> Named:
+        """The metrics, for those that use their columns."""
+        return Named(self.metrics, self)
+
+    def derived(self, reference: str) -> tuple[Schema, str]:
+        """Return stream and column of another metric: ``clinker.intensity_1h``; ``KeyError``."""
+        return self.named.column(reference)
+
+    def provenance(self, sources: Sequence[str]) -> tuple[str, ...]:
+        """Return the configuration's digest and the sources."""
+        return (f"config:{self.digest}", *sources)
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` that says why there is none."""
@@ -137,7 +155,16 @@ class Config:
 
         on  the day whose coefficients count; None: those of the edition that has no end yet
         """
-        return SitePlant(self.site, self.shifts, self.quality, self.devices, self.tables, on)
+        return SitePlant(
+            self.site,
+            self.shifts,
+            self.quality,
+            self.devices,
+            self.tables,
+            on,
+            self.metrics,
+            self.digest,
+        )
 
     @cached_property
     def digest(self) -> str:

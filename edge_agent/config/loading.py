@@ -295,8 +295,8 @@ class _Reading:
             if len(self.faults) == before:
                 sound[name] = device
         checks.links(linked, checked)
-        plant = replace(plant, devices=sound)
-        tags = checks.Tags.of(self._root, devices)
+        plant = replace(plant, devices=sound, metrics=metrics)
+        tags = checks.Tags.of(self._root, devices, metrics)
         for name, metric in metrics.items():
             checks.metric(name, metric, tags, plant, self._report, build=build)
         owners = [*self._entries("devices"), *self._entries("metrics")]

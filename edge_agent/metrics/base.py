@@ -6,7 +6,7 @@ and name the config in ``metrics/__init__.py``; the laws of ``tests/metrics/test
 for it by discovery.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -17,7 +17,7 @@ from edge_agent.model import F64, U8, Kind, Quality, SampleBlock, Schema, Site
 
 # what JSON has, and arrays of numbers; NaN comes back as None
 State = Mapping[str, object]
-Window = Literal["1min", "15min", "1h", "shift", "1d", "1mo"]
+Window = Literal["1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo"]
 MINUTE = 60_000_000_000
 _BAD, _FLAGGED = int(Quality.BAD), int(Quality.UNCERTAIN_FLAGGED)  # an enum's look-up costs 1 µs
 SILENCE = 3  # periods: how long a value holds, and how far apart readings are without an outage
@@ -112,6 +112,12 @@ class Plant(Protocol):
 
     def slot(self, tag: str) -> Schema:
         """Return the slot stream of the same tag (columns ``active_energy_import.increment`` …)."""
+
+    def derived(self, reference: str) -> tuple[Schema, str]:
+        """Return stream and column of another metric: ``clinker.intensity_1h``; ``KeyError``."""
+
+    def provenance(self, sources: Sequence[str]) -> tuple[str, ...]:
+        """Return what stands in a derived stream's schema: the configuration, then the sources."""
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` if there is none."""

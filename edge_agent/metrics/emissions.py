@@ -22,7 +22,7 @@ from edge_agent.metrics.base import (
     Reference,
     usable,
 )
-from edge_agent.metrics.join import Inputs, Reading, Rows
+from edge_agent.metrics.join import Inputs, Reading, Rows, SlotFormula
 from edge_agent.metrics.rollup import SHARES, Sums, graded, unknown
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
@@ -51,7 +51,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Emissions:
+class Emissions(SlotFormula):
     """The formula: sums over valid minutes are additive."""
 
     gases: Mapping[str, Reading]
@@ -77,10 +77,6 @@ class Emissions:
     @property
     def additive(self) -> tuple[str, ...]:
         return tuple(tag.name for tag in self.tags[:-2])
-
-    @property
-    def scale(self) -> F64:
-        return np.ones(len(self.additive))
 
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         sums = Sums.zeros(len(self.additive), len(ends))
@@ -131,7 +127,7 @@ class Emissions:
     def derive(self, sums: Sums) -> tuple[F64, U8]:
         names = self.additive
         known = np.maximum(sums.known, 1)
-        share = sums.known / sums.expected()
+        share = sums.known / sums.expected
         marks = np.where(sums.known == 0, unknown(sums), sums.worst).astype(np.uint8)
         quality = graded(marks, share, self.limits)
         short = (share < VALID_HOUR) & (sums.length >= 60 * MINUTE) & (quality < Quality.BAD)

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference
-from edge_agent.metrics.join import Counter, Inputs, Rows
+from edge_agent.metrics.join import Counter, Inputs, Rows, SlotFormula
 from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
@@ -63,7 +63,7 @@ class Carrier:
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(SlotFormula):
     """The formula: amounts are additive, everything else is derived from them."""
 
     carriers: tuple[Carrier, ...]
@@ -86,10 +86,6 @@ class Energy:
     @property
     def additive(self) -> tuple[str, ...]:
         return (*(carrier.name for carrier in self.carriers), "output_t")
-
-    @property
-    def scale(self) -> F64:
-        return np.ones(len(self.carriers) + 1)
 
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         n = len(ends)

@@ -10,7 +10,7 @@ they still are the values that hold from then on).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 
@@ -18,7 +18,15 @@ from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
 from edge_agent.metrics.held import floats, kept
-from edge_agent.metrics.rollup import Chained, Formula, RollUp, Sums, row_of, schema_of
+from edge_agent.metrics.rollup import (
+    Chained,
+    Formula,
+    Rolling,
+    RollUp,
+    Sums,
+    row_of,
+    schema_of,
+)
 from edge_agent.metrics.slots import LONGEST_GAP, hold_of
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema
@@ -46,11 +54,12 @@ class Rows:
         return found, self.time[found] == ends
 
 
-class SlotFormula(Formula, Protocol):
+class SlotFormula(Formula):
     """A formula that makes its base slots from the rows of its inputs."""
 
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         """Return the additive columns of the base slots with these ends; ``rows`` by stream id."""
+        raise NotImplementedError
 
 
 class Feed:
@@ -165,11 +174,11 @@ class Minutes:
     """The ``1min`` operator of a KPI."""
 
     def __init__(
-        self, name: str, formula: SlotFormula, feeds: Sequence[Feed], lateness: int, step: int
+        self, output: Schema, formula: SlotFormula, feeds: Sequence[Feed], lateness: int, step: int
     ) -> None:
         self.formula = formula
         self._feeds = {feed.schema.stream: feed for feed in feeds}
-        self._output = schema_of(name, "1min", formula)
+        self._output = output
         self._lateness, self._step = lateness, step
         self._newest = -1  # time of the newest row of any input
         self._waited = 0  # ns that the newest input has gone on, silence left out
@@ -199,7 +208,7 @@ class Minutes:
             for stream, feed in self._feeds.items()
         }
         sums = self.formula.base(np.array([end]), rows)
-        sums.length[0] = now - start
+        sums.length[0], sums.expected[0] = now - start, (now - start) / MINUTE
         sums.covered = np.minimum(sums.covered, sums.length)
         sums.estimated = np.minimum(sums.estimated, sums.length - sums.covered)
         return row_of(self.formula, self._output, np.array([now]), sums)
@@ -293,19 +302,32 @@ class Inputs:
         """Return the KPI's operators, one per window; the first gets blocks before the others."""
         if "shift" in windows and not self.plant.shifts:
             raise ConfigError([f"metrics.{name}.windows: shift needs shifts.calendar"])
-        calendar = Calendar(self.plant.site.zone, self.plant.shifts)
-        longer = [window for window in windows if window != "1min"]
-        rollups = [RollUp(name, formula, window, calendar) for window in longer]
+        rollups = self.rollups(name, formula, [w for w in windows if w != "1min"])
         if "1min" in windows:
-            return [self._minutes(name, formula), *rollups]
-        return [Chained(self._minutes(name, formula), rollup) for rollup in rollups]
+            return [self.minutes(name, formula), *rollups]
+        return [Chained(self.minutes(name, formula), rollup) for rollup in rollups]
 
-    def _minutes(self, name: str, formula: SlotFormula) -> "Minutes":
+    def rollups(
+        self, name: str, formula: Formula, windows: Sequence[Window], source: Window = "1min"
+    ) -> list[RollUp]:
+        """Return what merges the rows of a window of the KPI into those of longer ones."""
+        calendar = Calendar(self.plant.site.zone, self.plant.shifts)
+        made = self.plant.provenance(formula.sources)
+        return [
+            Rolling(name, formula, calendar, source=source, provenance=made)
+            if window == "12mo"
+            else RollUp(name, formula, window, calendar, source=source, provenance=made)
+            for window in windows
+        ]
+
+    def minutes(self, name: str, formula: SlotFormula) -> "Minutes":
+        """Return the KPI's ``1min`` operator."""
         asked = self._columns.values()
         feeds = [Feed(schema, columns) for schema, _, columns in asked]
         lateness = lateness_of((schema, raw) for schema, raw, _ in asked)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
-        return Minutes(name, formula, feeds, lateness, step)
+        output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
+        return Minutes(output, formula, feeds, lateness, step)
 
 
 @dataclass(frozen=True)

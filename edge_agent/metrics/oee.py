@@ -22,7 +22,7 @@ from edge_agent.metrics.base import (
     Reference,
     usable,
 )
-from edge_agent.metrics.join import Counter, Inputs, Reading, Rows
+from edge_agent.metrics.join import Counter, Inputs, Reading, Rows, SlotFormula
 from edge_agent.metrics.rollup import SHARES, Sums, graded, merged, ratio
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Duration, Unit
@@ -55,7 +55,7 @@ def time_in(
 
 
 @dataclass(frozen=True)
-class Oee:
+class Oee(SlotFormula):
     """The formula: times and counts are additive, ratios are derived from them."""
 
     state: Reading

@@ -7,9 +7,10 @@ the ``1min`` rows and derive again: a ratio is never averaged.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, Metric, QualityLimits, State, Window
 from edge_agent.metrics.held import floats, kept
@@ -25,10 +26,12 @@ SHARES = (Tag("coverage", _SHARE), Tag("estimated", _SHARE))
 class Sums:
     """Additive numbers of n windows.
 
-    total      float64 (a, n), sums of the additive columns, in exact steps where they have some
-    known      int64 (a, n), base slots in which the column was known
-    worst      uint8 (a, n), worst quality of those; of a slot in which it was not known, why
+    total      float64 (a, n), sums of the additive columns, in exact steps where they have some; of
+               a column that is a peak, the largest
+    known      int64 (a, n), base rows in which the column was known
+    worst      uint8 (a, n), worst quality of those; of a row in which it was not known, why
     covered, estimated, length   int64 (n,), ns
+    expected   float64 (n,), base rows that the window has when nothing is missing
     """
 
     total: F64
@@ -37,6 +40,7 @@ class Sums:
     covered: I64
     estimated: I64
     length: I64
+    expected: F64
 
     @classmethod
     def zeros(cls, a: int, n: int) -> "Sums":
@@ -44,7 +48,8 @@ class Sums:
         counts = np.zeros((a, n), np.int64)
         spans = np.zeros(n, np.int64)
         worst = np.zeros((a, n), np.uint8)
-        return cls(np.zeros((a, n)), counts, worst, spans, spans.copy(), np.full(n, MINUTE))
+        length = np.full(n, MINUTE)
+        return cls(np.zeros((a, n)), counts, worst, spans, spans.copy(), length, np.ones(n))
 
     def set(self, column: int, value: F64, quality: U8) -> None:
         """Set one additive column of base slots; it is unknown where the quality is bad."""
@@ -53,45 +58,52 @@ class Sums:
         self.known[column] = good
         self.worst[column] = quality
 
-    def expected(self) -> F64:
-        """Return the number of base slots of each window."""
-        return self.length / MINUTE
-
     def share(self) -> F64:
         """Return the covered and estimated share of each window."""
         return (self.covered + self.estimated) / self.length
 
 
-class Formula(Protocol):
-    """The pure part of a KPI, the same for every window.
+class Formula:
+    """The pure part of a KPI, the same for every window; a frozen dataclass inherits from it.
 
-    tags      the columns of its rows; the last two are ``coverage`` and ``estimated``
-    additive  names of those that are added up
-    steps     float64 (a,): additive columns times this are whole numbers; 0: they are not
+    limits  the thresholds of window quality
     """
+
+    limits: QualityLimits
 
     @property
     def family(self) -> Family:
         """The measurement its rows belong to."""
+        raise NotImplementedError
 
     @property
     def tags(self) -> tuple[Tag, ...]:
-        """The columns, in the order in which they are published."""
+        """The columns, in the order in which they are published; the last two are ``SHARES``."""
+        raise NotImplementedError
 
     @property
     def additive(self) -> tuple[str, ...]:
         """The columns that are added up."""
+        raise NotImplementedError
 
     @property
     def scale(self) -> F64:
         """What the published additive columns are multiplied with to be the totals, (a,)."""
+        return np.ones(len(self.additive))
 
     @property
-    def limits(self) -> QualityLimits:
-        """The thresholds of window quality."""
+    def peaks(self) -> NDArray[np.bool_]:
+        """Which additive columns are merged by their maximum instead of their sum, (a,)."""
+        return np.zeros(len(self.additive), bool)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Ids of the table rows that it computes with."""
+        return ()
 
     def derive(self, sums: Sums) -> tuple[F64, U8]:
         """Return value and quality of all columns but the last two, (k - 2, n)."""
+        raise NotImplementedError
 
 
 def merged(sums: Sums, limits: QualityLimits) -> U8:
@@ -99,7 +111,7 @@ def merged(sums: Sums, limits: QualityLimits) -> U8:
 
     A sum is bad only when none of its parts is known, and uncertain when some is not.
     """
-    partly = (sums.known < sums.expected()) | (sums.share() < limits.uncertain_below)
+    partly = (sums.known < sums.expected) | (sums.share() < limits.uncertain_below)
     quality = np.maximum(sums.worst, np.where(partly, Quality.UNCERTAIN, 0))
     return np.where(sums.known == 0, unknown(sums), quality).astype(np.uint8)
 
@@ -135,25 +147,41 @@ def row_of(formula: Formula, schema: Schema, time: I64, sums: Sums) -> SampleBlo
     return SampleBlock(schema, time, np.vstack([value, shares]), np.vstack([quality, good]))
 
 
-def schema_of(name: str, window: Window, formula: Formula) -> Schema:
-    """Return the schema of a KPI's stream of one window."""
-    return Schema(f"{name}/{window}", formula.family, formula.tags, PERIODS[window])
+def schema_of(
+    name: str, window: Window, formula: Formula, provenance: tuple[str, ...] = ()
+) -> Schema:
+    """Return the schema of a KPI's stream of one window; provenance: see ``Plant.provenance``."""
+    stream, period = f"{name}/{window}", PERIODS[window]
+    return Schema(stream, formula.family, formula.tags, period, provenance)
 
 
 class RollUp:
-    """Merges the ``1min`` rows of a KPI into rows of a longer window."""
+    """Merges the rows of a KPI's shorter window into rows of a longer one.
 
-    def __init__(self, name: str, formula: Formula, window: Window, calendar: Calendar) -> None:
+    source  the window whose rows are merged; each counts as one base row of ``Sums``
+    """
+
+    def __init__(
+        self,
+        name: str,
+        formula: Formula,
+        window: Window,
+        calendar: Calendar,
+        *,
+        source: Window = "1min",
+        provenance: tuple[str, ...] = (),
+    ) -> None:
         self._formula = formula
         self._window = window
         self._calendar = calendar
-        self._input = f"{name}/1min"
-        self._output = schema_of(name, window, formula)
-        index = self._output.index
-        self._columns = np.array([index[column] for column in formula.additive], np.intp)
+        self._source = source
+        self._input = f"{name}/{source}"
+        self._output = schema_of(name, window, formula, provenance)
+        self._places = np.array([], np.intp)
+        self._peaks = formula.peaks
         self._span: tuple[int, int] | None = None
         self._newest = 0
-        self._sums = Sums.zeros(len(self._columns), 1)
+        self._sums = Sums.zeros(len(formula.additive), 1)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -167,7 +195,7 @@ class RollUp:
         done: list[SampleBlock] = []
         i = int(np.searchsorted(block.time, self._newest, "right"))  # fed again: added already
         while i < len(block):
-            self._go_to(int(block.time[i]) - MINUTE, done)
+            self._go_to(int(block.time[i]) - 1, done)
             if self._span is None:  # in no shift
                 i += 1
                 continue
@@ -179,18 +207,18 @@ class RollUp:
         return concatenate(done) if done else None
 
     def running(self, _now: int, open_rows: Mapping[str, SampleBlock], /) -> SampleBlock | None:
-        """Return the open window so far with its open minute; coverage is of what has passed."""
-        minute, span = open_rows.get(self._input), self._span
-        now = self._newest if minute is None else int(minute.time[-1])
-        if span is None and minute is not None:
+        """Return the open window so far with its open base row; coverage is of what has passed."""
+        part, span = open_rows.get(self._input), self._span
+        now = self._newest if part is None else int(part.time[-1])
+        if span is None and part is not None:
             span = self._calendar.window(self._window, now)
-        if span is None:
+        if span is None or now <= span[0]:
             return None
         sums = self._copy()
-        if minute is not None:
-            self._plus(sums, minute, now % MINUTE)
-        sums.length[0] = now - span[0]
-        return row_of(self._formula, self._output, np.array([now]), sums)
+        if part is not None:
+            self._plus(sums, part)
+        sums.length[0], sums.expected[0] = now - span[0], self._expected(span[0], now)
+        return self._row(now, sums)
 
     def _go_to(self, instant: int, done: list[SampleBlock]) -> None:
         if self._span is not None and instant >= self._span[1]:
@@ -199,23 +227,54 @@ class RollUp:
             self._span = self._calendar.window(self._window, instant)
 
     def _add(self, block: SampleBlock) -> None:
-        self._plus(self._sums, block, MINUTE)
+        self._plus(self._sums, block)
         self._newest = int(block.time[-1])
 
-    def _plus(self, sums: Sums, block: SampleBlock, length: int) -> None:
-        """Add rows of so many ns each."""
-        value, quality = block.value[self._columns], block.quality[self._columns]
+    def _columns(self, schema: Schema) -> NDArray[np.intp]:
+        """Return where the additive columns stand in the rows of the source."""
+        if not len(self._places):
+            self._places = schema.columns(self._formula.additive)
+        return self._places
+
+    def _lengths(self, time: I64) -> I64:
+        """Return how many ns of their window rows stand for; a running row for what has passed."""
+        if self._source == "1min":
+            return time - (time - 1) // MINUTE * MINUTE
+        spans = (self._calendar.window(self._source, int(t) - 1) for t in time)
+        starts = [t if span is None else span[0] for t, span in zip(time, spans, strict=True)]
+        return time - np.array(starts, np.int64)
+
+    def _expected(self, start: int, end: int) -> float:
+        """Return how many base rows a window has, or its part so far."""
+        if self._source == "1min":
+            return (end - start) / MINUTE
+        last = self._calendar.window(self._source, end - 1)
+        if last is None or last[1] == end:
+            return self._calendar.count(self._source, start, end)
+        whole = self._calendar.count(self._source, start, last[0]) if last[0] > start else 0
+        return whole + (end - last[0]) / (last[1] - last[0])
+
+    def _plus(self, sums: Sums, block: SampleBlock) -> None:
+        columns = self._columns(block.schema)
+        value, quality = block.value[columns], block.quality[columns]
         good = quality < Quality.BAD
         value = np.where(good, value, 0.0) * self._formula.scale[:, None]
         value = np.where(self._formula.scale[:, None] != 1.0, np.rint(value), value)
-        sums.total = np.cumsum(np.hstack([sums.total, value]), axis=1)[:, -1:]  # in order
+        total = np.cumsum(np.hstack([sums.total, value]), axis=1)[:, -1:]  # in order
+        if self._peaks.any():
+            highest = np.where(good, value, -np.inf).max(axis=1, keepdims=True)
+            highest = np.where(sums.known > 0, np.maximum(sums.total, highest), highest)
+            highest = np.where(np.isfinite(highest), highest, 0.0)
+            total = np.where(self._peaks[:, None], highest, total)
+        sums.total = total
         sums.known = sums.known + good.sum(axis=1, keepdims=True)
         # a minute that is UNCERTAIN for its coverage does not make the hour so: it has its own
         thin = block.value[-2:].sum(axis=0) < self._formula.limits.uncertain_below
         counts = good & ~(thin & (quality == Quality.UNCERTAIN))
         worst = np.where(counts, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
         sums.worst = np.maximum(sums.worst, worst)
-        shares = np.rint(block.value[-2:] * length).astype(np.int64).sum(axis=1)
+        lengths = self._lengths(block.time)
+        shares = np.rint(block.value[-2:] * lengths).astype(np.int64).sum(axis=1)
         sums.covered = sums.covered + shares[0]
         sums.estimated = sums.estimated + shares[1]
 
@@ -223,32 +282,27 @@ class RollUp:
         if self._span is None:
             return
         start, end = self._span
-        self._sums.length[0] = end - start
-        done.append(row_of(self._formula, self._output, np.array([end]), self._copy()))
-        self._sums = Sums.zeros(len(self._columns), 1)
+        self._sums.length[0], self._sums.expected[0] = end - start, self._expected(start, end)
+        done.append(self._row(end, self._copy()))
+        self._sums = Sums.zeros(len(self._peaks), 1)
         self._span = None
+
+    def _row(self, time: int, sums: Sums) -> SampleBlock:
+        return row_of(self._formula, self._output, np.array([time]), sums)
 
     def _copy(self) -> Sums:
         s = self._sums
-        return Sums(s.total, s.known, s.worst, s.covered, s.estimated, s.length.copy())
+        parts = s.total, s.known, s.worst, s.covered, s.estimated
+        return Sums(*parts, s.length.copy(), s.expected.copy())
 
     def save(self) -> State:
-        sums = self._sums
-        return {
-            "span": self._span,
-            "newest": self._newest,
-            "total": kept(sums.total[:, 0]),
-            "known": kept(sums.known[:, 0]),
-            "worst": kept(sums.worst[:, 0]),
-            "covered": int(sums.covered[0]),
-            "estimated": int(sums.estimated[0]),
-        }
+        return {"span": self._span, "newest": self._newest} | _saved(self._sums)
 
     def resume(self, state: State) -> None:
         """Take over the open window of another configuration whose columns are the same.
 
-        It is the sum of the ``1min`` rows that were published, whatever they were computed from. A
-        state that other code wrote is left.
+        It is the sum of the rows that were published, whatever they were computed from. A state
+        that other code wrote is left.
         """
         if state.keys() == self.save().keys():
             self.load(state)
@@ -257,14 +311,78 @@ class RollUp:
         span = cast("tuple[int, int] | None", state["span"])
         self._span = None if span is None else (int(span[0]), int(span[1]))
         self._newest = int(str(state["newest"]))
-        self._sums = Sums(
-            floats(state, "total").reshape(-1, 1),
-            np.array(state["known"], np.int64).reshape(-1, 1),
-            np.array(state["worst"], np.uint8).reshape(-1, 1),
-            np.array([state["covered"]], np.int64),
-            np.array([state["estimated"]], np.int64),
-            np.array([MINUTE]),
-        )
+        self._sums = _loaded(state)
+
+
+def _saved(sums: Sums) -> dict[str, object]:
+    return {
+        "total": kept(sums.total[:, 0]),
+        "known": kept(sums.known[:, 0]),
+        "worst": kept(sums.worst[:, 0]),
+        "covered": int(sums.covered[0]),
+        "estimated": int(sums.estimated[0]),
+    }
+
+
+def _loaded(state: State) -> Sums:
+    total = floats(state, "total").reshape(-1, 1)
+    sums = Sums.zeros(len(total), 1)
+    sums.total = total
+    sums.known = np.array(state["known"], np.int64).reshape(-1, 1)
+    sums.worst = np.array(state["worst"], np.uint8).reshape(-1, 1)
+    sums.covered = np.array([state["covered"]], np.int64)
+    sums.estimated = np.array([state["estimated"]], np.int64)
+    return sums
+
+
+class Rolling(RollUp):
+    """The last twelve months, a row at the end of each: the sums of at most twelve months."""
+
+    MONTHS = 12
+
+    def __init__(
+        self,
+        name: str,
+        formula: Formula,
+        calendar: Calendar,
+        *,
+        source: Window = "1min",
+        provenance: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(name, formula, "1mo", calendar, source=source, provenance=provenance)
+        self._output = schema_of(name, "12mo", formula, provenance)
+        self._past: list[tuple[int, Sums]] = []  # end and sums of the months before
+
+    def _row(self, time: int, sums: Sums) -> SampleBlock:
+        """Return the row of the months up to this one; one that was never seen is missing."""
+        span = self._calendar.window("12mo", time - 1)
+        start = time if span is None else span[0]
+        whole = Sums.zeros(len(self._peaks), 1)
+        for part in (*(month for end, month in self._past if end > start), sums):
+            highest = np.where(whole.known > 0, np.maximum(whole.total, part.total), part.total)
+            highest = np.where(part.known > 0, highest, whole.total)
+            whole.total = np.where(self._peaks[:, None], highest, whole.total + part.total)
+            whole.known = whole.known + part.known
+            whole.worst = np.maximum(whole.worst, part.worst)
+            whole.covered = whole.covered + part.covered
+            whole.estimated = whole.estimated + part.estimated
+        whole.length[0], whole.expected[0] = time - start, self._expected(start, time)
+        return super()._row(time, whole)
+
+    def _close(self, done: list[SampleBlock]) -> None:
+        month, sums = self._span, self._copy()
+        super()._close(done)
+        if month is not None:
+            self._past = [*self._past, (month[1], sums)][1 - self.MONTHS :]
+
+    def save(self) -> State:
+        past = [{"end": end} | _saved(sums) for end, sums in self._past]
+        return dict(super().save()) | {"past": past}
+
+    def load(self, state: State, /) -> None:
+        super().load(state)
+        past = cast("list[State]", state["past"])
+        self._past = [(int(str(month["end"])), _loaded(month)) for month in past]
 
 
 class Chained:

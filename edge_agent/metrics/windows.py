@@ -3,7 +3,8 @@
 Windows are ``[start, end)`` in ns since the Unix epoch, UTC. ``1min``, ``15min`` and ``1h`` are
 aligned to the epoch; ``1d`` and ``1mo`` to local midnight, so a day of a time change has 23 or 25
 hours; ``shift`` to the shift calendar's local times. Minutes that lie in no shift belong to no
-shift window.
+shift window. ``1a`` is the calendar year; ``12mo`` the month that holds an instant and the eleven
+before it.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ PERIODS: dict[Window, float] = {
     "shift": 28800.0,
     "1d": 86400.0,
     "1mo": 2678400.0,
+    "1a": 31622400.0,
+    "12mo": 31622400.0,
 }
 
 
@@ -46,10 +49,26 @@ class Calendar:
         local = datetime.fromtimestamp(instant // SECOND, UTC).astimezone(self._zone).date()
         if window == "1d":
             return self._ns(local, time()), self._ns(local + _DAY, time())
-        if window == "1mo":
+        if window == "1a":
+            first = local.replace(month=1, day=1)
+            return self._ns(first, time()), self._ns(first.replace(year=first.year + 1), time())
+        if window in {"1mo", "12mo"}:
             first = local.replace(day=1)
-            return self._ns(first, time()), self._ns((first + 32 * _DAY).replace(day=1), time())
+            after = (first + 32 * _DAY).replace(day=1)
+            begin = first if window == "1mo" else after.replace(year=after.year - 1)
+            return self._ns(begin, time()), self._ns(after, time())
         return self._shift(local, instant)
+
+    def count(self, window: Window, start: int, end: int) -> int:
+        """Return how many windows lie in a span that begins and ends at their borders."""
+        if window in _FIXED:
+            return (end - start) // _FIXED[window]
+        counted, at = 0, start
+        while at < end:
+            span = self.window(window, at)
+            at = end if span is None else span[1]
+            counted += 1
+        return counted
 
     def _shift(self, local: date, instant: int) -> tuple[int, int] | None:
         for begin, end in self._shifts:

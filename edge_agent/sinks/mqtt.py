@@ -164,6 +164,7 @@ def birth(schemas: Sequence[Schema]) -> bytes:
             "period": schema.period,
             "tags": {t.name: {"unit": t.unit.code, "kind": t.kind.value} for t in schema.tags},
         }
+        | ({"provenance": schema.provenance} if schema.provenance else {})
         for schema in schemas
     }
     return orjson.dumps({"streams": streams})

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 
 import numpy as np
 
-from edge_agent.metrics.base import Coefficient, Metric, QualityLimits
+from edge_agent.metrics.base import Coefficient, Metric, MetricConfig, QualityLimits
+from edge_agent.metrics.references import Named
 from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag, concatenate
 from edge_agent.outbox_schema import as_json
@@ -64,8 +66,21 @@ class Works:
         default_factory=lambda: {"A": "08:00-16:00", "B": "16:00-00:00", "C": "00:00-08:00"}
     )
     quality: QualityLimits = field(default_factory=QualityLimits)
+    metrics: Mapping[str, MetricConfig] = field(default_factory=dict)
+
+    @cached_property
+    def named(self) -> Named:
+        return Named(self.metrics, self)
+
+    def derived(self, reference: str) -> tuple[Schema, str]:
+        return self.named.column(reference)
+
+    def provenance(self, sources: Sequence[str]) -> tuple[str, ...]:
+        return ("config:works", *sources)
 
     def raw(self, name: str) -> Schema:
+        if (computed := self.named.raw(name)) is not None:
+            return computed
         device, _, column = name.partition(".")
         return next(s for s in STREAMS if s.owner == device and column in s.index)
 
@@ -232,6 +247,11 @@ def as_oracle(block: SampleBlock) -> oracle.Stream:
         columns = block.time.tolist(), block.value[i].tolist(), block.quality[i].tolist()
         rows[signal.name] = list(zip(*columns, strict=True))
     return oracle.Stream(block.schema.period, signals, rows)
+
+
+def as_streams(rows: Mapping[str, SampleBlock]) -> list[tuple[str, oracle.Stream]]:
+    """The same as (device, stream), as the oracles take them."""
+    return [(name.partition("/")[0], as_oracle(block)) for name, block in rows.items()]
 
 
 def same(one: SampleBlock | None, other: SampleBlock | None) -> None:

@@ -1,10 +1,10 @@
 """The laws of ``architecture.md`` §5, on every registered metric, the slots and every window.
 
-A metric added to ``METRICS`` is under them with an entry in ``EXAMPLES``.
+A metric added to ``METRICS`` is under them with a module in ``tests/metrics/examples``.
 """
 
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 import numpy as np
@@ -12,16 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.metrics import METRICS
-from edge_agent.metrics.base import Metric, MetricConfig
-from edge_agent.metrics.emissions import EmissionsConfig
-from edge_agent.metrics.energy import CarrierInput, EnergyConfig
-from edge_agent.metrics.oee import OeeConfig
-from edge_agent.metrics.slots import SlotOperator
+from edge_agent.agent import ordered
+from edge_agent.metrics.base import Metric
+from edge_agent.metrics.rollup import RollUp
+from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, SampleBlock, Schema
 from edge_agent.outbox_schema import as_json
-from edge_agent.units import Duration
 from tests.metrics import oracle
+from tests.metrics.examples import examples
 from tests.metrics.plants import (
     METER,
     SECOND,
@@ -39,82 +37,35 @@ from tests.metrics.plants import (
     same,
 )
 
-WINDOWS = ("1min", "15min", "1h", "shift", "1d", "1mo")
-STATES = {"producing": (1,), "idle": (2,), "fault": (3,), "setup": (4,), "planned_stop": (5,)}
-EXAMPLES: dict[str, MetricConfig] = {
-    "energy": EnergyConfig(
-        output="scale.mass",
-        inputs={
-            "electricity": ("em-a.energy",),
-            "raw-coal": CarrierInput(tags=("scale.mass",), lhv="23.1 MJ/kg"),
-        },
-        returned={"electricity": ("em-a.export",)},
-        windows=WINDOWS,
-    ),
-    "oee": OeeConfig(
-        state="packer.state",
-        states=STATES,
-        produced="packer.bags",
-        rejected="packer.reject",
-        ideal_cycle=Duration(1.5),
-        windows=WINDOWS,
-    ),
-    "emissions": EmissionsConfig(
-        so2="cems.so2",
-        nox="cems.nox",
-        o2="cems.o2",
-        flow="cems.flow",
-        o2_reference=10.0,
-        windows=WINDOWS,
-    ),
-}
-
-
-def expected(
-    kind: str, rows: dict[str, SampleBlock], spans: list[oracle.Span] | None
-) -> oracle.Result:
-    streams = [(name.partition("/")[0], as_oracle(block)) for name, block in rows.items()]
-    if kind == "energy":
-        carriers = {
-            "electricity": (0.1229, [("em-a.energy", 1.0), ("em-a.export", -1000.0)]),
-            "raw-coal": (23.1 / 29.3076, [("scale.mass", 1.0)]),
-        }
-        return oracle.energy(streams, carriers, ("scale.mass", 1e-3), spans)
-    if kind == "oee":
-        return oracle.oee(
-            streams,
-            state="packer.state",
-            states=STATES,
-            produced="packer.bags",
-            rejected="packer.reject",
-            ideal_cycle=1.5,
-            spans=spans,
-        )
-    return oracle.emissions(
-        streams,
-        gases={"so2": "cems.so2", "nox": "cems.nox"},
-        o2="cems.o2",
-        flow="cems.flow",
-        o2_reference=10.0,
-        spans=spans,
-    )
-
-
-ORACLES = {"energy", "oee", "emissions"}
+EXAMPLES = examples()
 SEEDS = st.integers(0, 2**32)
-LAWS = settings(
+SLOTS = settings(
     max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
-KINDS = pytest.mark.parametrize("kind", [config.kind for config in METRICS])
+LAWS = settings(SLOTS, max_examples=15)
+KINDS = pytest.mark.parametrize("kind", list(EXAMPLES))
+
+
+def metrics_of(kind: str) -> list[Metric]:
+    """The example's operators and those of the metrics that it refers to."""
+    example = EXAMPLES[kind]
+    configs = {**example.others, "kpi": example.config}
+    plant = Works(metrics=configs)
+    made = [metric for name, config in configs.items() for metric in config.build(name, plant)]
+    computed = [m.output for m in made if m.output.family is Family.COMPUTED]
+    return [*(SlotOperator(schema) for schema in computed if slot_schema(schema).tags), *made]
 
 
 def build(kind: str) -> list[Metric]:
-    return [*operators(), *EXAMPLES[kind].build("kpi", Works())]
+    return ordered([*operators(), *metrics_of(kind)])
 
 
-def used(kind: str, rows: dict[str, SampleBlock]) -> dict[str, SampleBlock]:
-    tags = [reference.tag for reference in EXAMPLES[kind].references()]
-    streams = {Works().raw(tag).stream for tag in tags}
+def used(kind: str, rows: Mapping[str, SampleBlock]) -> dict[str, SampleBlock]:
+    example = EXAMPLES[kind]
+    every = [*example.others.values(), example.config]
+    tags = [reference.tag for config in every for reference in config.references()]
+    own = {schema.owner for schema in STREAMS}
+    streams = {Works().raw(tag).stream for tag in tags if tag.partition(".")[0] in own}
     return {name: block for name, block in rows.items() if name in streams}
 
 
@@ -130,11 +81,7 @@ def renewing(kind: str, random: Random) -> Callable[[Metric], Metric]:
     return renew
 
 
-def test_every_metric_is_under_the_laws() -> None:
-    assert {config.kind for config in METRICS} == set(EXAMPLES) == ORACLES
-
-
-@LAWS
+@SLOTS
 @given(seed=SEEDS)
 def test_slots_do_not_depend_on_the_partition_or_on_restarts(seed: int) -> None:
     random = Random(seed)
@@ -152,7 +99,7 @@ def test_slots_do_not_depend_on_the_partition_or_on_restarts(seed: int) -> None:
         same(whole, restarted[output])
 
 
-@LAWS
+@SLOTS
 @given(seed=SEEDS)
 def test_slots_equal_the_oracle(seed: int) -> None:
     for block in plant_rows(seed).values():
@@ -172,7 +119,7 @@ def test_any_partition_and_interleaving_within_the_lateness_gives_the_same_rows(
     whole = run(build(kind), interleaved(rows, random, 1, 0.0))
     cut = run(build(kind), interleaved(rows, random, 8, 15.0))
     assert whole.keys() == cut.keys()
-    assert "kpi/1min" in whole
+    assert EXAMPLES[kind].stream in whole
     for stream, block in whole.items():
         same(block, cut[stream])
 
@@ -210,60 +157,63 @@ def test_the_number_behind_a_bad_mark_changes_nothing(kind: str, seed: int) -> N
 @KINDS
 @LAWS
 @given(seed=SEEDS)
-def test_minutes_and_longer_windows_equal_the_oracle(kind: str, seed: int) -> None:
+def test_rows_equal_the_oracle(kind: str, seed: int) -> None:
+    example = EXAMPLES[kind]
     rows = used(kind, plant_rows(seed, 19.0))
     found = run(build(kind), interleaved(rows, Random(seed), 3, 0.0))
-    agrees(found["kpi/1min"], expected(kind, rows, None), 1e-12)
-    for window, minutes in (("15min", 15),):
-        block = found.get(f"kpi/{window}")
-        if block is None:
-            continue
-        spans = [(end - minutes * oracle.MINUTE, end) for end in block.time.tolist()]
-        agrees(block, expected(kind, rows, spans), 1e-12)
+    agrees(found[example.stream], example.expected(rows, None), 1e-12)
+    block = found.get("kpi/15min")
+    if block is not None:
+        spans = [(end - 15 * oracle.MINUTE, end) for end in block.time.tolist()]
+        agrees(block, example.expected(rows, spans), 1e-12)
 
 
-def days_of(kind: str, seed: int) -> SampleBlock:
-    """Minute rows of three days: those of a quarter of an hour, over and over."""
+# longer windows ---------------------------------------------------------------------------------
+
+LONGER = [kind for kind in EXAMPLES if any(isinstance(m, RollUp) for m in metrics_of(kind))]
+
+
+def rollups(kind: str) -> list[Metric]:
+    return [metric for metric in metrics_of(kind) if isinstance(metric, RollUp)]
+
+
+def days_of(kind: str, seed: int, days: int = 3) -> SampleBlock:
+    """Minute rows of some days: those of a quarter of an hour, over and over."""
     minutes = run(build(kind), interleaved(used(kind, plant_rows(seed)), Random(seed), 3, 0.0))
     block = minutes["kpi/1min"]
-    times = 3 * 1440 // len(block)
+    times = days * 1440 // len(block)
     time = START + (np.arange(times * len(block)) + 1) * oracle.MINUTE
     value = np.tile(block.value, (1, times))
     return SampleBlock(block.schema, time, value, np.tile(block.quality, (1, times)))
 
 
-@KINDS
-@pytest.mark.parametrize("window", WINDOWS[1:])
-def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str, window: str) -> None:
-    def rollup() -> Metric:
-        return EXAMPLES[kind].build("kpi", Works())[WINDOWS.index(window)]
-
+@pytest.mark.parametrize("kind", LONGER)
+def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str) -> None:
     random, block = Random(3), days_of(kind, 3)
-    end = START + 40 * 1440 * oracle.MINUTE  # the next month, to close everything
+    end = START + 400 * 1440 * oracle.MINUTE  # another year, to close everything
     last = SampleBlock(
         block.schema, np.array([end]), block.value[:, :1].copy(), block.quality[:, :1].copy()
     )
-    stream = rollup().output.stream
-    whole = run([rollup()], [block, last])[stream]
-    for longest in (1, 100):
-        cut = pieces(block, random, longest)
-        same(whole, run([rollup()], [*cut, last])[stream])
-    renewed = run([rollup()], [*pieces(block, random, 50), last], lambda m: restored(rollup(), m))
-    same(whole, renewed[stream])
+    whole = run(rollups(kind), [block, last])
+    assert {metric.output.stream for metric in rollups(kind)} == set(whole)
+    assert len(whole) == len(EXAMPLES[kind].config.windows) - 1
+
+    def renewed(metric: Metric) -> Metric:
+        new = next(m for m in rollups(kind) if m.output.stream == metric.output.stream)
+        return restored(new, metric)
+
+    cuts = [run(rollups(kind), [*pieces(block, random, n), last]) for n in (1, 100)]
+    cuts.append(run(rollups(kind), [*pieces(block, random, 50), last], renewed))
+    for cut in cuts:
+        for stream, rows in whole.items():
+            same(rows, cut[stream])
 
 
-@KINDS
+@pytest.mark.parametrize("kind", [kind for kind in LONGER if EXAMPLES[kind].sums])
 def test_a_day_adds_up_what_its_minutes_have(kind: str) -> None:
-    metric = EXAMPLES[kind].build("kpi", Works())[WINDOWS.index("1d")]
     block = days_of(kind, 3)
-    days = metric.update(block)
-    assert days is not None
-    names = {
-        "energy": ("electricity", "raw-coal", "output_t"),
-        "oee": ("apt_s", "pbt_s", "adot_s", "produced", "good"),
-        "emissions": ("valid_min", "so2_mass_kg", "nox_mass_kg"),
-    }
-    for name in names[kind]:
+    days = run(rollups(kind), [block])["kpi/1d"]
+    for name in EXAMPLES[kind].sums:
         for end, total in zip(days.time, days[name], strict=True):
             inside = (block.time > end - 1440 * oracle.MINUTE) & (block.time <= end)
             assert total == pytest.approx(np.nansum(block[name][inside]), rel=1e-12)
