@@ -5,7 +5,8 @@ when the newest input has gone on for ``lateness`` since the end was first passe
 inputs counts as one step of at most ``step``: after a stop of the agent the first stream to come
 back does not close the slots of the gap, or those that were waiting, before the others have told of
 them. Rows for a closed slot are counted in ``rows_late`` and otherwise ignored (of a raw stream
-they still are the values that hold from then on).
+they still are the values that hold from then on). A gauge that is integrated holds a slot open as
+long as its last usable row before the end may yet be linked with one after it (see ``integral``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,8 @@ import numpy as np
 from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
-from edge_agent.metrics.held import floats, kept
+from edge_agent.metrics.feed import Feed, Rows, silence_of
+from edge_agent.metrics.integral import amount_unit, integrate, marked
 from edge_agent.metrics.rollup import (
     Chained,
     Formula,
@@ -29,29 +31,10 @@ from edge_agent.metrics.rollup import (
 )
 from edge_agent.metrics.slots import LONGEST_GAP, hold_of
 from edge_agent.metrics.windows import Calendar
-from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema
+from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, Schema
 from edge_agent.units import Unit
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of some columns of a stream: those in the slots, the last before, those after.
-
-    time (m,), value and quality (c, m)
-    """
-
-    schema: Schema
-    index: Mapping[str, int]
-    time: I64
-    value: F64
-    quality: U8
-
-    def at(self, ends: I64) -> tuple[I64, "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]"]:
-        """Return, for slot rows, where the row of each end stands, and whether there is one."""
-        if not len(self.time):
-            return np.zeros(len(ends), np.int64), np.zeros(len(ends), bool)
-        found = np.minimum(np.searchsorted(self.time, ends), len(self.time) - 1)
-        return found, self.time[found] == ends
+__all__ = ["Counter", "Inputs", "Integral", "Minutes", "Reading", "Rows", "SlotFormula"]
 
 
 class SlotFormula(Formula):
@@ -60,98 +43,6 @@ class SlotFormula(Formula):
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         """Return the additive columns of the base slots with these ends; ``rows`` by stream id."""
         raise NotImplementedError
-
-
-class Feed:
-    """The rows of one input that are still needed."""
-
-    def __init__(self, schema: Schema, columns: Sequence[str]) -> None:
-        self.schema = schema
-        self.is_slot = schema.family is Family.SLOT
-        self.names = tuple(dict.fromkeys(columns))
-        self._columns = schema.columns(self.names)
-        self._index = {name: i for i, name in enumerate(self.names)}
-        self._blocks: list[SampleBlock] = []
-        self._kept = self._rows(np.zeros(0, np.int64), np.zeros((len(self.names), 0)), None)
-        self.first = -1  # number of the first slot with a row
-        self.seen = -1  # time of the last row
-
-    def _rows(self, time: I64, value: F64, quality: U8 | None) -> Rows:
-        marks = np.zeros(value.shape, np.uint8) if quality is None else quality
-        return Rows(self.schema, self._index, time, value, marks)
-
-    def add(self, block: SampleBlock) -> None:
-        """Append a block."""
-        self._blocks.append(block)
-        if self.first < 0:
-            self.first = (int(block.time[0]) - self.is_slot) // MINUTE
-        self.seen = int(block.time[-1])
-
-    def rows(self) -> Rows:
-        """Return all rows kept."""
-        if self._blocks:
-            blocks, self._blocks = self._blocks, []
-            kept, columns = self._kept, self._columns
-            self._kept = self._rows(
-                np.concatenate([kept.time, *(b.time for b in blocks)]),
-                np.hstack([kept.value, *(b.value[columns] for b in blocks)]),
-                np.hstack([kept.quality, *(b.quality[columns] for b in blocks)]),
-            )
-        return self._kept
-
-    def so_far(self, now: int, end: int, open_row: SampleBlock | None) -> Rows:
-        """Return the rows kept, and what stands for the slot that ends there and is still open."""
-        rows = self.rows()
-        if not self.is_slot:  # the last value holds until now, no further
-            time, missing = np.array([max(now, self.seen)], np.int64), Quality.BAD_MISSING
-            value = np.full((len(self.names), 1), np.nan)
-            marks = np.full(value.shape, missing, np.uint8)
-        elif open_row is not None and int(open_row.time[0]) == end:
-            time, value = open_row.time, open_row.value[self._columns]
-            marks = open_row.quality[self._columns]
-        else:
-            return rows
-        return self._rows(
-            np.concatenate([rows.time, time]),
-            np.hstack([rows.value, value]),
-            np.hstack([rows.quality, marks]),
-        )
-
-    def slots(self) -> I64:
-        """Return the numbers of the slots that have rows."""
-        return np.unique((self.rows().time - self.is_slot) // MINUTE)
-
-    def forget(self, end: int) -> None:
-        """Drop the rows of slots up to an end, but for the raw row whose value holds on."""
-        rows = self.rows()
-        cut = int(np.searchsorted(rows.time, end, "right" if self.is_slot else "left"))
-        cut = cut if self.is_slot else max(0, cut - 1)
-        if cut:
-            self._kept = self._rows(
-                rows.time[cut:].copy(), rows.value[:, cut:].copy(), rows.quality[:, cut:].copy()
-            )
-
-    def save(self) -> State:
-        """Return the state; see ``State``."""
-        rows = self.rows()
-        return {
-            "first": self.first,
-            "seen": self.seen,
-            "time": kept(rows.time),
-            "value": kept(rows.value),
-            "quality": kept(rows.quality),
-        }
-
-    def load(self, state: State) -> None:
-        """Take over what ``save`` returned."""
-        self.first, self.seen = int(str(state["first"])), int(str(state["seen"]))
-        shape = (len(self.names), -1) if state["time"] else (len(self.names), 0)
-        self._blocks = []
-        self._kept = self._rows(
-            np.array(state["time"], np.int64),
-            floats(state, "value").reshape(shape),
-            np.array(state["quality"], np.uint8).reshape(shape),
-        )
 
 
 def patience_of(schema: Schema, raw: Schema) -> int:
@@ -226,7 +117,7 @@ class Minutes:
         passed = self._newest // MINUTE
         if not self._due or passed > self._due[-1][0]:
             self._due.append((passed, self._waited))
-        until = min(f.seen for f in self._feeds.values()) // MINUTE
+        until = min(f.settled() for f in self._feeds.values()) // MINUTE
         while self._due and self._waited >= self._due[0][1] + self._lateness:
             until = max(until, self._due.pop(0)[0])
         while self._due and self._due[0][0] <= until:
@@ -280,6 +171,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         self._columns: dict[str, tuple[Schema, Schema, list[str]]] = {}
+        self._integrals: dict[str, list[str]] = {}
 
     def increment(self, tag: str) -> "Counter":
         """Ask for the slot rows of a counter."""
@@ -288,6 +180,23 @@ class Inputs:
         self._ask(schema, self.plant.raw(tag), columns)
         unit = schema.tags[schema.index[columns[0]]].unit
         return Counter(schema.stream, columns, unit)
+
+    def amount(self, tag: str) -> "Counter | Integral":
+        """Ask for what a counter counts, or for the integral of a gauge whose unit is a rate.
+
+        errors  ``ValueError`` when the tag is neither
+        """
+        schema, (_, name) = self.plant.raw(tag), split_tag(tag)
+        signal = schema.tags[schema.index[name]]
+        if signal.kind is Kind.COUNTER:
+            return self.increment(tag)
+        if signal.kind is not Kind.GAUGE:
+            raise ValueError(f'"{tag}" is a {signal.kind.value}, must be a counter or a gauge')
+        unit, per = amount_unit(signal.unit)
+        self._ask(schema, schema, (name,))
+        self._integrals.setdefault(schema.stream, []).append(name)
+        reading = Reading(schema.stream, name, signal.unit, schema.period)
+        return Integral(reading, unit, per, silence_of(schema), self.plant.quality.uncertain_below)
 
     def raw(self, tag: str) -> "Reading":
         """Ask for the raw rows of a tag."""
@@ -323,8 +232,10 @@ class Inputs:
     def minutes(self, name: str, formula: SlotFormula) -> "Minutes":
         """Return the KPI's ``1min`` operator."""
         asked = self._columns.values()
-        feeds = [Feed(schema, columns) for schema, _, columns in asked]
-        lateness = lateness_of((schema, raw) for schema, raw, _ in asked)
+        integrals = self._integrals
+        feeds = [Feed(s, columns, integrals.get(s.stream, ())) for s, _, columns in asked]
+        links = [silence_of(s) + 5 * SECOND for s, _, _ in asked if s.stream in integrals]
+        lateness = max(lateness_of((schema, raw) for schema, raw, _ in asked), *links, 0)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
         output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
         return Minutes(output, formula, feeds, lateness, step)
@@ -370,3 +281,29 @@ class Reading:
         given = rows[self.stream]
         column = given.index[self.name]
         return given.time, given.value[column], given.quality[column]
+
+
+@dataclass(frozen=True)
+class Integral:
+    """The amount of a gauge whose unit is a rate, from its raw rows; used like a ``Counter``.
+
+    unit     of the amount; per: seconds that a rate of one takes for an amount of one
+    silence  ns; over an outage longer than that nothing is made up
+    """
+
+    reading: Reading
+    unit: Unit
+    per: float
+    silence: int
+    uncertain_below: float
+
+    def read(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[F64, U8, I64, I64]:
+        """Return amount, its quality, covered and estimated ns of the slots with these ends.
+
+        An amount is what the covered time had, so it is BAD only where nothing is covered; no time
+        is estimated.
+        """
+        time, value, quality = self.reading.read(rows)
+        total, worst, covered = integrate(time, value, quality, ends, self.silence)
+        marks = marked(worst, covered, MINUTE, self.uncertain_below)
+        return total / self.per, marks, covered, np.zeros(len(ends), np.int64)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil, inf, isfinite, log2
 from operator import itemgetter
 
@@ -338,6 +339,34 @@ def slots(stream: Stream) -> Result:
             close(first)
             first += 1
     return result
+
+
+# integrals --------------------------------------------------------------------------------------
+
+
+def integrals(stream: Stream, name: str, per: float) -> dict[int, tuple[float, int, int]]:
+    """Amount, quality and covered ns of a rate, by the end of the slot; slots without any are not.
+
+    per  seconds that a rate of one takes for an amount of one
+    """
+    rows = [(t, v, q) for t, v, q in stream.rows[name] if usable(v, q)]
+    found: dict[int, tuple[float, int, int]] = {}
+    for (t0, v0, q0), (t1, v1, q1) in pairwise(rows):
+        if not 0 < t1 - t0 <= round(3 * stream.period * 1e9):
+            continue
+        start = t0
+        while start < t1:
+            end = (start // MINUTE + 1) * MINUTE
+            stop = min(t1, end)
+            first, last = (v0 + (v1 - v0) * ((t - t0) / (t1 - t0)) for t in (start, stop))
+            area = (first + last) / 2 * ((stop - start) / 1e9) / per
+            total, worst, covered = found.get(end, (0.0, 0, 0))
+            found[end] = (total + area, max(worst, q0, q1), covered + stop - start)
+            start = stop
+    return {
+        end: (total, max(worst, UNCERTAIN) if covered < LIMITS[0] * MINUTE else worst, covered)
+        for end, (total, worst, covered) in found.items()
+    }
 
 
 # KPIs -------------------------------------------------------------------------------------------
