@@ -20,7 +20,7 @@ from edge_agent.web.sources import Sources
 
 Json = dict[str, object]
 MS = 1_000_000
-_ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo")
+_ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo")
 _NUMBERS = frozenset({Kind.GAUGE, Kind.COUNTER})  # they have no words
 _LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for after a restart
 

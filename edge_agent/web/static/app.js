@@ -48,6 +48,11 @@ function ago(ms) {
 function span(window) {
   if (window.from_ms === null) return at(window.end_ms ?? window.time_ms, DHM);
   if (window.name === "1mo") return at(window.from_ms, { year: "numeric", month: "2-digit" });
+  if (window.name === "1a") return at(window.from_ms, { year: "numeric" });
+  if (window.name === "12mo") {
+    const month = { year: "numeric", month: "2-digit" };
+    return `${at(window.from_ms, month)}–${at(window.end_ms - 1, month)}`;
+  }
   if (window.name === "1d") return at(window.from_ms, { month: "2-digit", day: "2-digit" });
   return `${at(window.from_ms, HM)}–${at(window.end_ms, HM)}`;
 }

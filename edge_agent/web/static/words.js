@@ -19,7 +19,7 @@ const WORDS = {
   rows: ["行", "rows"], read: ["读取", "read"], substituted: ["缺测补位", "answered for"], derived: ["计算", "computed"],
   last: ["上一", "last"], speed: ["倍速", "speed"], losses: ["时间构成", "time"],
   energy: ["能耗", "energy"], oee: ["设备综合效率", "OEE"], emissions: ["烟气排放", "stack gas"],
-  "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"],
+  "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"], "1a": ["年", "year"], "12mo": ["近 12 个月", "12 months"],
 };
 // KPI columns and the names of the field's signals
 const COLUMNS = {
