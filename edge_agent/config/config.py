@@ -9,9 +9,15 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
-from edge_agent.config.tables import STANDARD, Tables, levels_of
+from edge_agent.config.tables import STANDARD, EmissionRow, Tables, levels_of
 from edge_agent.drivers.base import DeviceConfig, groups_of
-from edge_agent.metrics.base import Coefficient, MetricConfig, QualityLimits
+from edge_agent.metrics.base import (
+    Coefficient,
+    InstrumentFlag,
+    Limit,
+    MetricConfig,
+    QualityLimits,
+)
 from edge_agent.metrics.references import Named
 from edge_agent.model import Schema, Site
 from edge_agent.sinks.base import SinkConfig
@@ -125,6 +131,25 @@ class SitePlant:
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` that says why there is none."""
         return self.tables.coefficient(carrier, basis, self.on, STANDARD)
+
+    def limits(self, prefix: str) -> tuple[Limit, ...]:
+        """Return the emission limits whose ids begin so, of all dates; those that have a value."""
+        rows = self.tables.emission_limits(prefix)
+        return tuple(_limit(row, float(row.limit)) for row in rows if row.limit is not None)
+
+    def flag(self, tag: str) -> InstrumentFlag | None:
+        """Return how the device of a tag says in which state it is."""
+        device = tag.partition(".")[0]
+        flag = self.devices[device].flag if device in self.devices else None
+        if flag is None:
+            return None
+        states = flag.normal, flag.maintenance, flag.calibration, flag.fault
+        return InstrumentFlag(f"{device}.{flag.tag}", *states)
+
+
+def _limit(row: EmissionRow, limit: float) -> Limit:
+    dates = row.valid_from, row.valid_to
+    return Limit(row.id, row.pollutant, limit, row.unit, row.averaging, *dates, row.approved)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

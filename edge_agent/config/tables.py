@@ -234,12 +234,16 @@ class Tables:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the coefficients, the only rows that figures in the log depend on."""
-        rows = [
+        """A hash of the rows that figures in the log depend on: coefficients and limits."""
+        coal = [
             (r.code, r.standard, r.basis, r.unit, str(r.kgce_per_unit), r.valid_from, r.valid_to)
             for r in self._coal
         ]
-        return blake2b(repr(rows).encode(), digest_size=8).hexdigest()
+        limits = [
+            (r.id, r.pollutant, str(r.limit), r.unit, r.averaging, r.valid_from, r.valid_to)
+            for r in self._emissions
+        ]
+        return blake2b(repr((coal, limits)).encode(), digest_size=8).hexdigest()
 
     def coal(
         self, code: str, basis: str, on: date | None = None, standard: str = STANDARD

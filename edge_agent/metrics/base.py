@@ -72,6 +72,48 @@ class Coefficient:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """One dated row of ``configs/limits``: how much of a pollutant may be in a mean.
+
+    averaging              ``1h`` or ``24h``: which means are judged by it
+    valid_from, valid_to   ISO dates, both inclusive; empty: not known, or still in force
+    approved               a person has compared the row with the official text
+    """
+
+    id: str
+    pollutant: str
+    limit: float
+    unit: str
+    averaging: str
+    valid_from: str
+    valid_to: str
+    approved: bool
+
+    @property
+    def source(self) -> str:
+        """What stands in the provenance of the figures that were judged by it."""
+        return f"emission_limits:{self.id}" + ("" if self.approved else " (unapproved)")
+
+    def in_force(self, day: str) -> bool:
+        """Return whether the row is valid on a day, an ISO date."""
+        return self.valid_from <= day and (not self.valid_to or day <= self.valid_to)
+
+
+@dataclass(frozen=True)
+class InstrumentFlag:
+    """How a device says in which state it is: the tag, and which numbers mean what.
+
+    A number in none of the lists is a fault.
+    """
+
+    tag: str
+    normal: tuple[int, ...]
+    maintenance: tuple[int, ...] = ()
+    calibration: tuple[int, ...] = ()
+    fault: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class QualityLimits:
     """Below which share of good time a window's value is UNCERTAIN, and below which it is BAD."""
 
@@ -121,6 +163,12 @@ class Plant(Protocol):
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` if there is none."""
+
+    def limits(self, prefix: str) -> tuple[Limit, ...]:
+        """Return the emission limits whose ids begin so, of all dates."""
+
+    def flag(self, tag: str) -> InstrumentFlag | None:
+        """Return how the device of a tag says in which state it is; None: it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,3 +133,12 @@ def test_the_digest_follows_the_coefficients(own: Path) -> None:
     text = (own / COAL).read_text("utf-8")
     (own / COAL).write_text(text.replace(",0.7143,", ",0.7144,"), "utf-8")
     assert Tables(own, data_dir()).digest != before
+
+
+def test_the_digest_follows_the_limits(own: Path) -> None:
+    before = Tables(own, data_dir()).digest
+    path = own / "limits" / "emission_limits.csv"
+    path.parent.mkdir(exist_ok=True)
+    text = (data_dir() / "limits" / "emission_limits.csv").read_text("utf-8")
+    path.write_text(text.replace("air,so2,35,", "air,so2,36,", 1), "utf-8")
+    assert Tables(own, data_dir()).digest != before

@@ -8,7 +8,14 @@ from random import Random
 
 import numpy as np
 
-from edge_agent.metrics.base import Coefficient, Metric, MetricConfig, QualityLimits
+from edge_agent.metrics.base import (
+    Coefficient,
+    InstrumentFlag,
+    Limit,
+    Metric,
+    MetricConfig,
+    QualityLimits,
+)
 from edge_agent.metrics.references import Named
 from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag, concatenate
@@ -91,6 +98,21 @@ class Works:
         table = {"electricity": ("kWh", 0.1229), "raw-coal": ("kg", 0.7143)}
         unit, kgce = table[carrier]
         return Coefficient(carrier, unit, kgce, basis, "", "test", "", "", "", "M", False)
+
+    def limits(self, prefix: str) -> tuple[Limit, ...]:
+        rows = [
+            ("works-so2-old", "so2", 60.0, "1h", "", "2026-01-01"),
+            ("works-so2", "so2", 40.0, "1h", "2026-01-02", ""),
+            ("works-nox", "nox", 100.0, "1h", "", ""),
+            ("works-nox-24h", "nox", 90.0, "24h", "", ""),
+        ]
+        found = [Limit(i, g, v, "mg/m3", a, f, t, False) for i, g, v, a, f, t in rows]
+        return tuple(row for row in found if row.id.startswith(prefix))
+
+    def flag(self, tag: str) -> InstrumentFlag | None:
+        if tag.partition(".")[0] != "kiln":
+            return None
+        return InstrumentFlag("kiln.flag", (1, 2, 3), (4,), (5,), (6,))
 
 
 def column(random: Random, signal: Tag, n: int) -> tuple[list[float], list[int]]:
