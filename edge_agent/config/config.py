@@ -12,6 +12,7 @@ from pathlib import Path
 from edge_agent.config.tables import STANDARD, EmissionRow, Tables, levels_of
 from edge_agent.drivers.base import DeviceConfig, groups_of
 from edge_agent.metrics.base import (
+    Co2Factor,
     Coefficient,
     InstrumentFlag,
     Limit,
@@ -131,6 +132,14 @@ class SitePlant:
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` that says why there is none."""
         return self.tables.coefficient(carrier, basis, self.on, STANDARD)
+
+    def coefficients(self, carrier: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
+        """Return the coefficients of all dates; ``KeyError`` that says why there is none."""
+        return self.tables.coefficients(carrier, basis, standard)
+
+    def co2_factors(self, code: str, variant: str) -> tuple[Co2Factor, ...]:
+        """Return the CO2 factors of all dates; ``KeyError`` that says what there is."""
+        return self.tables.co2_factors(code, variant)
 
     def limits(self, prefix: str) -> tuple[Limit, ...]:
         """Return the emission limits whose ids begin so, of all dates; those that have a value."""

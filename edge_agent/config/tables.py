@@ -5,25 +5,23 @@ table beside the plant's file (``benchmarks/limit_levels.csv``) is read in place
 one. Numbers stay the decimal digits that were printed. An empty value is missing, never zero.
 """
 
-import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cached_property
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Generic, TypeVar
 
+from edge_agent.config.rows import Row, T, Table, read_rows
+from edge_agent.config.tables_co2 import CO2, factors
 from edge_agent.config.words import nearest
 from edge_agent.errors import ConfigError, Fault
-from edge_agent.metrics.base import Coefficient
+from edge_agent.metrics.base import Co2Factor, Coefficient
+from edge_agent.units import Unit
 
 STANDARD = "GB/T 2589-2020"
-
-Cells = Mapping[str, str]
-T = TypeVar("T", bound="Row")
 
 
 def data_dir() -> Path:
@@ -34,38 +32,6 @@ def data_dir() -> Path:
     package = Path(spec.origin).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What every row says about itself.
-
-    valid_from, valid_to  ISO dates, both inclusive; empty: not read, or still in force
-    confidence            A official text read, B one transcription, B2 two agree, M unverified
-    status                ``approved`` when a person has compared the row with the official text
-    place                 ``file:line``
-    """
-
-    source: str
-    edition: str
-    valid_from: str
-    valid_to: str
-    confidence: str
-    status: str
-    note: str
-    place: str
-
-    @property
-    def approved(self) -> bool:
-        """Whether a person has compared the row with the official text."""
-        return self.status == "approved"
-
-    def in_force(self, on: date | None) -> bool:
-        """Return whether the row is valid on a day; None: whether its end is open."""
-        if on is None:
-            return not self.valid_to
-        day = on.isoformat()
-        return self.valid_from <= day and (not self.valid_to or day <= self.valid_to)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,35 +119,21 @@ class EmissionRow(Row):
     o2_reference_pct: Decimal | None
 
 
-@dataclass(frozen=True)
-class _Table(Generic[T]):
-    """One file: its rows, and what their cells must be."""
-
-    path: str
-    kind: type[T]
-    key: tuple[str, ...]
-    numbers: frozenset[str] = frozenset()
-    lists: frozenset[str] = frozenset()
-    words: Mapping[str, frozenset[str]] | None = None
-
-
-_CONFIDENCE = frozenset({"A", "B", "B2", "M"})
-_STATUS = frozenset({"approved", "unapproved"})
-_COAL = _Table(
+_COAL = Table(
     "coefficients/standard_coal.csv",
     CoalRow,
-    ("code", "standard", "basis"),
+    ("code", "standard", "basis", "valid_from"),  # an equal value is of one year
     frozenset({"ncv_value", "kgce_per_unit"}),
     words={"basis": frozenset({"equivalent", "equal-value"})},
 )
-_BENCHMARK = _Table(
+_BENCHMARK = Table(
     "benchmarks/benchmark_levels.csv",
     BenchmarkRow,
     ("product_code",),
     frozenset({"benchmark", "baseline"}),
     frozenset({"limit_product_codes"}),
 )
-_LIMIT = _Table(
+_LIMIT = Table(
     "benchmarks/limit_levels.csv",
     LimitRow,
     ("standard", "product_code", "condition", "indicator"),
@@ -189,14 +141,14 @@ _LIMIT = _Table(
     frozenset({"correction_id"}),
     words={"direction": frozenset({"inverse", "forward"})},
 )
-_CORRECTION = _Table(
+_CORRECTION = Table(
     "benchmarks/corrections.csv",
     CorrectionRow,
     ("correction_id", "applies_to_levels"),
     lists=frozenset({"applies_to_levels"}),
     words={"target": frozenset({"limit", "actual", "actual-input"})},
 )
-_EMISSION = _Table(
+_EMISSION = Table(
     "limits/emission_limits.csv",
     EmissionRow,
     ("id",),
@@ -219,14 +171,15 @@ class Tables:
         self._limits = self._read(_LIMIT, faults)
         self._corrections = self._read(_CORRECTION, faults)
         self._emissions = self._read(_EMISSION, faults)
+        self._co2 = self._read(CO2, faults)
         if faults:
             raise ConfigError(faults)
 
-    def _read(self, table: _Table[T], faults: list[Fault]) -> tuple[T, ...]:
+    def _read(self, table: Table[T], faults: list[Fault]) -> tuple[T, ...]:
         for folder in self._folders:
             path = folder / table.path
             if path.is_file():
-                return tuple(_rows(table, path, faults))
+                return tuple(read_rows(table, path, faults))
         faults.append(
             Fault(table.path, 1, 1, f"is in none of {', '.join(map(str, self._folders))}")
         )
@@ -236,14 +189,27 @@ class Tables:
     def digest(self) -> str:
         """A hash of the rows that figures in the log depend on: coefficients and limits."""
         coal = [
-            (r.code, r.standard, r.basis, r.unit, str(r.kgce_per_unit), r.valid_from, r.valid_to)
+            (
+                r.code,
+                r.standard,
+                r.basis,
+                r.unit,
+                str(r.kgce_per_unit),
+                r.valid_from,
+                r.valid_to,
+                str(r.ncv_value),
+            )
             for r in self._coal
         ]
         limits = [
             (r.id, r.pollutant, str(r.limit), r.unit, r.averaging, r.valid_from, r.valid_to)
             for r in self._emissions
         ]
-        return blake2b(repr((coal, limits)).encode(), digest_size=8).hexdigest()
+        co2 = [
+            (r.code, r.variant, r.data_year, r.unit, str(r.value), r.valid_from, r.valid_to)
+            for r in self._co2
+        ]
+        return blake2b(repr((coal, limits, co2)).encode(), digest_size=8).hexdigest()
 
     def coal(
         self, code: str, basis: str, on: date | None = None, standard: str = STANDARD
@@ -272,10 +238,37 @@ class Tables:
     ) -> Coefficient:
         """Return the coefficient of a carrier, as ``coal`` finds it."""
         row = self.coal(code, basis, on, standard)
-        return Coefficient(
-            row.code, row.unit, float(row.kgce_per_unit or 0), row.basis, row.standard, row.source,
-            row.edition, row.valid_from, row.valid_to, row.confidence, row.approved,
-        )  # fmt: skip
+        return _coefficient(row)
+
+    def coal_rows(self, code: str, basis: str, standard: str) -> tuple[CoalRow, ...]:
+        """Return the rows of a carrier that have a value, of all dates, the oldest first.
+
+        standard  ``GB/T 2589-2020``, or ``GB/T 2589`` for all its editions
+
+        errors  ``KeyError`` that says why there is none
+        """
+        name = f'"{code}" ({basis}, {standard})'
+        known = [r for r in self._coal if r.basis == basis and _is_of(r, standard)]
+        rows = [r for r in known if r.code == code]
+        if not rows:
+            hint = nearest(code, dict.fromkeys(r.code for r in known))
+            raise KeyError(f"no coefficient for {name} in {_COAL.path}{hint}")
+        given = [r for r in rows if r.kgce_per_unit is not None]
+        if not given:
+            row = rows[-1]
+            raise KeyError(f"the coefficient for {name} has no value yet ({row.place}): {row.note}")
+        return tuple(sorted(given, key=lambda r: r.valid_from))
+
+    def coefficients(self, code: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
+        """Return the coefficients of a carrier, as ``coal_rows`` finds them."""
+        return tuple(_coefficient(row) for row in self.coal_rows(code, basis, standard))
+
+    def co2_factors(self, code: str, variant: str) -> tuple[Co2Factor, ...]:
+        """Return the CO2 factors of a code in one variant or family; ``KeyError``: there is none.
+
+        In no case are two families mixed.
+        """
+        return factors(self._co2, code, variant)
 
     def carriers(self, standard: str = STANDARD) -> tuple[str, ...]:
         """Return the codes of a standard's carriers."""
@@ -322,78 +315,19 @@ class Tables:
         return tuple(r.id for r in self._emissions)
 
 
-def _rows(table: _Table[T], path: Path, faults: list[Fault]) -> Iterator[T]:
-    """Yield the rows of a file that are well formed; the others go to ``faults``."""
-    names = [name for name in table.kind.__dataclass_fields__ if name != "place"]
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        header = next(reader, [])
-        if sorted(header) != sorted(names):
-            odd = ", ".join(sorted(set(header) ^ set(names))) or "a column that stands twice"
-            faults.append(
-                Fault(str(path), 1, 1, f"the columns must be {', '.join(names)}; look at: {odd}")
-            )
-            return
-        seen: dict[tuple[str, ...], int] = {}
-        before = reader.line_num
-        try:
-            for cells in reader:
-                line, before = before + 1, reader.line_num
-                report = _reporter(path, line, faults)
-                if len(cells) != len(header):
-                    report(f"has {len(cells)} cells, must have {len(header)}")
-                    continue
-                row = dict(zip(header, cells, strict=True))
-                key = tuple(row[name] for name in table.key)
-                if key in seen:
-                    report(f"{' / '.join(key)} stands twice (first in line {seen[key]})")
-                seen.setdefault(key, line)
-                made = _row(table, row, f"{path.name}:{line}", report)
-                if made is not None:
-                    yield made
-        except csv.Error as error:
-            _reporter(path, reader.line_num, faults)(f"is not CSV: {error}")
+def _is_of(row: CoalRow, standard: str) -> bool:
+    return row.standard == standard or row.standard.rpartition("-")[0] == standard
 
 
-def _reporter(path: Path, line: int, faults: list[Fault]) -> Callable[[str], None]:
-    return lambda message: faults.append(Fault(str(path), line, 1, message))
-
-
-def _row(table: _Table[T], cells: Cells, place: str, report: Callable[[str], None]) -> T | None:
-    made: dict[str, object] = {"place": place}
-    words = {"confidence": _CONFIDENCE, "status": _STATUS} | dict(table.words or {})
-    well = True
-    for name, cell in cells.items():
-        try:
-            made[name] = _cell(table, name, cell, words.get(name, frozenset()))
-        except ValueError as error:
-            report(f"{name}: {error}")
-            well = False
-    return table.kind(**made) if well else None  # type: ignore[arg-type]  # checked against the fields above
-
-
-def _cell(table: _Table[T], name: str, cell: str, words: frozenset[str]) -> object:
-    if words and cell not in words:
-        raise ValueError(f'"{cell}" is not one of {", ".join(sorted(words))}')
-    if name in {"valid_from", "valid_to"} and cell:
-        date.fromisoformat(cell)
-    if name in table.lists:
-        return tuple(part for part in cell.split(";") if part)
-    if name in table.numbers:
-        return _number(cell)
-    return cell
-
-
-def _number(cell: str) -> Decimal | None:
-    if not cell:
-        return None
-    try:
-        number = Decimal(cell)
-    except InvalidOperation as error:
-        raise ValueError(f'"{cell}" is not a number') from error
-    if not number.is_finite():
-        raise ValueError(f'"{cell}" is not a number')
-    return number
+def _coefficient(row: CoalRow) -> Coefficient:
+    energy, _, per = row.ncv_unit.partition("/")
+    heat = None
+    if row.ncv_value is not None and per == row.unit and energy in {"kJ", "MJ", "GJ"}:
+        heat = float(row.ncv_value) * Unit.parse(energy).factor_to(Unit.parse("MJ"))
+    return Coefficient(
+        row.code, row.unit, float(row.kgce_per_unit or 0), row.basis, row.standard, row.source,
+        row.edition, row.valid_from, row.valid_to, row.confidence, row.approved, heat,
+    )  # fmt: skip
 
 
 def levels_of(row: LimitRow) -> Sequence[Decimal]:

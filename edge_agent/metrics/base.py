@@ -56,6 +56,7 @@ class Coefficient:
     """One dated row of ``configs/coefficients``: how much standard coal a unit of a carrier is.
 
     kgce_per_unit  kgce per ``unit``; approved: a person has compared the row with the official text
+    mj_per_unit    its heating value, where the row has one; None: 29.3076 MJ per kgce
     """
 
     code: str
@@ -69,6 +70,38 @@ class Coefficient:
     valid_to: str
     confidence: str
     approved: bool
+    mj_per_unit: float | None = None
+
+    @property
+    def id(self) -> str:
+        """What stands in the provenance of the figures that were computed with it."""
+        row = f"standard_coal:{self.code}:{self.standard}:{self.basis}:{self.valid_from}"
+        return row if self.approved else f"{row}:unapproved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Co2Factor:
+    """One row of the CO2 factors: how many tonnes of CO2 a unit stands for.
+
+    data_year  the year that a grid's factor is of; empty: of no year
+    tc_per_gj  carbon content times oxidation of a fuel, t of carbon per GJ
+    """
+
+    code: str
+    variant: str
+    data_year: str
+    unit: str
+    tco2_per_unit: float
+    tc_per_gj: float | None
+    valid_from: str
+    valid_to: str
+    approved: bool
+
+    @property
+    def id(self) -> str:
+        """What stands in the provenance of the figures that were computed with it."""
+        row = f"co2_factors:{self.code}:{self.variant}:{self.data_year or self.valid_from}"
+        return row if self.approved else f"{row}:unapproved"
 
 
 @dataclass(frozen=True)
@@ -163,6 +196,20 @@ class Plant(Protocol):
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         """Return the coefficient in force; ``KeyError`` if there is none."""
+
+    def coefficients(self, carrier: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
+        """Return a carrier's coefficients of all dates, in the order of their dates.
+
+        standard  with its edition, or without: of all editions
+
+        errors  ``KeyError`` that says why there is none
+        """
+
+    def co2_factors(self, code: str, variant: str) -> tuple[Co2Factor, ...]:
+        """Return the CO2 factors of a grid or fuel, of all dates; ``KeyError`` if there is none.
+
+        variant  of a grid: average, fossil …; of a fuel: its family
+        """
 
     def limits(self, prefix: str) -> tuple[Limit, ...]:
         """Return the emission limits whose ids begin so, of all dates."""

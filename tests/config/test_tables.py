@@ -36,6 +36,55 @@ def test_a_coefficient_is_that_of_the_edition_in_force() -> None:
         tables.coefficient("raw-coal", "equivalent", date(2021, 4, 1), "GB/T 2589-2008")
 
 
+def test_all_editions_of_a_standard_are_found_together() -> None:
+    rows = Tables().coefficients("fresh-water", "equal-value", "GB/T 2589")
+    assert [(r.kgce_per_unit, r.valid_from, r.valid_to) for r in rows] == [
+        (0.0857, "2008-06-01", "2021-03-31"), (0.2571, "2021-04-01", ""),
+    ]  # fmt: skip
+    assert rows[1].mj_per_unit == 7.535
+    own = Tables().coefficients("electricity", "equal-value", "GB 30251-2024")
+    assert [row.kgce_per_unit for row in own] == [0.3]
+    assert own[0].mj_per_unit is None
+    assert own[0].id == "standard_coal:electricity:GB 30251-2024:equal-value:2025-05-01:unapproved"
+
+
+def test_an_equal_value_of_electricity_is_of_one_year(own: Path) -> None:
+    path = own / COAL
+    text = path.read_text("utf-8").splitlines()
+    year = "electricity,电力,GB/T 2589-2020,kWh,,,0.29{0},equal-value,x,202{0},"
+    year += "202{0}-01-01,202{0}-12-31,A,approved,"
+    path.write_text("\n".join([*text, year.format(5), year.format(6)]), "utf-8")
+    rows = Tables(own, data_dir()).coefficients("electricity", "equal-value", "GB/T 2589")
+    assert [(r.kgce_per_unit, r.valid_to) for r in rows] == [
+        (0.295, "2025-12-31"), (0.296, "2026-12-31"),
+    ]  # fmt: skip
+    assert rows[0].id == "standard_coal:electricity:GB/T 2589-2020:equal-value:2025-01-01"
+
+
+def test_co2_factors_are_of_one_family() -> None:
+    tables = Tables()
+    years = {
+        row.data_year: row.tco2_per_unit for row in tables.co2_factors("cn-shandong", "average")
+    }
+    assert years == pytest.approx({"2023": 0.6191e-3, "2022": 0.641e-3, "2021": 0.6838e-3})
+    steel, cement = (tables.co2_factors("anthracite", f)[0] for f in ("steel", "cement-kiln"))
+    assert (steel.tco2_per_unit, cement.tco2_per_unit, steel.unit) == (2.4719, 2.2819, "t")
+    with pytest.raises(KeyError, match=r'no CO2 factor for "diesel" \(cement-kiln\)'):
+        tables.co2_factors("diesel", "cement-kiln")
+    with pytest.raises(KeyError, match='no CO2 factors of "cement"'):
+        tables.co2_factors("diesel", "cement")
+
+
+def test_a_fuels_co2_is_its_carbon_that_burns() -> None:
+    for code, heat, family in (
+        ("diesel", 42.652, "steel"),
+        ("natural-gas", 389.31, "sector-unstated"),
+    ):
+        row = Tables().co2_factors(code, family)[0]
+        assert row.tc_per_gj is not None
+        assert heat * row.tc_per_gj * 44 / 12 == pytest.approx(row.tco2_per_unit, rel=2e-5)
+
+
 @pytest.mark.parametrize(
     ("code", "basis", "why"),
     [
