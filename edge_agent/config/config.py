@@ -20,6 +20,7 @@ from edge_agent.metrics.base import (
     QualityLimits,
 )
 from edge_agent.metrics.references import Named
+from edge_agent.metrics.tariff_tables import Tariffs
 from edge_agent.model import Schema, Site
 from edge_agent.sinks.base import SinkConfig
 from edge_agent.units import Duration, Secret, Size
@@ -140,6 +141,11 @@ class SitePlant:
     def co2_factors(self, code: str, variant: str) -> tuple[Co2Factor, ...]:
         """Return the CO2 factors of all dates; ``KeyError`` that says what there is."""
         return self.tables.co2_factors(code, variant)
+
+    @property
+    def tariffs(self) -> Tariffs:
+        """The tables of ``configs/tariffs``."""
+        return self.tables.tariffs
 
     def limits(self, prefix: str) -> tuple[Limit, ...]:
         """Return the emission limits whose ids begin so, of all dates; those that have a value."""

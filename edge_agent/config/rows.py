@@ -1,7 +1,7 @@
 """Reading a dated table: one fact per row, strictly, with every mistake at its line."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -59,6 +59,16 @@ class Table(Generic[T]):
     numbers: frozenset[str] = frozenset()
     lists: frozenset[str] = frozenset()
     words: Mapping[str, frozenset[str]] | None = None
+
+
+def read_table(table: Table[T], folders: Sequence[Path], faults: list[Fault]) -> tuple[T, ...]:
+    """Return the well-formed rows of a file, from the first folder that has it."""
+    for folder in folders:
+        path = folder / table.path
+        if path.is_file():
+            return tuple(read_rows(table, path, faults))
+    faults.append(Fault(table.path, 1, 1, f"is in none of {', '.join(map(str, folders))}"))
+    return ()
 
 
 def read_rows(table: Table[T], path: Path, faults: list[Fault]) -> Iterator[T]:

@@ -14,8 +14,9 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
-from edge_agent.config.rows import Row, T, Table, read_rows
+from edge_agent.config.rows import Row, T, Table, read_table
 from edge_agent.config.tables_co2 import CO2, factors
+from edge_agent.config.tariffs import read_tariffs
 from edge_agent.config.words import nearest
 from edge_agent.errors import ConfigError, Fault
 from edge_agent.metrics.base import Co2Factor, Coefficient
@@ -172,22 +173,16 @@ class Tables:
         self._corrections = self._read(_CORRECTION, faults)
         self._emissions = self._read(_EMISSION, faults)
         self._co2 = self._read(CO2, faults)
+        self.tariffs = read_tariffs(self._folders, faults)
         if faults:
             raise ConfigError(faults)
 
     def _read(self, table: Table[T], faults: list[Fault]) -> tuple[T, ...]:
-        for folder in self._folders:
-            path = folder / table.path
-            if path.is_file():
-                return tuple(read_rows(table, path, faults))
-        faults.append(
-            Fault(table.path, 1, 1, f"is in none of {', '.join(map(str, self._folders))}")
-        )
-        return ()
+        return read_table(table, self._folders, faults)
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the rows that figures in the log depend on: coefficients and limits."""
+        """A hash of the rows that figures in the log depend on: coefficients, limits, tariffs."""
         coal = [
             (
                 r.code,
@@ -209,7 +204,7 @@ class Tables:
             (r.code, r.variant, r.data_year, r.unit, str(r.value), r.valid_from, r.valid_to)
             for r in self._co2
         ]
-        return blake2b(repr((coal, limits, co2)).encode(), digest_size=8).hexdigest()
+        return blake2b(repr((coal, limits, co2, self.tariffs)).encode(), digest_size=8).hexdigest()
 
     def coal(
         self, code: str, basis: str, on: date | None = None, standard: str = STANDARD

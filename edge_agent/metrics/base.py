@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.metrics.tariff_tables import Tariffs
 from edge_agent.model import F64, U8, Kind, Quality, SampleBlock, Schema, Site
 
 # what JSON has, and arrays of numbers; NaN comes back as None
@@ -213,6 +214,10 @@ class Plant(Protocol):
 
     def limits(self, prefix: str) -> tuple[Limit, ...]:
         """Return the emission limits whose ids begin so, of all dates."""
+
+    @property
+    def tariffs(self) -> Tariffs:
+        """The tables of ``configs/tariffs``."""
 
     def flag(self, tag: str) -> InstrumentFlag | None:
         """Return how the device of a tag says in which state it is; None: it does not."""

@@ -98,7 +98,7 @@ class Minutes:
             stream: feed.so_far(now, end, open_rows.get(stream))
             for stream, feed in self._feeds.items()
         }
-        sums = self.formula.base(np.array([end]), rows)
+        sums = self._base(np.array([end]), rows, now)
         sums.length[0], sums.expected[0] = now - start, (now - start) / MINUTE
         sums.covered = np.minimum(sums.covered, sums.length)
         sums.estimated = np.minimum(sums.estimated, sums.length - sums.covered)
@@ -137,11 +137,18 @@ class Minutes:
             slots = told[(told >= first) & (told < until)]
         ends = (slots + 1) * MINUTE
         rows = {stream: feed.rows() for stream, feed in self._feeds.items()}
-        sums = self.formula.base(ends, rows)
+        sums = self._base(ends, rows)
         self._next = until
         for feed in self._feeds.values():
             feed.forget(until * MINUTE)
         return row_of(self.formula, self._output, ends, sums) if len(ends) else None
+
+    def _base(self, ends: I64, rows: Mapping[str, Rows], _now: int | None = None, /) -> Sums:
+        """Return the additive columns of base slots; one that remembers slots before adds to them.
+
+        _now  of a slot that is still open: nothing is remembered of it
+        """
+        return self.formula.base(ends, rows)
 
     def save(self) -> State:
         return {
@@ -207,14 +214,23 @@ class Inputs:
     def _ask(self, schema: Schema, raw: Schema, columns: tuple[str, ...]) -> None:
         self._columns.setdefault(schema.stream, (schema, raw, []))[2].extend(columns)
 
-    def metrics(self, name: str, formula: SlotFormula, windows: Sequence[Window]) -> list[Metric]:
-        """Return the KPI's operators, one per window; the first gets blocks before the others."""
+    def metrics(
+        self,
+        name: str,
+        formula: SlotFormula,
+        windows: Sequence[Window],
+        kind: type["Minutes"] | None = None,
+    ) -> list[Metric]:
+        """Return the KPI's operators, one per window; the first gets blocks before the others.
+
+        kind  of the ``1min`` operator, ``Minutes`` unless it is one that remembers slots
+        """
         if "shift" in windows and not self.plant.shifts:
             raise ConfigError([f"metrics.{name}.windows: shift needs shifts.calendar"])
         rollups = self.rollups(name, formula, [w for w in windows if w != "1min"])
         if "1min" in windows:
-            return [self.minutes(name, formula), *rollups]
-        return [Chained(self.minutes(name, formula), rollup) for rollup in rollups]
+            return [self.minutes(name, formula, kind), *rollups]
+        return [Chained(self.minutes(name, formula, kind), rollup) for rollup in rollups]
 
     def rollups(
         self, name: str, formula: Formula, windows: Sequence[Window], source: Window = "1min"
@@ -229,7 +245,9 @@ class Inputs:
             for window in windows
         ]
 
-    def minutes(self, name: str, formula: SlotFormula) -> "Minutes":
+    def minutes(
+        self, name: str, formula: SlotFormula, kind: type["Minutes"] | None = None
+    ) -> "Minutes":
         """Return the KPI's ``1min`` operator."""
         asked = self._columns.values()
         integrals = self._integrals
@@ -238,7 +256,7 @@ class Inputs:
         lateness = max(lateness_of((schema, raw) for schema, raw, _ in asked), *links, 0)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
         output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
-        return Minutes(output, formula, feeds, lateness, step)
+        return (kind or Minutes)(output, formula, feeds, lateness, step)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ and goes through them one by one.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -387,7 +387,8 @@ class Part:
         return (self.covered + self.estimated) / (self.minutes * MINUTE)
 
 
-def merged(parts: Sequence[Part], minutes: int) -> Part:
+def merged(parts: Sequence[Part], minutes: int, peaks: Container[str] = ()) -> Part:
+    """The sums of parts; of peaks, the largest that is known."""
     first = parts[0]
 
     def worst(part: Part, name: str) -> int:
@@ -401,6 +402,9 @@ def merged(parts: Sequence[Part], minutes: int) -> Part:
     for part in parts[1:]:
         for name in total:
             total[name] += part.total[name]
+    for name in total:
+        if name in peaks:
+            total[name] = max((p.total[name] for p in parts if p.known[name]), default=0.0)
     return Part(
         total,
         {name: sum(p.known[name] for p in parts) for name in total},
@@ -443,12 +447,13 @@ def of_spans(
     parts: Mapping[int, Part],
     spans: Sequence[Span] | None,
     derive: Callable[[Part], dict[str, Cell]],
+    peaks: Container[str] = (),
 ) -> Result:
     result: Result = {}
     for start, end in spans or [(e - MINUTE, e) for e in parts]:
         inside = [part for e, part in parts.items() if start < e <= end]
         if inside:
-            part = merged(inside, (end - start) // MINUTE)
+            part = merged(inside, (end - start) // MINUTE, peaks)
             result[end] = {name: bare(cell) for name, cell in derive(part).items()} | shares(part)
     return result
 

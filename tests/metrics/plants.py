@@ -1,6 +1,7 @@
 """A small plant with everything that goes wrong in one, and the pipeline that feeds its metrics."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,14 @@ from edge_agent.metrics.base import (
 )
 from edge_agent.metrics.references import Named
 from edge_agent.metrics.slots import SlotOperator, slot_schema
+from edge_agent.metrics.tariff_tables import (
+    ALWAYS,
+    Adjustment,
+    AdjustmentStep,
+    Band,
+    DemandRule,
+    Tariffs,
+)
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag, concatenate
 from edge_agent.outbox_schema import as_json
 from edge_agent.units import Unit
@@ -93,6 +102,23 @@ class Works:
 
     def slot(self, name: str) -> Schema:
         return slot_schema(self.raw(name))
+
+    @property
+    def tariffs(self) -> Tariffs:
+        """Bands whose edges lie in the first minutes of the rows: 08:00 local time."""
+        edges = [("valley", 480, 484), ("peak", 484, 487), ("sharp", 487, 494), ("flat", 496, 1440)]
+        months, days = tuple(range(1, 13)), (-ALWAYS, ALWAYS)
+        factors = {"valley": 0.3, "peak": 1.7, "sharp": math.nan, "flat": 1.0}
+        rows = tuple(
+            ("tou", "2026", Band(b, months, start, end, factors[b], *days, f"tou:{b}"))
+            for b, start, end in edges
+        )
+        steps = AdjustmentStep(90, 100, -0.75, 0.0), AdjustmentStep(0, 90, 0.0, 0.5)
+        return Tariffs(
+            {"tou": rows},
+            {90: Adjustment("0.90", steps, "power_factor:0.90")},
+            {"two-part": DemandRule(1.05, 2.0, 0.4, "demand_rules:two-part")},
+        )
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
         table = {"electricity": ("kWh", 0.1229), "raw-coal": ("kg", 0.7143)}

@@ -19,6 +19,7 @@ const WORDS = {
   rows: ["行", "rows"], read: ["读取", "read"], substituted: ["缺测补位", "answered for"], derived: ["计算", "computed"],
   last: ["上一", "last"], speed: ["倍速", "speed"], losses: ["时间构成", "time"],
   energy: ["能耗", "energy"], oee: ["设备综合效率", "OEE"], emissions: ["烟气排放", "stack gas"],
+  demand: ["需量", "demand"], tariff: ["分时电费", "tariff"],
   "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"], "1a": ["年", "year"], "12mo": ["近 12 个月", "12 months"],
 };
 // KPI columns and the names of the field's signals
@@ -28,6 +29,8 @@ const COLUMNS = {
   availability: ["可用率", "avail\u00adability"], effectiveness: ["表现性", "effec\u00adtiveness"], quality_ratio: ["合格率", "quality ratio"], oee: ["OEE", "OEE"],
   produced: ["产出", "produced"], good: ["合格", "good"], apt_s: ["实际生产时间", "production time"], pbt_s: ["计划忙时", "planned busy time"],
   aust_s: ["准备时间", "set-up time"], adet_s: ["故障延误", "delay"], adot_s: ["停机时间", "downtime"],
+  energy_kwh: ["电量", "energy"], power_kw: ["有功功率", "power"], demand_kw: ["滑差需量", "sliding demand"], demand_fixed_kw: ["区间需量", "fixed demand"],
+  forecast_kw: ["本区间预测需量", "forecast demand"], demand_max_kw: ["最大需量", "maximum demand"], contract_share: ["占合同需量", "of contract"], billed_kw: ["计费需量", "billed demand"],
   so2: ["二氧化硫", "SO₂"], nox: ["氮氧化物", "NOₓ"], no: ["一氧化氮", "NO"], no2: ["二氧化氮", "NO₂"], dust: ["颗粒物", "dust"], pm: ["颗粒物", "dust"],
   co: ["一氧化碳", "CO"], nh3: ["氨", "NH₃"], hg: ["汞", "Hg"], hcl: ["氯化氢", "HCl"], hf: ["氟化物", "HF"], o2: ["含氧量", "O₂"], valid_min: ["有效分钟", "valid minutes"],
   flow: ["流量", "flow"], velocity: ["流速", "velocity"], humidity: ["湿度", "humidity"], moisture: ["湿度", "moisture"],
