@@ -7,8 +7,8 @@ commit parts.
 Start is recovery: the last checkpoint is loaded and the raw records behind it are fed through the
 metrics in log order. A derived row at or before the last time of its stream is in the log already
 and is dropped. After a change of the configuration the metrics begin empty and are fed the last
-``AGAIN`` of those devices that are what they were; only the open sums of longer windows go on, so
-hours, days and months stay whole.
+``AGAIN`` of those devices that are what they were; only what is made of published rows goes on, so
+hours, days and months stay whole and no baseline is lost.
 """
 
 import logging
@@ -20,8 +20,7 @@ import numpy as np
 
 from edge_agent.errors import Corrupt
 from edge_agent.live import Live
-from edge_agent.metrics.base import Metric
-from edge_agent.metrics.rollup import Chained, RollUp
+from edge_agent.metrics.base import Metric, Resumable
 from edge_agent.model import Family, Quality, SampleBlock, Schema
 from edge_agent.outbox import Record
 
@@ -134,10 +133,10 @@ class Pipeline:
         return fed
 
     def _resume(self, states: Mapping[str, object]) -> None:
-        """Let the open windows go on that are sums of rows of the configuration before."""
+        """Let go on what is made of published rows: open windows, the fit of a baseline."""
         for metric in self._metrics:
             state = states.get(metric.output.layout)
-            if isinstance(metric, RollUp | Chained) and isinstance(state, dict):
+            if isinstance(metric, Resumable) and isinstance(state, dict):
                 metric.resume(state)
 
     def checkpoint(self, learnt: Mapping[str, object] | None = None) -> None:

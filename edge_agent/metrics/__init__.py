@@ -1,9 +1,16 @@
 """Metrics: deterministic operators from blocks to blocks; ``METRICS`` is the registry of KPIs."""
 
 from edge_agent.metrics.base import MetricConfig
+from edge_agent.metrics.baseline import BaselineConfig
 from edge_agent.metrics.demand import DemandConfig
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.oee import OeeConfig
 
-METRICS: tuple[type[MetricConfig], ...] = (EnergyConfig, OeeConfig, EmissionsConfig, DemandConfig)
+METRICS: tuple[type[MetricConfig], ...] = (
+    EnergyConfig,
+    OeeConfig,
+    EmissionsConfig,
+    DemandConfig,
+    BaselineConfig,
+)

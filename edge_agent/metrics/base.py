@@ -8,7 +8,7 @@ for it by discovery.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,14 @@ class Metric(Protocol):
 
     def load(self, state: State, /) -> None:
         """Take over a state that ``save`` returned, as it is read from JSON."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A metric that can go on under another configuration: it is made of published rows."""
+
+    def resume(self, state: State) -> None:
+        """Take over the state of another configuration, or leave it if it does not fit."""
 
 
 @dataclass(frozen=True)

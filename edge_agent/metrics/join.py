@@ -34,7 +34,7 @@ from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, Schema
 from edge_agent.units import Unit
 
-__all__ = ["Counter", "Inputs", "Integral", "Minutes", "Reading", "Rows", "SlotFormula"]
+__all__ = ["Counter", "Gauge", "Inputs", "Integral", "Minutes", "Reading", "Rows", "SlotFormula"]
 
 
 class SlotFormula(Formula):
@@ -205,6 +205,13 @@ class Inputs:
         reading = Reading(schema.stream, name, signal.unit, schema.period)
         return Integral(reading, unit, per, silence_of(schema), self.plant.quality.uncertain_below)
 
+    def gauge(self, tag: str) -> "Gauge":
+        """Ask for the slot rows of a gauge; ``KeyError`` for a tag that is none."""
+        schema, (_, name) = self.plant.slot(tag), split_tag(tag)
+        columns = tuple(f"{name}.{suffix}" for suffix in ("mean", "min", "max", "coverage"))
+        self._ask(schema, self.plant.raw(tag), columns)
+        return Gauge(schema.stream, columns, schema.tags[schema.index[columns[0]]].unit)
+
     def raw(self, tag: str) -> "Reading":
         """Ask for the raw rows of a tag."""
         schema, (_, name) = self.plant.raw(tag), split_tag(tag)
@@ -283,6 +290,28 @@ class Counter:
         shares = given.value[[covered, estimated]][:, found]
         spans = np.where(there, np.rint(shares * MINUTE), 0.0).astype(np.int64)
         return value, quality, spans[0], spans[1]
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Where a gauge's slot rows stand; columns ``mean min max coverage``."""
+
+    stream: str
+    columns: tuple[str, ...]
+    unit: Unit
+
+    def read(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[F64, U8, I64]:
+        """Return mean, lowest and highest value (3, n), their quality and the covered ns."""
+        given = rows[self.stream]
+        found, there = given.at(ends)
+        if not there.any():
+            missing = np.full(len(ends), Quality.BAD_MISSING, np.uint8)
+            return np.zeros((3, len(ends))), missing, np.zeros(len(ends), np.int64)
+        places = [given.index[column] for column in self.columns]
+        quality = np.where(there, given.quality[places[0], found], Quality.BAD_MISSING)
+        value = np.where(quality < Quality.BAD, given.value[places[:3]][:, found], 0.0)
+        covered = np.where(there, np.rint(given.value[places[3], found] * MINUTE), 0.0)
+        return value, quality.astype(np.uint8), covered.astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -161,11 +161,11 @@ def test_rows_equal_the_oracle(kind: str, seed: int) -> None:
     example = EXAMPLES[kind]
     rows = used(kind, plant_rows(seed, 19.0))
     found = run(build(kind), interleaved(rows, Random(seed), 3, 0.0))
-    agrees(found[example.stream], example.expected(rows, None), 1e-12)
+    agrees(found[example.stream], example.expected(rows, None), example.relative)
     block = found.get("kpi/15min")
     if block is not None:
         spans = [(end - 15 * oracle.MINUTE, end) for end in block.time.tolist()]
-        agrees(block, example.expected(rows, spans), 1e-12)
+        agrees(block, example.expected(rows, spans), example.relative)
 
 
 # longer windows ---------------------------------------------------------------------------------

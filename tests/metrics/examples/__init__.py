@@ -7,6 +7,7 @@ A module has
   stream, ``spans`` of the longer windows asked for, None for the shortest
 - ``SUMS``: columns whose day is the sum of its minutes; () where there is none
 - ``OTHERS`` (optional): the metrics that it refers to, by name
+- ``RELATIVE`` (optional): how far its numbers may be from those of ``expected``
 - ``STREAM`` (optional): the stream that ``expected`` is of, ``kpi/1min`` unless said otherwise
 """
 
@@ -32,6 +33,7 @@ class Example:
     sums: tuple[str, ...]
     others: Mapping[str, MetricConfig]
     stream: str
+    relative: float
 
 
 def examples() -> dict[str, Example]:
@@ -41,5 +43,8 @@ def examples() -> dict[str, Example]:
         module = import_module(f"{__name__}.{kind.replace('-', '_')}")
         assert module.CONFIG.kind == kind
         others, stream = getattr(module, "OTHERS", {}), getattr(module, "STREAM", "kpi/1min")
-        found[kind] = Example(kind, module.CONFIG, module.expected, module.SUMS, others, stream)
+        relative = getattr(module, "RELATIVE", 1e-12)
+        found[kind] = Example(
+            kind, module.CONFIG, module.expected, module.SUMS, others, stream, relative
+        )
     return found
