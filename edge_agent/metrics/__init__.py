@@ -6,6 +6,7 @@ from edge_agent.metrics.demand import DemandConfig
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.oee import OeeConfig
+from edge_agent.metrics.tariff import TariffConfig
 
 METRICS: tuple[type[MetricConfig], ...] = (
     EnergyConfig,
@@ -13,4 +14,5 @@ METRICS: tuple[type[MetricConfig], ...] = (
     EmissionsConfig,
     DemandConfig,
     BaselineConfig,
+    TariffConfig,
 )

@@ -190,10 +190,8 @@ def days_of(kind: str, seed: int, days: int = 3) -> SampleBlock:
 @pytest.mark.parametrize("kind", LONGER)
 def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str) -> None:
     random, block = Random(3), days_of(kind, 3)
-    end = START + 400 * 1440 * oracle.MINUTE  # another year, to close everything
-    last = SampleBlock(
-        block.schema, np.array([end]), block.value[:, :1].copy(), block.quality[:, :1].copy()
-    )
+    ends = START + np.array([400, 440]) * 1440 * oracle.MINUTE  # another year, to close everything
+    last = SampleBlock(block.schema, ends, block.value[:, :2].copy(), block.quality[:, :2].copy())
     whole = run(rollups(kind), [block, last])
     assert {metric.output.stream for metric in rollups(kind)} == set(whole)
     assert len(whole) == len(EXAMPLES[kind].config.windows) - 1

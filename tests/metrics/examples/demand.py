@@ -81,6 +81,20 @@ def at_end(past: Mapping[int, Minute], end: int, now: tuple[float, int] | None) 
     }
 
 
+def booked_late(past: dict[int, Minute], end: int, cell: Cell, since: int | None) -> int | None:
+    """Book a minute; energy that came late is spread. Return the end of the last known one."""
+    value, quality = cell
+    if quality >= BAD or value is None:
+        past[end] = Fraction(0), 0, 0
+        return since
+    past[end] = Fraction(value), MINUTE, quality
+    if quality >= ESTIMATED and since is not None and end - since > MINUTE:
+        each = value / ((end - since) // MINUTE)
+        for minute in range(since + MINUTE, end + 1, MINUTE):
+            past[minute] = Fraction(round(each * STEPS), STEPS), MINUTE, quality
+    return end
+
+
 def expected(rows: Mapping[str, SampleBlock], spans: list[Span] | None) -> Result:
     """The rows of CONFIG."""
     streams = as_streams(rows)
@@ -99,14 +113,8 @@ def expected(rows: Mapping[str, SampleBlock], spans: list[Span] | None) -> Resul
         if end > settled // MINUTE * MINUTE:
             break
         (value, quality), covered, estimated = booked.get(end, ABSENT)
-        known = quality < BAD
-        energy = Fraction(value or 0.0) if known else Fraction(0)
-        past[end] = (energy, MINUTE, quality) if known else (Fraction(0), 0, 0)
-        if known and quality >= ESTIMATED and since is not None and end - since > MINUTE:
-            each = float(energy) / ((end - since) // MINUTE)  # it came late
-            for minute in range(since + MINUTE, end + 1, MINUTE):
-                past[minute] = Fraction(round(each * STEPS), STEPS), MINUTE, quality
-        since = end if known else since
+        since = booked_late(past, end, (value, quality), since)
+        energy = Fraction(value or 0.0)
         power: Cell = (float(energy) * 60, quality)
         if end in gauged:
             total, mark, ns = gauged[end]
