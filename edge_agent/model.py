@@ -79,6 +79,7 @@ class Family(StrEnum):
     COMPUTED = "computed"
     CHECK = "check"
     PRODUCT = "product"
+    STATE_ENERGY = "energy-by-state"
 
     @property
     def derived(self) -> bool:

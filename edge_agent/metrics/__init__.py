@@ -1,7 +1,9 @@
 """Metrics: deterministic operators from blocks to blocks; ``METRICS`` is the registry of KPIs."""
 
+from edge_agent.metrics.balance import BalanceConfig
 from edge_agent.metrics.base import MetricConfig
 from edge_agent.metrics.baseline import BaselineConfig
+from edge_agent.metrics.by_state import EnergyByStateConfig
 from edge_agent.metrics.demand import DemandConfig
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
@@ -15,4 +17,6 @@ METRICS: tuple[type[MetricConfig], ...] = (
     DemandConfig,
     BaselineConfig,
     TariffConfig,
+    BalanceConfig,
+    EnergyByStateConfig,
 )

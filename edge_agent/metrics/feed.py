@@ -16,6 +16,11 @@ def silence_of(raw: Schema) -> int:
     return round(SILENCE * raw.period * 1e9)
 
 
+def is_minute(schema: Schema) -> bool:
+    """Return whether the rows are another metric's minutes."""
+    return schema.name == "1min"
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of some columns of a stream: those in the slots, the last before, those after.
@@ -47,7 +52,7 @@ class Feed:
         self, schema: Schema, columns: Sequence[str], integrals: Sequence[str] = ()
     ) -> None:
         self.schema = schema
-        self.is_slot = schema.family is Family.SLOT
+        self.is_slot = schema.family is Family.SLOT or is_minute(schema)
         self.names = tuple(dict.fromkeys(columns))
         self._columns = schema.columns(self.names)
         self._integrals = schema.columns(dict.fromkeys(integrals))
@@ -99,8 +104,8 @@ class Feed:
             time, missing = np.array([max(now, self.seen)], np.int64), Quality.BAD_MISSING
             value = np.full((len(self.names), 1), np.nan)
             marks = np.full(value.shape, missing, np.uint8)
-        elif open_row is not None and int(open_row.time[0]) == end:
-            time, value = open_row.time, open_row.value[self._columns]
+        elif open_row is not None and end - MINUTE < int(open_row.time[0]) <= end:
+            time, value = np.array([end]), open_row.value[self._columns]
             marks = open_row.quality[self._columns]
         else:
             return rows

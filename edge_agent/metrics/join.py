@@ -18,7 +18,7 @@ import numpy as np
 from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
-from edge_agent.metrics.feed import Feed, Rows, silence_of
+from edge_agent.metrics.feed import Feed, Rows, is_minute, silence_of
 from edge_agent.metrics.integral import amount_unit, integrate, marked
 from edge_agent.metrics.rollup import (
     Chained,
@@ -45,6 +45,9 @@ class SlotFormula(Formula):
         raise NotImplementedError
 
 
+FOREVER = int(np.iinfo(np.int64).max)
+
+
 def patience_of(schema: Schema, raw: Schema) -> int:
     """Return how far behind the newest input a stream may be, in ns.
 
@@ -58,7 +61,7 @@ def patience_of(schema: Schema, raw: Schema) -> int:
 
 def lateness_of(feeds: Iterable[tuple[Schema, Schema]]) -> int:
     """Return how far a KPI waits, in ns, for pairs of the stream wanted and its raw stream."""
-    return max(max(patience_of(*pair) for pair in feeds) + 5 * SECOND, 65 * SECOND)
+    return max(max((patience_of(*pair) for pair in feeds), default=0) + 5 * SECOND, 65 * SECOND)
 
 
 class Minutes:
@@ -118,7 +121,11 @@ class Minutes:
         if not self._due or passed > self._due[-1][0]:
             self._due.append((passed, self._waited))
         until = min(f.settled() for f in self._feeds.values()) // MINUTE
+        sure = min((f.seen for f in self._feeds.values() if is_minute(f.schema)), default=FOREVER)
+        # the minutes of another metric come for certain: they are waited for, however long
         while self._due and self._waited >= self._due[0][1] + self._lateness:
+            if self._due[0][0] * MINUTE > sure:
+                break
             until = max(until, self._due.pop(0)[0])
         while self._due and self._due[0][0] <= until:
             del self._due[0]
@@ -218,6 +225,24 @@ class Inputs:
         self._ask(schema, schema, (name,))
         return Reading(schema.stream, name, schema.tags[schema.index[name]].unit, schema.period)
 
+    def register(self, tag: str) -> str:
+        """Ask for the register at the end of a counter's slots; return the column's name."""
+        schema, (_, name) = self.plant.slot(tag), split_tag(tag)
+        self._ask(schema, self.plant.raw(tag), (f"{name}.reading",))
+        return f"{name}.reading"
+
+    def minute(self, reference: str) -> "Counter":
+        """Ask for an additive column of another metric's minutes; it is read like a counter.
+
+        errors  ``ValueError`` when that metric has no minutes
+        """
+        schema, column = self.plant.derived(reference)
+        if schema.name != "1min":
+            raise ValueError(f'"{schema.owner}" needs the window 1min for this')
+        columns = (column, "coverage", "estimated")
+        self._ask(schema, schema, columns)
+        return Counter(schema.stream, columns, schema.tags[schema.index[column]].unit)
+
     def _ask(self, schema: Schema, raw: Schema, columns: tuple[str, ...]) -> None:
         self._columns.setdefault(schema.stream, (schema, raw, []))[2].extend(columns)
 
@@ -260,7 +285,8 @@ class Inputs:
         integrals = self._integrals
         feeds = [Feed(s, columns, integrals.get(s.stream, ())) for s, _, columns in asked]
         links = [silence_of(s) + 5 * SECOND for s, _, _ in asked if s.stream in integrals]
-        lateness = max(lateness_of((schema, raw) for schema, raw, _ in asked), *links, 0)
+        waited = [(s, raw) for s, raw, _ in asked if not is_minute(s)]
+        lateness = max(lateness_of(waited), *links, 0)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
         output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
         return (kind or Minutes)(output, formula, feeds, lateness, step)

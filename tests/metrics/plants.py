@@ -70,7 +70,10 @@ STACK = Schema(
     (tag("so2", "mg/m3"), tag("nox", "mg/m3"), tag("o2", "%"), tag("flow", "Nm3/h")),
     5.0,
 )
-STREAMS = (METER, SCALE, PACKER, STACK)
+SUB_METER = Schema(
+    "em-b/raw", Family.SAMPLE, (tag("energy", "kWh", Kind.COUNTER, modulus=1e6),), 20.0
+)
+STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ const WORDS = {
   baseline: ["节能量", "savings"], demand: ["需量", "demand"], tariff: ["分时电费", "tariff"],
   "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"], "1a": ["年", "year"], "12mo": ["近 12 个月", "12 months"],
 };
+Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"] });
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
@@ -58,7 +59,15 @@ const COLUMNS = {
   temperature: ["温度", "temperature"], pressure: ["压力", "pressure"], mass: ["质量累计", "mass"], rate: ["流量", "rate"], state: ["状态", "state"],
   bags: ["袋数", "bags"], reject: ["剔除", "rejected"], flag: ["仪表标志", "instrument flag"], volume: ["体积累计", "volume"],
 };
+Object.assign(COLUMNS, {
+  main: ["总表", "main meters"], own: ["自产", "own production"], sum_subs: ["分表合计", "sub-meters"], gap: ["不平衡量", "gap"],
+  gap_share: ["不平衡率", "gap, share"], unbalanced: ["不平衡", "unbalanced"],
+  producing: ["生产", "producing"], setup: ["准备", "set-up"], idle: ["待机", "idle"], fault: ["故障", "fault"],
+  planned_stop: ["计划停机", "planned stop"], unknown: ["未知", "unknown"], total_kwh: ["总能耗", "total energy"],
+  not_producing_share: ["非生产能耗占比", "share while not producing"], standby_kw: ["待机功率", "standby power"],
+});
 const SUFFIXES = {
+  _kwh: ["能耗", "energy"], _s: ["时间", "time"],
   _corrected: ["折算", "corrected"], _mass_kg: ["排放量", "mass"], _mass: ["排放量", "mass"], _kgce: ["折标煤", "coal equivalent"],
   _returned: ["回收", "returned"], _returned_kgce: ["回收折标煤", "returned, coal equivalent"], _dry: ["干基", "dry"],
   _total: ["（总）", "total"], _sharp: ["（尖）", "sharp peak"], _peak: ["（峰）", "peak"], _flat: ["（平）", "flat"], _valley: ["（谷）", "valley"],
