@@ -362,9 +362,11 @@ def _wrong(reference: Reference, kind: Kind, unit: str) -> str | None:
         written = Unit.parse(unit)
     except ValueError:
         return None  # told at the tag
-    if written.dimension != Unit.parse(reference.unit).dimension:
+    wanted = (reference.unit,) if isinstance(reference.unit, str) else reference.unit
+    if all(written.dimension != Unit.parse(one).dimension for one in wanted):
         shown = unit if unit != "1" else "no unit"
-        return f'"{reference.tag}" has {shown}, must be convertible to {reference.unit}'
+        told = " or ".join(wanted)
+        return f'"{reference.tag}" has {shown}, must be convertible to {told}'
     return None
 
 

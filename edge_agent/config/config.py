@@ -163,8 +163,9 @@ class SitePlant:
 
 
 def _limit(row: EmissionRow, limit: float) -> Limit:
-    dates = row.valid_from, row.valid_to
-    return Limit(row.id, row.pollutant, limit, row.unit, row.averaging, *dates, row.approved)
+    o2 = None if row.o2_reference_pct is None else float(row.o2_reference_pct)
+    judged = row.pollutant, limit, row.unit, row.averaging, o2
+    return Limit(row.id, *judged, row.valid_from, row.valid_to, row.approved)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -118,6 +118,7 @@ class Limit:
     """One dated row of ``configs/limits``: how much of a pollutant may be in a mean.
 
     averaging              ``1h`` or ``24h``: which means are judged by it
+    o2_reference           % O2 of the means that it judges; None: they are not corrected
     valid_from, valid_to   ISO dates, both inclusive; empty: not known, or still in force
     approved               a person has compared the row with the official text
     """
@@ -127,6 +128,7 @@ class Limit:
     limit: float
     unit: str
     averaging: str
+    o2_reference: float | None
     valid_from: str
     valid_to: str
     approved: bool
@@ -168,12 +170,13 @@ class Reference:
     """A tag that a KPI uses, and what it must be; checked when the configuration is read.
 
     path  where it stands below the metric: ``("inputs", "electricity", 0)``
+    unit  what it must be convertible to, or to one of
     """
 
     path: tuple[str | int, ...]
     tag: str
     kind: Kind | None = None
-    unit: str | None = None
+    unit: str | tuple[str, ...] | None = None
 
 
 class Plant(Protocol):

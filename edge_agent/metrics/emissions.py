@@ -1,151 +1,82 @@
-"""Emissions of a stack: minute means, reference oxygen, mass, valid minutes (HJ 212, HJ 75).
+"""Emissions of a stack by HJ 75, HJ 76 and HJ 212: what a plant configures, and its operators.
 
-A minute's mean is the mean of its usable samples (formula 23). A gas is valid in a minute with at
-least 75 % of the expected samples, of the gas and of O2, and O2 below ``o2_limit`` (above, nothing
-burns). The corrected value ``C · (21 - O2ref) / (21 - O2)`` (formula 28) is made per minute; longer
-windows are means over their valid minutes. From an hour on a mean is BAD with less than 45 of 60
-valid minutes (formula 24). Mass is ``C · Q · 10⁻⁶`` kg/h with the uncorrected value (formula 33).
+Which formula stands where: ``flue_gas`` the formulas, ``stack_readings`` minute means,
+``stack_minutes`` the minute, ``stack_levels`` hours, days, months and years with their rules of
+validity, ``stack_hours`` limits and substitution, ``substitution`` its rule. The whole for a
+reader who checks figures: ``docs/metrics/emissions.md``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from edge_agent.metrics.base import (
-    MINUTE,
-    Metric,
-    MetricConfig,
-    Plant,
-    QualityLimits,
-    Reference,
-    usable,
+from edge_agent.errors import ConfigError
+from edge_agent.metrics import flue_gas
+from edge_agent.metrics.base import Limit, Metric, MetricConfig, Plant, Reference, Window
+from edge_agent.metrics.join import Inputs, Reading
+from edge_agent.metrics.rollup import Chained, Rolling, RollUp
+from edge_agent.metrics.stack_hours import Hours, Judged, Limits
+from edge_agent.metrics.stack_levels import (
+    CONDITIONS,
+    Columns,
+    DayLevel,
+    HourLevel,
+    MonthLevel,
+    YearLevel,
 )
-from edge_agent.metrics.join import Inputs, Reading, Rows, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, graded, unknown
-from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
+from edge_agent.metrics.stack_minutes import Analyser, Gas, Quantity, StackMinutes, States, Term
+from edge_agent.metrics.windows import Calendar
+from edge_agent.model import Kind
 from edge_agent.units import Unit
 
-GASES = ("so2", "nox", "pm", "co", "nh3")
-AMBIENT = 21.0  # % O2, as the standard rounds it
-ENOUGH = 0.75  # share of the expected samples that makes a minute's mean
-VALID_HOUR = 45 / 60
+GASES = ("so2", "nox", "pm", "co", "nh3", "hcl", "hf", "hg")
+_READ = (*GASES, "no", "no2")
+_SOURCE: Mapping[Window, Window] = {
+    "15min": "1min",
+    "shift": "1min",
+    "1h": "1min",
+    "1d": "1h",
+    "1mo": "1d",
+    "1a": "1mo",
+    "12mo": "1mo",
+}
+
+_NEEDS = {
+    "wet": ("humidity",),
+    "actual": ("temperature", "pressure"),
+    "velocity": ("duct_area", "temperature", "pressure", "humidity"),
+}
+
+Fault = tuple[tuple[str | int, ...], str]
 
 
-def corrected(concentration: F64, o2: F64, reference: float) -> F64:
-    """Return concentrations at the reference oxygen content, for O2 below 21 %.
+@dataclass(frozen=True, kw_only=True)
+class ConditionConfig:
+    """How the plant tells in which condition it runs; a number in none of the lists is no mark."""
 
-    source  HJ 212-2017, D.2, formula 28
-    """
-    return concentration * (AMBIENT - reference) / (AMBIENT - o2)
-
-
-@dataclass(frozen=True)
-class Means:
-    """Minute means: value, worst quality of the samples used, share of those expected."""
-
-    value: F64
-    quality: U8
-    share: F64
-
-
-@dataclass(frozen=True)
-class Emissions(SlotFormula):
-    """The formula: sums over valid minutes are additive."""
-
-    gases: Mapping[str, Reading]
-    o2: Reading
-    flow: Reading | None
-    o2_reference: float
-    o2_limit: float
-    limits: QualityLimits
-
-    @property
-    def family(self) -> Family:
-        return Family.EMISSIONS
-
-    @property
-    def tags(self) -> tuple[Tag, ...]:
-        concentration, kg = Unit.parse("mg/m3"), Unit.parse("kg")
-        found = []
-        for gas in self.gases:
-            found += [Tag(gas, concentration), Tag(f"{gas}_corrected", concentration)]
-            found += [Tag(f"{gas}_mass_kg", kg)] if self.flow is not None else []
-        return (*found, Tag("o2", Unit.parse("%")), Tag("valid_min", Unit.parse("min")), *SHARES)
-
-    @property
-    def additive(self) -> tuple[str, ...]:
-        return tuple(tag.name for tag in self.tags[:-2])
-
-    def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
-        sums = Sums.zeros(len(self.additive), len(ends))
-        o2 = self._means(self.o2, Unit.parse("%"), ends, rows)
-        flow = (
-            None if self.flow is None else self._means(self.flow, Unit.parse("Nm3/h"), ends, rows)
-        )
-        burning = (o2.quality < Quality.BAD) & (o2.value < self.o2_limit)
-        idle = np.where(o2.quality < Quality.BAD, Quality.BAD_NOT_AVAILABLE, Quality.BAD_MISSING)
-        valid, share, column = burning.copy(), o2.share, 0
-        for reading in self.gases.values():
-            mean = self._means(reading, Unit.parse("mg/m3"), ends, rows)
-            quality = np.maximum(mean.quality, np.where(burning, o2.quality, idle)).astype(np.uint8)
-            sums.set(column, mean.value, quality)
-            o2_used = np.where(burning, o2.value, 0.0)
-            sums.set(column + 1, corrected(mean.value, o2_used, self.o2_reference), quality)
-            column += 2
-            if flow is not None:
-                mass = mean.value * flow.value * 1e-6 / 60.0
-                sums.set(column, mass, np.maximum(quality, flow.quality))
-                share = np.minimum(share, flow.share)
-                column += 1
-            valid &= quality < Quality.BAD
-            share = np.minimum(share, mean.share)
-        sums.set(column, o2.value, o2.quality)
-        sums.set(column + 1, valid.astype(np.float64), np.zeros(len(ends), np.uint8))
-        sums.covered = np.rint(share * MINUTE).astype(np.int64)
-        return sums
-
-    @staticmethod
-    def _means(reading: Reading, unit: Unit, ends: I64, rows: Mapping[str, Rows]) -> Means:
-        time, value, quality = reading.read(rows)
-        good = usable(value, quality)
-        factor = reading.unit.factor_to(unit)
-        expected = max(1.0, round(60.0 / reading.period))
-        n = len(ends)
-        mean, worst, share = np.zeros(n), np.full(n, Quality.BAD_MISSING, np.uint8), np.zeros(n)
-        first, last = np.searchsorted(time, ends - MINUTE), np.searchsorted(time, ends)
-        for i in np.flatnonzero(last > first).tolist():
-            chosen = np.flatnonzero(good[first[i] : last[i]]) + first[i]
-            if not len(chosen):
-                continue
-            share[i] = min(1.0, len(chosen) / expected)
-            mean[i] = float(np.cumsum(value[chosen])[-1]) / len(chosen) * factor
-            worst[i] = quality[chosen].max() if share[i] >= ENOUGH else Quality.BAD_MISSING
-        return Means(mean, worst, share)
-
-    def derive(self, sums: Sums) -> tuple[F64, U8]:
-        names = self.additive
-        known = np.maximum(sums.known, 1)
-        share = sums.known / sums.expected
-        marks = np.where(sums.known == 0, unknown(sums), sums.worst).astype(np.uint8)
-        quality = graded(marks, share, self.limits)
-        short = (share < VALID_HOUR) & (sums.length >= 60 * MINUTE) & (quality < Quality.BAD)
-        quality = np.where(short, Quality.BAD_MISSING, quality)
-        # a mass is the sum of what is known of it; the minutes are counted, whatever they are like
-        summed = np.array([[name.endswith("_mass_kg") or name == "valid_min"] for name in names])
-        partly = graded(marks, share, QualityLimits(self.limits.uncertain_below, 0.0))
-        quality = np.where(summed, partly, quality).astype(np.uint8)
-        return np.where(summed, sums.total, sums.total / known), quality
+    tag: str
+    running: tuple[int, ...] = ()
+    start_up: tuple[int, ...] = ()
+    shut_down: tuple[int, ...] = ()
+    stopped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmissionsConfig(MetricConfig):
     """Emissions of a stack from its analyser.
 
-    o2_reference  reference oxygen content of the standard, %
-    flow          dry standard flow, Nm3/h
+    no, no2       instead of nox: nitrogen monoxide and dioxide; without no2, NO alone
+    o2_reference  reference oxygen content of the standard, %; without, values are not corrected
+    excess_air    instead of o2_reference: the excess-air coefficient of the standard
     o2_limit      % O2 from which on nothing burns: such minutes are neither corrected nor valid
+    wet           measured in wet gas: all, or the names of some, ``o2`` among them
+    actual        measured in mg/m3 at the duct's temperature and pressure: all, or some
+    temperature, pressure, humidity  of the duct; pressure is the gauge pressure
+    atmosphere    kPa, or a tag
+    flow          dry standard flow, Nm3/h
+    velocity      instead of flow, with duct_area (m2) and velocity_factor (Kv)
+    condition     production marks
+    output        counter of the product's mass
     limits        which limits of ``configs/limits`` the values are judged by
     """
 
@@ -153,44 +84,263 @@ class EmissionsConfig(MetricConfig):
 
     so2: str | None = None
     nox: str | None = None
+    no: str | None = None
+    no2: str | None = None
     pm: str | None = None
     co: str | None = None
     nh3: str | None = None
-    o2: str
-    o2_reference: float
-    flow: str | None = None
+    hcl: str | None = None
+    hf: str | None = None
+    hg: str | None = None
+    o2: str | None = None
+    o2_reference: float | None = None
+    excess_air: float | None = None
     o2_limit: float = 19.0
+    wet: bool | tuple[str, ...] = False
+    actual: bool | tuple[str, ...] = False
+    temperature: str | None = None
+    pressure: str | None = None
+    atmosphere: float | str = 101.325
+    humidity: str | None = None
+    flow: str | None = None
+    velocity: str | None = None
+    velocity_factor: float = 1.0
+    duct_area: float | None = None
+    condition: ConditionConfig | None = None
+    output: str | None = None
     limits: str | None = None
 
-    def references(self) -> list[Reference]:
-        wanted = [(gas, tag, "mg/m3") for gas, tag in self._gases().items()]
-        wanted.append(("o2", self.o2, "%"))
-        if self.flow is not None:
-            wanted.append(("flow", self.flow, "Nm3/h"))
-        return [Reference((name,), tag, Kind.GAUGE, unit) for name, tag, unit in wanted]
+    # what is asked of the plant ------------------------------------------------------------------
 
-    def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        if not self._gases():
-            found.append(((), f"needs at least one of {', '.join(GASES)}"))
-        if not 0 <= self.o2_reference < AMBIENT:
-            found.append((("o2_reference",), "must be 0 or more and below 21 (percent)"))
-        if not 0 < self.o2_limit < AMBIENT:
-            found.append((("o2_limit",), "must be above 0 and below 21 (percent)"))
+    def references(self) -> list[Reference]:
+        gas = ("mg/m3", "[ppm]")
+        units = dict.fromkeys(_READ, gas) | {"pm": ("mg/m3",), "hg": ("mg/m3",)}
+        units |= {"o2": ("%",), "flow": ("Nm3/h",), "velocity": ("m/s",), "humidity": ("%",)}
+        units |= {"temperature": ("Cel",), "pressure": ("Pa",), "atmosphere": ("Pa",)}
+        found = []
+        for name, unit in units.items():
+            tag = getattr(self, name)
+            if isinstance(tag, str):
+                wanted = unit[0] if len(unit) == 1 else unit
+                found.append(Reference((name,), tag, Kind.GAUGE, wanted))
+        if self.condition is not None:
+            found.append(Reference(("condition", "tag"), self.condition.tag, Kind.STATE))
+        if self.output is not None:
+            found.append(Reference(("output",), self.output, Kind.COUNTER, "t"))
         return found
 
-    def build(self, name: str, plant: Plant) -> list[Metric]:
-        inputs = Inputs(plant)
-        formula = Emissions(
-            {gas: inputs.raw(tag) for gas, tag in self._gases().items()},
-            inputs.raw(self.o2),
-            None if self.flow is None else inputs.raw(self.flow),
-            self.o2_reference,
-            self.o2_limit,
-            plant.quality,
-        )
-        return inputs.metrics(name, formula, self.windows)
+    def faults(self) -> list[Fault]:
+        return [*self._gas_faults(), *self._oxygen_faults(), *self._state_faults()]
 
-    def _gases(self) -> dict[str, str]:
-        given = {gas: getattr(self, gas) for gas in GASES}
-        return {gas: tag for gas, tag in given.items() if tag is not None}
+    def _gas_faults(self) -> Iterator[Fault]:
+        if not self._gases():
+            yield (), f"needs at least one of {', '.join(_READ[:-1])}"
+        if self.nox is not None and (self.no is not None or self.no2 is not None):
+            yield ("nox",), "is made of no and no2, which are given as well: write one or the other"
+        elif self.no2 is not None and self.no is None:
+            yield ("no2",), "needs no beside it: NOx is NO and NO2"
+        seen: dict[int, str] = {}
+        for name in CONDITIONS if self.condition is not None else ():
+            for i, number in enumerate(getattr(self.condition, name)):
+                if number in seen:
+                    message = f"{number} is {seen[number]} already: a number has one meaning"
+                    yield ("condition", name, i), message
+                seen.setdefault(number, name)
+
+    def _oxygen_faults(self) -> Iterator[Fault]:
+        if self.o2_reference is not None and not 0 <= self.o2_reference < flue_gas.AMBIENT:
+            yield ("o2_reference",), "must be 0 or more and below 21 (percent)"
+        if self.excess_air is not None and self.excess_air < 1:
+            yield ("excess_air",), "must be 1 or more: air that is used, by the air that is needed"
+        if not 0 < self.o2_limit < flue_gas.AMBIENT:
+            yield ("o2_limit",), "must be above 0 and below 21 (percent)"
+        if self.o2_reference is not None and self.excess_air is not None:
+            yield ("excess_air",), "o2_reference is given as well: a standard has one or the other"
+        for name in ("o2_reference", "excess_air"):
+            if getattr(self, name) is not None and self.o2 is None:
+                yield (name,), "needs o2: the tag of the oxygen content"
+
+    def _state_faults(self) -> Iterator[Fault]:
+        known = (*self._gases(), "o2")
+        for name in ("wet", "actual"):
+            given = getattr(self, name)
+            for i, gas in enumerate(given if isinstance(given, tuple) else ()):
+                if gas not in known:
+                    yield (name, i), f'"{gas}" is not measured here: name {", ".join(known)}'
+        for name, others in _NEEDS.items():
+            missing = [other for other in others if getattr(self, other) is None]
+            if getattr(self, name) and missing:
+                yield (name,), f"needs {' and '.join(missing)} beside it"
+        if self.flow is not None and self.velocity is not None:
+            yield ("velocity",), "flow is given as well: write one or the other"
+        if self.duct_area is not None and self.duct_area <= 0:
+            yield ("duct_area",), "must be above 0 (m2)"
+        if self.output is not None and self.flow is None and self.velocity is None:
+            yield ("output",), "needs flow or velocity: without there is no mass"
+
+    # what it is made of --------------------------------------------------------------------------
+
+    def build(self, name: str, plant: Plant) -> list[Metric]:
+        if "shift" in self.windows and not plant.shifts:
+            raise ConfigError([f"metrics.{name}.windows: shift needs shifts.calendar"])
+        inputs = Inputs(plant)
+        analyser = self._analyser(inputs)
+        limits = self._limits(plant)
+        gases = tuple(gas.name for gas in analyser.gases)
+        columns = Columns(
+            gases,
+            o2=analyser.o2 is not None,
+            flow=analyser.flow is not None or analyser.velocity is not None,
+            condition=analyser.condition is not None,
+            flags=bool(analyser.flags),
+            output=analyser.output is not None,
+            hourly=_judged(gases, limits, "1h"),
+            daily=_judged(gases, limits, "24h"),
+        )
+        minutes = StackMinutes(columns, plant.quality, analyser=analyser)
+        return [*_Chain(name, plant, inputs, minutes, limits).metrics(self.windows)]
+
+    def _gases(self) -> tuple[str, ...]:
+        given = {gas for gas in GASES if getattr(self, gas) is not None}
+        return tuple(gas for gas in GASES if gas in given or (gas == "nox" and self.no is not None))
+
+    def _limits(self, plant: Plant) -> tuple[Limit, ...]:
+        """Return the limits of the gases measured; they must be for the same reference oxygen."""
+        rows = () if self.limits is None else plant.limits(self.limits)
+        used = tuple(row for row in rows if row.pollutant in self._gases())
+        for row in used:
+            if row.o2_reference is not None and row.o2_reference != self.o2_reference:
+                raise ValueError(
+                    f"the limit {row.id} is for {row.o2_reference:g} % O2, but o2_reference is "
+                    f"{'not given' if self.o2_reference is None else f'{self.o2_reference:g}'}: "
+                    "write the same, or name another limit"
+                )
+        return used
+
+    def _analyser(self, inputs: Inputs) -> Analyser:
+        def quantity(tag: str | None, unit: str) -> Quantity | None:
+            if tag is None:
+                return None
+            reading = inputs.raw(tag)
+            return Quantity(reading, reading.unit.factor_to(Unit.parse(unit)))
+
+        humidity = quantity(self.humidity, "1")
+        temperature = None if self.temperature is None else Quantity(inputs.raw(self.temperature))
+        pressure = quantity(self.pressure, "Pa") or Quantity(None, 0.0)
+        air = self.atmosphere
+        told = quantity(air, "Pa") if isinstance(air, str) else Quantity(None, 1e3 * air)
+        output = None
+        if self.output is not None:
+            counter = inputs.increment(self.output)
+            output = (counter, counter.unit.factor_to(Unit.parse("t")))
+        condition = None
+        if self.condition is not None:
+            states = tuple(getattr(self.condition, name) for name in CONDITIONS)
+            condition = (inputs.raw(self.condition.tag), states)
+        return Analyser(
+            tuple(self._gas(gas, inputs) for gas in self._gases()),
+            quantity(self.o2, "%"),
+            self._is("wet", "o2"),
+            self.o2_limit,
+            self.o2_reference,
+            self.excess_air,
+            temperature,
+            pressure,
+            told or Quantity(None, flue_gas.PASCAL),
+            humidity,
+            quantity(self.flow, "Nm3/h"),
+            quantity(self.velocity, "m/s"),
+            self.duct_area or 0.0,
+            self.velocity_factor,
+            condition,
+            tuple(self._flags(inputs)),
+            output,
+        )
+
+    def _gas(self, name: str, inputs: Inputs) -> Gas:
+        tags = {name: getattr(self, name)}
+        if name == "nox" and self.no is not None:
+            tags = {"no": self.no, "no2": self.no2}
+        terms = []
+        for part, tag in tags.items():
+            if tag is None:
+                continue
+            reading = inputs.raw(tag)
+            concentration, ratio = Unit.parse("mg/m3"), Unit.parse("[ppm]")
+            if reading.unit.code == "1":
+                raise ValueError(f'"{tag}" has no unit, must be mg/m3 or ppm')
+            by_volume = reading.unit.dimension == ratio.dimension
+            factor = reading.unit.factor_to(ratio if by_volume else concentration)
+            factor *= flue_gas.ppm_factor(part) if by_volume else 1.0
+            factor *= flue_gas.NO_AS_NO2 if part == "no" else 1.0
+            terms.append(Term(reading, factor, self._is("actual", name) and not by_volume))
+        return Gas(name, tuple(terms), self._is("wet", name))
+
+    def _is(self, option: str, gas: str) -> bool:
+        given = getattr(self, option)
+        return gas in given if isinstance(given, tuple) else bool(given)
+
+    def _flags(self, inputs: Inputs) -> Iterator[tuple[Reading, States]]:
+        """Yield the flags of the instruments that measure gases and oxygen, each once."""
+        tags = [getattr(self, name) for name in (*_READ, "o2")]
+        flags = [inputs.plant.flag(tag) for tag in tags if tag is not None]
+        for flag in dict.fromkeys(flag for flag in flags if flag is not None):
+            states = flag.normal, flag.fault, flag.maintenance, flag.calibration
+            yield inputs.raw(flag.tag), states
+
+
+def _judged(gases: Sequence[str], limits: Sequence[Limit], averaging: str) -> tuple[str, ...]:
+    said = {row.pollutant for row in limits if row.averaging == averaging}
+    return tuple(gas for gas in gases if gas in said)
+
+
+class _Chain:
+    """Builds the windows of a stack, each from the next shorter one of ``_SOURCE``."""
+
+    def __init__(
+        self,
+        name: str,
+        plant: Plant,
+        inputs: Inputs,
+        minutes: StackMinutes,
+        limits: Sequence[Limit],
+    ) -> None:
+        self._name, self._inputs, self._minutes = name, inputs, minutes
+        self._limits, self._zone = limits, plant.site.zone
+        self._calendar = Calendar(plant.site.zone, plant.shifts)
+        self._sources = tuple(row.source for row in limits)
+        self._plain = plant.provenance(())
+        self._made = plant.provenance(self._sources)
+        self._level = (minutes.columns, minutes.limits, self._sources)
+
+    def metrics(self, windows: Sequence[Window]) -> Iterator[Metric]:
+        """Yield the operators of the windows, those behind windows that are not published too."""
+        for window in windows:
+            yield self._metric(window, windows)
+
+    def _metric(self, window: Window, published: Sequence[Window]) -> Metric:
+        if window == "1min":
+            return self._inputs.minutes(self._name, self._minutes)
+        source = _SOURCE[window]
+        own = self._rollup(window, source)
+        return own if source in published else Chained(self._metric(source, published), own)
+
+    def _rollup(self, window: Window, source: Window) -> RollUp:
+        name, calendar, made = self._name, self._calendar, self._made
+        if window == "1h":
+            hours = Limits(self._limits, "1h", self._zone)
+            return Hours(name, HourLevel(*self._level), calendar, hours, provenance=made)
+        if window == "1d":
+            days, level = Limits(self._limits, "24h", self._zone), DayLevel(*self._level)
+            return Judged(
+                name, level, calendar, days, window=window, source=source, provenance=made
+            )
+        if window == "12mo":
+            return Rolling(name, YearLevel(*self._level), calendar, source=source, provenance=made)
+        if window in {"1mo", "1a"}:
+            longer = MonthLevel if window == "1mo" else YearLevel
+            return RollUp(
+                name, longer(*self._level), window, calendar, source=source, provenance=made
+            )
+        plain = self._minutes
+        return RollUp(name, plain, window, calendar, source=source, provenance=self._plain)

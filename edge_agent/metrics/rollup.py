@@ -422,5 +422,7 @@ class Chained:
             metric.load(cast("State", state[part]))
 
     def resume(self, state: State) -> None:
-        """Take over the open window, as ``RollUp.resume``; the minutes begin empty."""
+        """Take over the open windows, as ``RollUp.resume``; the minutes begin empty."""
         self._rollup.resume(cast("State", state["rollup"]))
+        if isinstance(self._minutes, RollUp | Chained):
+            self._minutes.resume(cast("State", state["minutes"]))

@@ -73,7 +73,28 @@ STACK = Schema(
 SUB_METER = Schema(
     "em-b/raw", Family.SAMPLE, (tag("energy", "kWh", Kind.COUNTER, modulus=1e6),), 20.0
 )
-STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER)
+KILN = Schema(
+    "kiln/raw",
+    Family.SAMPLE,
+    (
+        tag("so2", "[ppm]"),
+        tag("no", "[ppm]"),
+        tag("no2", "mg/m3"),
+        tag("pm", "mg/m3"),
+        tag("o2", "%"),
+        tag("speed", "m/s"),
+        tag("flag", "1", Kind.STATE),
+        tag("run", "1", Kind.STATE),
+    ),
+    5.0,
+)
+DUCT = Schema(
+    "kiln/raw.slow",
+    Family.SAMPLE,
+    (tag("heat", "Cel"), tag("draught", "kPa"), tag("humidity", "%")),
+    60.0,
+)
+STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER, KILN, DUCT)
 
 
 @dataclass(frozen=True)
@@ -135,7 +156,7 @@ class Works:
             ("works-nox", "nox", 100.0, "1h", "", ""),
             ("works-nox-24h", "nox", 90.0, "24h", "", ""),
         ]
-        found = [Limit(i, g, v, "mg/m3", a, f, t, False) for i, g, v, a, f, t in rows]
+        found = [Limit(i, g, v, "mg/m3", a, 10.0, f, t, False) for i, g, v, a, f, t in rows]
         return tuple(row for row in found if row.id.startswith(prefix))
 
     def flag(self, tag: str) -> InstrumentFlag | None:
@@ -180,7 +201,7 @@ def column(random: Random, signal: Tag, n: int) -> tuple[list[float], list[int]]
             level = float(random.randint(1, 6)) if random.random() < 0.2 else level
             values.append(level)
     else:
-        center = {"o2": 16.0, "flow": 1e5}.get(signal.name, 40.0)
+        center = {"o2": 16.0, "flow": 1e5, "humidity": 9.0}.get(signal.name, 40.0)
         values = [random.gauss(center, center / 10) for _ in range(n)]
     for i in range(n):
         if random.random() < 0.03:

@@ -1,8 +1,6 @@
 """Examples of the KPIs that can be worked out by hand, joining, lateness and roll-up."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import Metric, MetricConfig, Reference
-from edge_agent.metrics.emissions import EmissionsConfig, corrected
 from edge_agent.metrics.energy import CarrierInput, EnergyConfig, heating_value
 from edge_agent.metrics.join import Minutes
 from edge_agent.metrics.oee import OeeConfig
@@ -18,9 +15,8 @@ from edge_agent.metrics.rollup import RollUp
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Quality, SampleBlock, Schema, concatenate
 from edge_agent.units import Duration
-from tests.metrics.plants import METER, PACKER, SCALE, SECOND, STACK, START, Works, operators, run
+from tests.metrics.plants import METER, PACKER, SCALE, SECOND, START, Works, operators, run
 
-VECTORS = Path(__file__).parent.parent / "vectors" / "cems.json"
 MINUTE = 60 * SECOND
 STATES = {"producing": (1,), "idle": (2,), "fault": (3,), "setup": (4,), "planned_stop": (5,)}
 
@@ -181,63 +177,6 @@ def test_a_heating_value_is_kgce_per_unit() -> None:
     for wrong in ("23.1", "23.1 MJ", "23.1 kg/MJ", "much MJ/kg"):
         with pytest.raises(ValueError, match=r"."):
             heating_value(wrong)
-
-
-STACKS = EmissionsConfig(
-    nox="cems.nox", o2="cems.o2", flow="cems.flow", o2_reference=10.0, windows=("1min", "1h")
-)
-
-
-def test_the_formulas_agree_with_the_worked_vectors() -> None:
-    for vector in json.loads(VECTORS.read_text())["vectors"]:
-        given, result = vector["given"], vector["result"]
-        if vector["formula"].startswith("28"):
-            found = corrected(np.array([given["C"]]), np.array([given["O2"]]), given["O2ref"])[0]
-        else:
-            flow = given["Qsn"]
-            block = rows(STACK, 61.0, nox=given["C"], o2=8.0, flow=flow)
-            found = last(compute(STACKS, [block])["kpi/1h"])["nox_mass_kg"]
-        assert found == pytest.approx(result, abs=1e-6)
-
-
-def test_minutes_in_which_nothing_burns_are_neither_corrected_nor_counted() -> None:
-    block = rows(STACK, 61.0, nox=50.0, o2=lambda s: 20.5 if s < 600 else 11.0, flow=1e5)
-    found = compute(STACKS, [block])
-    minute, hour = found["kpi/1min"], last(found["kpi/1h"])
-    column = minute.schema.index["nox_corrected"]
-    assert minute.quality[column, :10].tolist() == [Quality.BAD_NOT_AVAILABLE] * 10
-    assert minute["o2"][0] == 20.5
-    assert hour["valid_min"] == 50.0
-    assert hour["nox"] == pytest.approx(50.0)
-    assert hour["nox_corrected"] == pytest.approx(50.0 * 11 / 10)
-
-
-@pytest.mark.parametrize(("idle", "bad"), [(15, False), (16, True)])
-def test_an_hour_needs_45_valid_minutes(idle: int, bad: bool) -> None:
-    block = rows(STACK, 61.0, nox=50.0, o2=lambda s: 20.5 if s < idle * 60 else 11.0, flow=1e5)
-    hour = compute(STACKS, [block])["kpi/1h"]
-    assert hour["valid_min"].tolist() == [60.0 - idle]
-    assert bool(np.isnan(hour["nox_corrected"][0])) is bad
-
-
-@pytest.mark.parametrize(("missing", "valid"), [(3, 1.0), (4, 0.0)])
-def test_a_minute_needs_three_quarters_of_its_samples(missing: int, valid: float) -> None:
-    block = rows(STACK, 1.0, nox=50.0, o2=11.0, flow=1e5)
-    value, marks = block.value.copy(), block.quality.copy()
-    value[1, :missing], marks[1, :missing] = np.nan, Quality.BAD_NO_ANSWER
-    found = compute(STACKS, [SampleBlock(STACK, block.time, value, marks)])["kpi/1min"]
-    assert found["valid_min"].tolist() == [valid]
-    assert found["coverage"].tolist() == [pytest.approx(1 - missing / 12)]
-
-
-def test_calibration_gas_is_left_out_and_an_uncertain_value_is_kept() -> None:
-    block = rows(STACK, 1.0, nox=50.0, o2=11.0, flow=1e5)
-    value, marks = block.value.copy(), block.quality.copy()
-    value[1, 0], marks[1, 0] = 900.0, Quality.UNCERTAIN_FLAGGED
-    marks[1, 1] = Quality.UNCERTAIN_RANGE
-    found = compute(STACKS, [SampleBlock(STACK, block.time, value, marks)])["kpi/1min"]
-    assert found["nox"].tolist() == [50.0]
-    assert found.quality[found.schema.index["nox"]].tolist() == [Quality.UNCERTAIN_RANGE]
 
 
 # joining ----------------------------------------------------------------------------------------
@@ -404,9 +343,6 @@ def test_references_say_what_a_tag_must_be() -> None:
         Reference(("inputs", "raw-coal", "tags", 0), "scale.mass", PACKER.tags[1].kind)
         in ENERGY.references()
     )
-    assert {r.tag: r.unit for r in STACKS.references()} == {
-        "cems.nox": "mg/m3", "cems.o2": "%", "cems.flow": "Nm3/h",
-    }  # fmt: skip
 
 
 def oee(states: dict[str, tuple[int, ...]], cycle: float = 1.0) -> OeeConfig:
@@ -423,9 +359,6 @@ def coal(lhv: str) -> EnergyConfig:
         (EnergyConfig(inputs={}), ("inputs",)),
         (EnergyConfig(inputs={"electricity": ()}), ("inputs", "electricity")),
         (coal("23"), ("inputs", "coal", "lhv")),
-        (EmissionsConfig(o2="a.o2", o2_reference=6.0), ()),
-        (EmissionsConfig(so2="a.so2", o2="a.o2", o2_reference=21.0), ("o2_reference",)),
-        (EmissionsConfig(so2="a.so2", o2="a.o2", o2_reference=6.0, o2_limit=21.0), ("o2_limit",)),
         (oee({"idle": (1,)}), ("states",)),
         (oee({"producing": (1,), "fault": (1,)}), ("states", "fault", 0)),
         (oee(STATES, 0.0), ("ideal_cycle",)),
@@ -437,7 +370,7 @@ def test_a_wrong_configuration_is_named_by_its_place(
     assert [where for where, _ in config.faults()] == [path]
 
 
-@pytest.mark.parametrize("config", [ENERGY, PACKING, STACKS], ids=["energy", "oee", "emissions"])
+@pytest.mark.parametrize("config", [ENERGY, PACKING], ids=["energy", "oee"])
 def test_a_right_configuration_has_no_faults(config: MetricConfig) -> None:
     assert config.faults() == []
 

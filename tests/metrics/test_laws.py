@@ -190,8 +190,11 @@ def days_of(kind: str, seed: int, days: int = 3) -> SampleBlock:
 @pytest.mark.parametrize("kind", LONGER)
 def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str) -> None:
     random, block = Random(3), days_of(kind, 3)
-    ends = START + np.array([400, 440]) * 1440 * oracle.MINUTE  # another year, to close everything
-    last = SampleBlock(block.schema, ends, block.value[:, :2].copy(), block.quality[:, :2].copy())
+    # another year, to close everything: of a chain of windows each closes behind the shorter one
+    days = [400, 401, 402, 440, 441, 442, 480]
+    ends = [START + (1440 * day + m) * oracle.MINUTE for day in days for m in (1, 61)]
+    again = np.zeros(len(ends), np.intp)
+    last = SampleBlock(block.schema, np.array(ends), block.value[:, again], block.quality[:, again])
     whole = run(rollups(kind), [block, last])
     assert {metric.output.stream for metric in rollups(kind)} == set(whole)
     assert len(whole) == len(EXAMPLES[kind].config.windows) - 1
