@@ -69,13 +69,18 @@ def links_of(config: Config, clock: Clock) -> list[Link]:
 
 def metrics_of(config: Config, links: list[Link]) -> list[Metric]:
     """Return the slot operator of every stream and the operators of every KPI, in feeding order."""
-    limits = config.quality
-    raw = [group.schema for link in links for group in link.driver.groups]
-    slots = [SlotOperator(schema, limits) for schema in raw if slot_schema(schema).tags]
     plant = config.plant()
     kpis = [m for name, kpi in config.metrics.items() for m in kpi.build(name, plant)]
-    computed = [m.output for m in kpis if m.output.family is Family.COMPUTED]
-    slots += [SlotOperator(schema, limits) for schema in computed if slot_schema(schema).tags]
+    raw = [group.schema for link in links for group in link.driver.groups]
+    raw += [m.output for m in kpis if m.output.family is Family.COMPUTED]
+    digests = config.device_digests
+    slots = [
+        SlotOperator(
+            schema, config.quality, (f"config:{digests.get(schema.owner, config.digest)}",)
+        )
+        for schema in raw
+        if slot_schema(schema).tags
+    ]
     return ordered([*slots, *kpis])
 
 

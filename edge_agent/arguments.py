@@ -34,7 +34,18 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         help="what is logged (info for run, else warning)",
     )
     menu = _Menu(whole, runs)
-    for add in (_demo, _run, _check, _explain, _scan, _browse, _tags, _simulate, _report):
+    for add in (
+        _demo,
+        _run,
+        _check,
+        _explain,
+        _scan,
+        _browse,
+        _tags,
+        _simulate,
+        _report,
+        _recompute,
+    ):
         add(menu)
     return whole
 
@@ -286,3 +297,20 @@ def _report(menu: _Menu) -> None:
         metavar="DIR",
         help="folder for the files (here)",
     )
+
+
+def _recompute(menu: _Menu) -> None:
+    what = "compute the derived rows of a period again from the stored raw rows and compare them"
+    more = (
+        "Every slot and figure whose window lies in the period is computed from the raw rows in\n"
+        "the log, as the running agent does, and compared bit for bit with what was stored. The\n"
+        "agent may be running. Exit status 1 says that something differs."
+    )
+    example = "edge-agent recompute plant.yaml --from 2026-10-05 --to 2026-10-06"
+    add = menu.add("recompute", what, example, more).add_argument
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+    local = "local date or time: 2026-10-05 or 2026-10-05T08:00"
+    add("--from", dest="begin", required=True, metavar="T", help=local)
+    add("--to", dest="end", required=True, metavar="T", help=local)
+    folder = "write the recomputed rows there, a CSV file for each stream"
+    add("-o", "--output", type=Path, metavar="DIR", help=folder)

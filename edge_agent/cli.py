@@ -1,4 +1,4 @@
-"""The commands: ``run demo check explain scan browse tags simulate report``.
+"""The commands: ``run demo check explain scan browse tags simulate report recompute``.
 
 Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not
 reach something; 1 anything else. Errors go to standard error, one line per fault, never a
@@ -157,6 +157,16 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _recompute(options: argparse.Namespace) -> int:
+    from edge_agent import recompute  # the agent's start must not wait for it
+
+    config = load(options.config)
+    same, shown = recompute.lines(config, options.begin, options.end, options.output)
+    for line in shown:
+        _say(line)
+    return 0 if same else 1
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -179,4 +189,5 @@ _RUNS: Mapping[str, Run] = {
     "tags import": lambda options: commands.import_tags(options, _SHOW),
     "simulate": _simulate,
     "report": _report,
+    "recompute": _recompute,
 }

@@ -12,7 +12,7 @@ hours, days and months stay whole and no baseline is lost.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -47,6 +47,24 @@ class Log(Protocol):
     def newest_ns(self) -> int: ...
 
 
+class Flow:
+    """Which metric takes the rows of which stream."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._wanting: dict[str, list[Metric]] = {}
+        for metric in metrics:
+            for stream in metric.inputs:
+                self._wanting.setdefault(stream, []).append(metric)
+
+    def rows(self, block: SampleBlock) -> Iterator[SampleBlock]:
+        """Yield what a block makes metrics complete, each before what is made of it."""
+        for metric in self._wanting.get(block.schema.stream, ()):
+            rows = metric.update(block)
+            if rows is not None and len(rows):
+                yield rows
+                yield from self.rows(rows)
+
+
 class Pipeline:
     """The way of a block; owns the metrics and nothing else that lasts.
 
@@ -74,10 +92,7 @@ class Pipeline:
         self._recorded = frozenset(recorded)
         self._newest = 0  # time of the newest raw row
         self.learnt: dict[str, object] = {}  # what the drivers had learnt at the last checkpoint
-        self._wanting: dict[str, list[Metric]] = {}
-        for metric in self._metrics:
-            for stream in metric.inputs:
-                self._wanting.setdefault(stream, []).append(metric)
+        self._flow = Flow(self._metrics)
 
     def push(self, block: SampleBlock, *, substituted: bool = False) -> None:
         """Take a block of a device all the way into the log's next batch.
@@ -90,8 +105,9 @@ class Pipeline:
             return
         block = self._forward_only(block)
         self._newest = max(self._newest, int(block.time[-1]))
-        batch: list[SampleBlock] = []
-        self._flow(block, batch)
+        batch = [block, *self._flow.rows(block)]
+        for made in batch:
+            self._live.put(made)
         counts = {"substituted" if substituted else "read": len(block)}
         counts["derived"] = sum(len(b) for b in batch) - len(block)
         self._outbox.append(batch, counts)
@@ -124,9 +140,10 @@ class Pipeline:
             except Corrupt as e:
                 log.error("record %d of the log is damaged and left out: %s", record.sequence, e)
                 continue
-            batch: list[SampleBlock] = []
-            self._flow(block, batch, recovering=True)
-            self._live.put(block)
+            made = (self._not_logged(rows) for rows in self._flow.rows(block))
+            batch = [rows for rows in made if len(rows)]
+            for rows in (*batch, block):
+                self._live.put(rows)
             if batch:
                 self._outbox.append(batch, {"derived": sum(len(b) for b in batch)})
             fed += 1
@@ -162,20 +179,6 @@ class Pipeline:
     def rows_late(self) -> int:
         """Rows that came after their slot was closed; ``recompute`` uses them."""
         return sum(int(getattr(m, "rows_late", 0)) for m in self._metrics)
-
-    def _flow(
-        self, block: SampleBlock, batch: list[SampleBlock], *, recovering: bool = False
-    ) -> None:
-        derived = block.schema.family.derived
-        if derived or not recovering:
-            new = self._not_logged(block) if derived and recovering else block
-            if len(new):
-                batch.append(new)
-                self._live.put(new)
-        for metric in self._wanting.get(block.schema.stream, ()):
-            rows = metric.update(block)
-            if rows is not None and len(rows):
-                self._flow(rows, batch, recovering=recovering)
 
     def _not_logged(self, block: SampleBlock) -> SampleBlock:
         last = self._outbox.last_ns(block.schema.stream)

@@ -17,6 +17,7 @@ longer than ``hold`` from the question and no slot older than a day. After a sil
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import cast
@@ -89,9 +90,14 @@ def hold_of(raw: Schema) -> int:
 class SlotOperator:
     """Slot rows of one raw stream."""
 
-    def __init__(self, raw: Schema, limits: QualityLimits | None = None) -> None:
+    def __init__(
+        self,
+        raw: Schema,
+        limits: QualityLimits | None = None,
+        provenance: tuple[str, ...] = (),
+    ) -> None:
         self._raw = raw
-        self._output = slot_schema(raw)
+        self._output = replace(slot_schema(raw), provenance=provenance)
         limits = limits or QualityLimits()
         kinds = np.array([tag.kind.value for tag in raw.tags], object)
         self._members = {kind: np.flatnonzero(kinds == kind.value) for kind in Kind}

@@ -220,6 +220,19 @@ class History:
         where = "time > ? AND time <= ? ORDER BY time LIMIT ?"
         return self._select(stream, where, (start_ns, end_ns, -1 if most is None else most))
 
+    def made_of(self, stream: str, start_ns: int, end_ns: int) -> list[Schema]:
+        """Return the schemas that the rows with ``start < time <= end`` were written with.
+
+        Their ``provenance`` says which configuration and which table rows the figures rest on.
+        """
+        sql = (
+            "SELECT DISTINCT row.schema FROM row JOIN stream ON stream.key = row.stream"
+            " WHERE stream.name = ? AND time > ? AND time <= ?"
+        )
+        with self._reading() as database:
+            keys = database.execute(sql, (stream, start_ns, end_ns)).fetchall()
+            return [_schema(database, key) for (key,) in keys]
+
     def last(self, stream: str, n: int) -> SampleBlock | None:
         """Return the newest n rows, oldest first, or None if there are none."""
         return self._select(stream, "1 ORDER BY time DESC LIMIT ?", (n,))
