@@ -9,7 +9,7 @@ they still are the values that hold from then on). A gauge that is integrated ho
 long as its last usable row before the end may yet be linked with one after it (see ``integral``).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -35,9 +35,6 @@ from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, S
 from edge_agent.units import Unit
 
 __all__ = ["Counter", "Gauge", "Inputs", "Integral", "Minutes", "Reading", "Rows", "SlotFormula"]
-
-
-FeedMaker = Callable[[Schema, Sequence[str], Sequence[str]], Feed]
 
 
 class SlotFormula(Formula):
@@ -142,9 +139,8 @@ class Minutes:
 
     def _close(self, first: int, until: int) -> SampleBlock | None:
         slots = np.arange(first, until)
-        if len(slots) > LONGEST_GAP:  # the plant stood still for long: only what there are rows of
-            told = np.unique(np.concatenate([feed.slots() for feed in self._feeds.values()]))
-            slots = told[(told >= first) & (told < until)]
+        if len(slots) > LONGEST_GAP:
+            slots = self._told(slots)
         ends = (slots + 1) * MINUTE
         rows = {stream: feed.rows() for stream, feed in self._feeds.items()}
         sums = self._base(ends, rows)
@@ -152,6 +148,16 @@ class Minutes:
         for feed in self._feeds.values():
             feed.forget(until * MINUTE)
         return row_of(self.formula, self._output, ends, sums) if len(ends) else None
+
+    def _told(self, slots: I64) -> I64:
+        """Return the slots but for those of gaps so long that the plant stood still."""
+        told = np.unique(np.concatenate([feed.slots() for feed in self._feeds.values()]))
+        told = told[(told >= slots[0]) & (told <= slots[-1])]
+        edges = np.concatenate([[slots[0] - 1], told, [slots[-1] + 1]])
+        before = np.searchsorted(edges, slots, "right") - 1
+        short = np.diff(edges) <= LONGEST_GAP
+        kept: I64 = slots[short[before] | (slots == edges[before])]
+        return kept
 
     def _base(self, ends: I64, rows: Mapping[str, Rows], _now: int | None = None, /) -> Sums:
         """Return the additive columns of base slots; one that remembers slots before adds to them.
@@ -189,7 +195,6 @@ class Inputs:
     def __post_init__(self) -> None:
         self._columns: dict[str, tuple[Schema, Schema, list[str]]] = {}
         self._integrals: dict[str, list[str]] = {}
-        self._own: dict[str, tuple[FeedMaker, int]] = {}
 
     def increment(self, tag: str) -> "Counter":
         """Ask for the slot rows of a counter."""
@@ -247,13 +252,6 @@ class Inputs:
         self._ask(schema, schema, columns)
         return Counter(schema.stream, columns, schema.tags[schema.index[column]].unit)
 
-    def own_feed(self, stream: str, make: "FeedMaker", wait: int) -> None:
-        """Keep the rows of a raw stream in a feed of one's own.
-
-        wait  ns that it may hold a slot
-        """
-        self._own[stream] = make, wait
-
     def _ask(self, schema: Schema, raw: Schema, columns: tuple[str, ...]) -> None:
         self._columns.setdefault(schema.stream, (schema, raw, []))[2].extend(columns)
 
@@ -294,15 +292,10 @@ class Inputs:
         """Return the KPI's ``1min`` operator."""
         asked = self._columns.values()
         integrals = self._integrals
-        plain: tuple[FeedMaker, int] = (Feed, 0)
-        feeds = [
-            self._own.get(s.stream, plain)[0](s, columns, integrals.get(s.stream, ()))
-            for s, _, columns in asked
-        ]
+        feeds = [Feed(s, columns, integrals.get(s.stream, ())) for s, _, columns in asked]
         links = [silence_of(s) + 5 * SECOND for s, _, _ in asked if s.stream in integrals]
         waited = [(s, raw) for s, raw, _ in asked if not is_minute(s)]
         lateness = max(lateness_of(waited), *links, 0)
-        lateness += max((wait for _, wait in self._own.values()), default=0)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
         output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
         return (kind or Minutes)(output, formula, feeds, lateness, step)
