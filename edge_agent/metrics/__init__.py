@@ -9,6 +9,7 @@ from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.oee import OeeConfig
 from edge_agent.metrics.tariff import TariffConfig
+from edge_agent.metrics.water import WaterConfig
 
 METRICS: tuple[type[MetricConfig], ...] = (
     EnergyConfig,
@@ -19,4 +20,5 @@ METRICS: tuple[type[MetricConfig], ...] = (
     TariffConfig,
     BalanceConfig,
     EnergyByStateConfig,
+    WaterConfig,
 )

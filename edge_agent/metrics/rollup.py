@@ -259,7 +259,8 @@ class RollUp:
         value, quality = block.value[columns], block.quality[columns]
         good = quality < Quality.BAD
         value = np.where(good, value, 0.0) * self._formula.scale[:, None]
-        value = np.where(self._formula.scale[:, None] != 1.0, np.rint(value), value)
+        exact = (self._formula.scale != 1.0) & ~self._peaks  # a peak keeps its digits
+        value = np.where(exact[:, None], np.rint(value), value)
         total = np.cumsum(np.hstack([sums.total, value]), axis=1)[:, -1:]  # in order
         if self._peaks.any():
             highest = np.where(good, value, -np.inf).max(axis=1, keepdims=True)

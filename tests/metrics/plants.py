@@ -94,7 +94,19 @@ DUCT = Schema(
     (tag("heat", "Cel"), tag("draught", "kPa"), tag("humidity", "%")),
     60.0,
 )
-STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER, KILN, DUCT)
+OUTLET = Schema(
+    "outlet/raw",
+    Family.SAMPLE,
+    (
+        tag("cod", "mg/L"),
+        tag("nh3_n", "ug/L"),
+        tag("ph", "1"),
+        tag("temperature", "Cel"),
+        tag("discharge", "L/s"),
+    ),
+    5.0,
+)
+STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER, KILN, DUCT, OUTLET)
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,14 @@ class Works:
             ("works-nox-24h", "nox", 90.0, "24h", "", ""),
         ]
         found = [Limit(i, g, v, "mg/m3", a, 10.0, f, t, False) for i, g, v, a, f, t in rows]
+        rows = [
+            ("outlet-cod", "cod", 50.0, "24h", "2026-01-01", ""),
+            ("outlet-nh3-n", "nh3-n", 5.0, "24h", "2026-01-01", ""),
+            ("outlet-nh3-n-cold", "nh3-n-cold", 8.0, "24h", "2026-01-01", ""),
+            ("outlet-ph-min", "ph-min", 6.0, "24h", "2026-01-01", ""),
+            ("outlet-ph-max", "ph-max", 9.0, "24h", "2026-01-01", ""),
+        ]
+        found += [Limit(i, g, v, "mg/L", a, None, f, t, False) for i, g, v, a, f, t in rows]
         return tuple(row for row in found if row.id.startswith(prefix))
 
     def flag(self, tag: str) -> InstrumentFlag | None:

@@ -66,7 +66,15 @@ Object.assign(COLUMNS, {
   planned_stop: ["计划停机", "planned stop"], unknown: ["未知", "unknown"], total_kwh: ["总能耗", "total energy"],
   not_producing_share: ["非生产能耗占比", "share while not producing"], standby_kw: ["待机功率", "standby power"],
 });
+Object.assign(WORDS, { water: ["废水排放", "waste water"] });
+Object.assign(COLUMNS, {
+  cod: ["化学需氧量", "COD"], nh3_n: ["氨氮", "NH₃-N"], tn: ["总氮", "total N"], tp: ["总磷", "total P"], ss: ["悬浮物", "suspended solids"], bod5: ["五日生化需氧量", "BOD₅"], oil: ["石油类", "oil"],
+  ph: ["pH", "pH"], ph_min: ["pH 最小值", "lowest pH"], ph_max: ["pH 最大值", "highest pH"], ph_substitute: ["pH 替代值（中位值）", "pH, substitute (median)"],
+  volume_m3: ["排水量", "volume"], volume_substituted_m3: ["替代排水量", "volume, substituted"],
+});
 const SUFFIXES = {
+  _volume_m3: ["有效排水量", "volume"], _abnormal: ["数据异常", "abnormal data"], _mass_substituted_kg: ["替代排放量", "mass, substituted"],
+  _valid_h: ["有效小时", "valid hours"], _valid_d: ["有效天数", "valid days"], _limit: ["限值", "limit"], _exceeded: ["超标", "limit exceeded"], _exceeded_d: ["超标天数", "days over the limit"],
   _kwh: ["能耗", "energy"], _s: ["时间", "time"],
   _corrected: ["折算", "corrected"], _mass_kg: ["排放量", "mass"], _mass: ["排放量", "mass"], _kgce: ["折标煤", "coal equivalent"],
   _returned: ["回收", "returned"], _returned_kgce: ["回收折标煤", "returned, coal equivalent"], _dry: ["干基", "dry"],
