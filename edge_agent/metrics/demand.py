@@ -137,31 +137,23 @@ class Demand(DemandFormula):
         energy, quality, covered, estimated = summed(self.energy, kwh, ends, rows)
         sums.set(0, energy, quality)
         sums.covered, sums.estimated = covered, estimated
-        known = self._known(sums)
-        power = np.divide(energy, known / HOUR, out=np.zeros(len(ends)), where=known > 0)
-        mark = np.where(known > 0, quality, Quality.BAD_MISSING).astype(np.uint8)
+        unknown = np.full(len(ends), Quality.BAD_MISSING, np.uint8)
+        sums.set(1, np.zeros(len(ends)), unknown)
         if self.power:
-            gauged, seen, span, _ = summed(self.power, kwh, ends, rows)
-            mean = np.divide(gauged, span / HOUR, out=np.zeros(len(ends)), where=span > 0)
-            good = (seen < Quality.BAD) & (span > 0)
-            power, mark = np.where(good, mean, power), np.where(good, seen, mark).astype(np.uint8)
-        sums.set(1, power, mark)
+            gauged, mark, span, _ = summed(self.power, kwh, ends, rows)
+            sums.set(1, _per_hour(gauged, span), np.where(span > 0, mark, unknown).astype(np.uint8))
         return sums
 
-    def _known(self, sums: Sums) -> I64:
-        """Return the ns that the energy is of: a counter's increment is that of the whole slot."""
-        known: I64 = sums.known[0] * (MINUTE if self.counted else sums.covered)
-        return known
-
-    def loads(self, sums: Sums) -> Loads:
-        return Loads(
-            sums.total[0],
-            self._known(sums),
-            sums.worst[0],
-            sums.total[1],
-            sums.worst[1],
-            self.counted,
-        )
+    def loads(self, sums: Sums, passed: I64) -> Loads:
+        # a counter's increment is that of the whole slot, a power's integral of what is covered
+        known: I64 = sums.known[0] * (passed if self.counted else sums.covered)
+        energy, quality = sums.total[0], sums.worst[0]
+        ungauged = sums.known[1] == 0  # its power is then that of its energy
+        power = np.where(ungauged, _per_hour(energy, known), sums.total[1])
+        otherwise = np.where(known > 0, quality, Quality.BAD_MISSING)
+        mark = np.where(ungauged, otherwise, sums.worst[1]).astype(np.uint8)
+        sums.set(1, power, mark)
+        return Loads(energy, known, quality, power, mark, self.counted)
 
     def place(self, sums: Sums, found: Demands) -> None:
         for column, given in enumerate((found.sliding, found.fixed, found.forecast), 2):
@@ -176,6 +168,11 @@ class Demand(DemandFormula):
             value += [highest / self.contract.kw, self.contract.billed(highest)]
             marks += [mark, mark]
         return np.stack(value), np.stack(marks)
+
+
+def _per_hour(energy: F64, time: I64) -> F64:
+    """Return the mean power in kW of kWh in ns; 0 where there is no time."""
+    return np.divide(energy, time / HOUR, out=np.zeros(len(time)), where=time > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

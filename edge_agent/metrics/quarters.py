@@ -141,12 +141,12 @@ class Quarter:
             _joined([part.forecast for part in found]),
         )
 
-    def standing(self, end: int, now: int, loads: Loads) -> Demands:
+    def standing(self, ends: I64, passed: I64, loads: Loads) -> Demands:
         """Return the demands as they stand in a minute that is still open; nothing is kept."""
         copy = Quarter(self._limits)
         copy.load(self.save())
-        passed = np.array([now - end + MINUTE])
-        return copy._append(np.array([end]), passed, loads)
+        copy._go_to(int(ends[0]))
+        return copy._append(ends, passed, loads)
 
     @staticmethod
     def _runs(ends: I64, loads: Loads) -> Iterator[tuple[int, int]]:
@@ -222,8 +222,11 @@ def _joined(parts: list[tuple[F64, U8]]) -> tuple[F64, U8]:
 class DemandFormula(SlotFormula):
     """A formula with demands among its peaks: what it measures, and where they stand."""
 
-    def loads(self, sums: Sums) -> Loads:
-        """Return what is known of base slots, from their additive columns."""
+    def loads(self, sums: Sums, passed: I64) -> Loads:
+        """Return what is known of base slots, from their additive columns.
+
+        passed  (n,) ns of each that have passed: less than a minute of one that is still open
+        """
         raise NotImplementedError
 
     def place(self, sums: Sums, found: Demands) -> None:
@@ -252,11 +255,12 @@ class QuarterMinutes(Minutes):
         sums = super()._base(ends, rows, now)
         if not len(ends):
             return sums
-        loads = self._measured.loads(sums)
+        passed = np.full(len(ends), MINUTE) if now is None else now - ends + MINUTE
+        loads = self._measured.loads(sums, passed)
         if now is None:
             found = self._quarter.take(ends, loads)
         else:
-            found = self._quarter.standing(int(ends[0]), now, loads)
+            found = self._quarter.standing(ends, passed, loads)
         self._measured.place(sums, found)
         return sums
 

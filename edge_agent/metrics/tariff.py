@@ -183,8 +183,8 @@ class Tariff(DemandFormula):
             known = (at >= 0) & np.isfinite(basic)
             sums.set(column + 4, basic, np.where(known, 0, _NOT).astype(np.uint8))
 
-    def loads(self, sums: Sums) -> Loads:
-        energy, known = sums.total[: len(COLUMNS)].sum(axis=0), sums.known[0] * MINUTE
+    def loads(self, sums: Sums, passed: I64) -> Loads:
+        energy, known = sums.total[: len(COLUMNS)].sum(axis=0), sums.known[0] * passed
         quality: U8 = sums.worst[: len(COLUMNS)].max(axis=0)
         power = np.divide(energy, known / HOUR, out=np.zeros(len(known)), where=known > 0)
         return Loads(energy, known, quality, power, quality, counted=True)
