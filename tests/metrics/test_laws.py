@@ -212,7 +212,9 @@ def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str) -
         new = next(m for m in rollups(kind) if m.output.stream == metric.output.stream)
         return restored(new, metric)
 
-    cuts = [run(rollups(kind), [*pieces(block, random, n), last]) for n in (1, 100)]
+    singles = pieces(block.rows(0, 300), random, 1)  # single rows cost as much as large blocks
+    rest = block.rows(300, len(block))
+    cuts = [run(rollups(kind), [*singles, *pieces(rest, random, n), last]) for n in (20, 100)]
     cuts.append(run(rollups(kind), [*pieces(block, random, 50), last], renewed))
     for cut in cuts:
         for stream, rows in whole.items():
