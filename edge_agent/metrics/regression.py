@@ -14,6 +14,7 @@ incomplete beta function (Abramowitz and Stegun 26.5).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ def fisher_above(f: float, df1: float, df2: float) -> float:
     return incomplete_beta(df2 / 2.0, df1 / 2.0, df2 / (df2 + df1 * f))
 
 
+@lru_cache(maxsize=64)
 def student_quantile(confidence: float, df: float) -> float:
     """Return the t that Student's t stays within, both ways, with this confidence (0.90).
 

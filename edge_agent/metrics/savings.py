@@ -167,6 +167,7 @@ class Baseline:
         self._calendar, self._window = calendar, window
         self._moments = Moments(len(plan.names))
         self._model = plan.model
+        self._grades: dict[str, Cell] | None = None  # of the model, once it is fixed
         self._fixed = plan.model is not None
         self._left_out = 0  # rows of the baseline period
         self._missed = 0  # rows of the reporting period
@@ -230,7 +231,7 @@ class Baseline:
         self._fix()
 
     def _fix(self) -> None:
-        self._fixed = True
+        self._fixed, self._grades = True, None
         try:
             self._model = self._moments.fit()
         except ValueError:
@@ -303,26 +304,12 @@ class Baseline:
         return cells
 
     def _judgement(self) -> dict[str, Cell]:
-        """Return how good the model is."""
-        model, plan = self._model, self._plan
-        names = ("n_effective", "r2", "r2_adjusted", "cv_rmse", "nmbe", "p_f", "rho", "accepted")
-        slopes = ("b_0", *(f"b_{name}" for name in plan.names))
-        tests = tuple(f"t_{name}" for name in plan.names)
-        count = float(self._moments.n if model is None else model.n)
-        cells: dict[str, Cell] = {"n": (count, 0), "left_out": (float(self._left_out), 0)}
-        cells["missed"] = (float(self._missed), 0)
-        if model is None:
-            return cells | dict.fromkeys((*names, *slopes, *tests), (0.0, NOT_AVAILABLE))
-        accepted = plan.accept.judges and plan.accept.accepts(model, plan.days)
-        values = [
-            model.independent, model.r2, model.r2_adjusted, model.cv_rmse, model.nmbe, model.p_f,
-            model.rho, float(accepted), *model.beta.tolist(), *model.t[1:].tolist(),
-        ]  # fmt: skip
-        for name, value in zip((*names, *slopes, *tests), values, strict=True):
-            cells[name] = (value, 0 if np.isfinite(value) else NOT_AVAILABLE)
-        if not plan.accept.judges:
-            cells["accepted"] = (0.0, NOT_AVAILABLE)
-        return cells
+        """Return how good the model is; the same in every row once it is fixed."""
+        count = self._moments.n if self._model is None else self._model.n
+        counts = {"n": count, "left_out": self._left_out, "missed": self._missed}
+        if self._grades is None or not self._fixed:
+            self._grades = _grades(self._model, self._plan)
+        return self._grades | {name: (float(n), 0) for name, n in counts.items()}
 
     def save(self) -> State:
         sums = self._totals
@@ -359,3 +346,24 @@ class Baseline:
         self._totals = Totals(int(str(state["rows"])), expected, saved, cusum)
         if state["fixed"] and self._plan.model is None:
             self._fix()
+
+
+def _grades(model: Model | None, plan: Plan) -> dict[str, Cell]:
+    """Return the columns that tell how good a model is."""
+    names = ("n_effective", "r2", "r2_adjusted", "cv_rmse", "nmbe", "p_f", "rho", "accepted")
+    slopes = ("b_0", *(f"b_{name}" for name in plan.names))
+    tests = tuple(f"t_{name}" for name in plan.names)
+    if model is None:
+        return dict.fromkeys((*names, *slopes, *tests), (0.0, NOT_AVAILABLE))
+    accepted = plan.accept.judges and plan.accept.accepts(model, plan.days)
+    values = [
+        model.independent, model.r2, model.r2_adjusted, model.cv_rmse, model.nmbe, model.p_f,
+        model.rho, float(accepted), *model.beta.tolist(), *model.t[1:].tolist(),
+    ]  # fmt: skip
+    cells = {
+        name: (value, 0 if np.isfinite(value) else NOT_AVAILABLE)
+        for name, value in zip((*names, *slopes, *tests), values, strict=True)
+    }
+    if not plan.accept.judges:
+        cells["accepted"] = (0.0, NOT_AVAILABLE)
+    return cells

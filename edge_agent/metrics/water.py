@@ -6,6 +6,7 @@ HJ 212-2017, D.1 (formulas), table 8 (flags); HJ 356-2019 for what is substitute
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import ClassVar
 
 from edge_agent.errors import ConfigError
@@ -78,11 +79,23 @@ class WaterConfig(MetricConfig):
         if self.limits is not None and not outlet.columns.judged:
             names = ", ".join(self.concentrations)
             raise ValueError(f'limits "{self.limits}" has no daily limit of {names}')
+        for one, other in combinations(outlet.limits, 2):
+            if one.pollutant == other.pollutant and _at_once(one, other):
+                both = f"{one.pollutant}: {one.id}, {other.id}"
+                raise ValueError(
+                    f'limits "{self.limits}" begins two rows of {both} (write more of the id)'
+                )
         return [outlet.operator(window, self.windows) for window in self._in_order()]
 
     def _in_order(self) -> list[Window]:
         """Return the windows, each behind those that it is made of."""
         return sorted(self.windows, key=["1min", *SOURCES].index)
+
+
+def _at_once(one: Limit, other: Limit) -> bool:
+    """Return whether two rows are in force on the same day."""
+    ends = one.valid_to or "9999", other.valid_to or "9999"
+    return max(one.valid_from, other.valid_from) <= min(ends)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,13 @@ VALID_MONTH, VALID_FEBRUARY = 25, 23  # days
 Stage = Literal["minutes", "hours", "days", "months"]
 Cells = dict[str, tuple[F64, U8]]
 
+# an enum's look-up costs 1 µs
+_BAD, _MISSING, _NOT_AVAILABLE = (
+    int(Quality.BAD),
+    int(Quality.BAD_MISSING),
+    int(Quality.BAD_NOT_AVAILABLE),
+)
+
 _UNITS = {
     "_mass_kg": "kg",
     "_substituted_kg": "kg",
@@ -149,7 +156,7 @@ class Level(Formula):
         known = np.maximum(sums.known, 1)
         marks = np.where(sums.known == 0, unknown(sums), sums.worst).astype(np.uint8)
         means = graded(marks, sums.known / sums.expected, self.limits)
-        means = np.where(short & (means < Quality.BAD), Quality.BAD_MISSING, means)
+        means = np.where(short & (means < _BAD), _MISSING, means)
         cells: Cells = {}
         for name, i in place.items():
             if name in {"ph", "temperature"}:
@@ -181,7 +188,7 @@ class Level(Formula):
             invalid = self.short(whole)[0]
         quality = np.maximum(cells[mass][1], cells[volume][1])
         weighted = ratio(cells[mass][0] * 1e3, cells[volume][0], quality)
-        bad = np.where(invalid & (weighted[1] < Quality.BAD), Quality.BAD_MISSING, weighted[1])
+        bad = np.where(invalid & (weighted[1] < _BAD), _MISSING, weighted[1])
         cells[name] = weighted[0], bad.astype(np.uint8)
         if self.stage == "hours":
             for amount in (mass, volume):
@@ -223,16 +230,16 @@ class WaterMinutes(Level, SlotFormula):
         volume = volume * factor
         quality = _not_negative(volume, quality)
         sums.set(place["volume_m3"], volume, quality)
-        valid = quality < Quality.BAD
+        valid = quality < _BAD
         for name, (gauge, to_mg) in self.concentrations.items():
             (mean, _, _), mark, full = _minute(gauge, ends, rows)
             mark = _not_negative(mean, mark)
             both = np.maximum(mark, quality)
             sums.set(place[f"{name}_mass_kg"], mean * to_mg * volume * 1e-3, both)
             sums.set(place[f"{name}_volume_m3"], volume, both)
-            odd = (full < MINUTE) | (mark >= Quality.BAD)
+            odd = (full < MINUTE) | (mark >= _BAD)
             sums.set(place[f"{name}_abnormal"], odd.astype(np.float64), np.zeros(n, np.uint8))
-            valid &= both < Quality.BAD
+            valid &= both < _BAD
             covered = np.minimum(covered, full)
         sums.set(place["valid_min"], valid.astype(np.float64), np.zeros(n, np.uint8))
         if self.acidity is not None:
@@ -249,18 +256,18 @@ class WaterMinutes(Level, SlotFormula):
 def replaced(cell: tuple[F64, U8], invalid: NDArray[np.bool_]) -> tuple[F64, U8]:
     """Return an amount of hours that is BAD in the invalid ones: they are replaced as a whole."""
     value, quality = cell
-    gone = invalid & (quality < Quality.BAD)
-    return value, np.where(gone, Quality.BAD_MISSING, quality).astype(np.uint8)
+    gone = invalid & (quality < _BAD)
+    return value, np.where(gone, _MISSING, quality).astype(np.uint8)
 
 
 def _minute(gauge: Gauge, ends: I64, rows: Mapping[str, Rows]) -> tuple[F64, U8, I64]:
     """Return mean, lowest, highest (3, n), quality and covered ns; BAD below 75 % of a minute."""
     value, quality, covered = gauge.read(ends, rows)
-    thin = (covered < ENOUGH * MINUTE) & (quality < Quality.BAD)
-    return value, np.where(thin, Quality.BAD_MISSING, quality).astype(np.uint8), covered
+    thin = (covered < ENOUGH * MINUTE) & (quality < _BAD)
+    return value, np.where(thin, _MISSING, quality).astype(np.uint8), covered
 
 
 def _not_negative(value: F64, quality: U8) -> U8:
     """Return a quality that says that a negative reading is none."""
-    wrong = (value < 0) & (quality < Quality.BAD)
-    return np.where(wrong, Quality.BAD_NOT_AVAILABLE, quality).astype(np.uint8)
+    wrong = (value < 0) & (quality < _BAD)
+    return np.where(wrong, _NOT_AVAILABLE, quality).astype(np.uint8)

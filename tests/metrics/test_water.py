@@ -7,11 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 
-from edge_agent.metrics.base import Metric, Reference
+from edge_agent.metrics.base import Limit, Metric, Reference
 from edge_agent.metrics.rollup import RollUp
 from edge_agent.metrics.water import WaterConfig
 from edge_agent.metrics.water_hours import Ledger
-from edge_agent.model import Quality, SampleBlock
+from edge_agent.model import Quality, SampleBlock, concatenate
 from tests.metrics.examples.water import CONFIG
 from tests.metrics.plants import (
     OUTLET,
@@ -212,13 +212,32 @@ def test_a_day_needs_20_valid_hours_and_adds_up_mass_and_substitutes() -> None:
     assert (cell(found, "cod_valid_h", 0)[0], cell(found, "cod_valid_d", 0)[0]) == (19.0, 0.0)
 
 
+def hours_of(*days: tuple[float | None, int]) -> SampleBlock:
+    """Hour rows of days that are all alike: (mg/L of COD, how many days)."""
+    parts, first = [], 0
+    for cod, n in days:
+        hour = run(outlet()[:1], [minutes([30.0, cod])])["kpi/1h"].rows(1, 2)
+        value, quality = (np.repeat(a, 24 * n, axis=1) for a in (hour.value, hour.quality))
+        time = MIDNIGHT + (first + 1 + np.arange(24 * n)) * HOUR
+        parts.append(SampleBlock(hour.schema, time, value, quality))
+        first += 24 * n
+    return concatenate(parts)
+
+
 @pytest.mark.parametrize(("valid", "known"), [(25, True), (24, False)])
 def test_a_month_needs_25_valid_days(valid: int, known: bool) -> None:
-    hours: list[float | None] = [30.0] * (24 * valid) + [None] * (24 * (31 - valid))
-    found = longer(minutes(hours), minutes([30.0], first=24 * 31))["kpi/1mo"]
+    block = hours_of((30.0, valid), (None, 31 - valid), (30.0, 2))
+    found = run(outlet()[1:], [block])["kpi/1mo"]
     assert (cell(found, "cod", 0)[1] < 128) == known
     assert cell(found, "cod_valid_d", 0)[0] == valid
     assert cell(found, "cod_mass_kg", 0)[0] == pytest.approx(valid * 24 * 0.18)
+
+
+def test_february_needs_23_valid_days() -> None:
+    for valid, known in ((23, True), (22, False)):
+        block = hours_of((30.0, 31 + valid), (None, 28 - valid), (30.0, 2))
+        found = run(outlet()[1:], [block])["kpi/1mo"]
+        assert (cell(found, "cod", 1)[1] < 128) == known
 
 
 def test_daily_means_are_judged_by_the_limits_in_force() -> None:
@@ -235,8 +254,7 @@ def test_daily_means_are_judged_by_the_limits_in_force() -> None:
 
 
 def test_days_over_the_limit_are_counted_in_the_month() -> None:
-    hours = [40.0] * 24 * 20 + [60.0] * 24 * 11
-    found = longer(minutes(hours), minutes([1.0], 24 * 31))["kpi/1mo"]
+    found = run(outlet()[1:], [hours_of((40.0, 20), (60.0, 11), (1.0, 2))])["kpi/1mo"]
     assert cell(found, "cod_exceeded_d", 0) == (11.0, 0)
     assert cell(found, "cod", 0)[0] == pytest.approx((40 * 20 + 60 * 11) / 31)
 
@@ -301,6 +319,21 @@ def test_a_wrong_configuration_is_named_by_its_place(
     assert [where for where, _ in config.faults()] == [path]
     assert CONFIG.faults() == []
     assert Reference(("ph",), "outlet.ph", OUTLET.tags[2].kind, "1") in CONFIG.references()
+
+
+def test_limits_that_judge_twice_are_refused() -> None:
+    limits = ("db37-3416-general", "db37-3416-key")  # both in force
+
+    class Shandong(Works):
+        def limits(self, prefix: str) -> tuple[Limit, ...]:
+            del prefix
+            return tuple(
+                Limit(f"{i}-cod", "cod", 50.0, "mg/L", "24h", None, "2018-01-01", "", False)
+                for i in limits
+            )
+
+    with pytest.raises(ValueError, match=r"two rows of cod: db37-3416-general-cod, db37-3416-key"):
+        replace(CONFIG, limits="db37-3416").build("kpi", Shandong())
 
 
 def test_limits_that_judge_nothing_are_refused() -> None:
