@@ -21,6 +21,9 @@ from edge_agent.metrics.stack_readings import ENOUGH, Mask, Means, minute_means,
 from edge_agent.model import F64, I64, U8, Quality
 
 States = tuple[tuple[int, ...], ...]
+_BAD, _MISSING, _NONE = (
+    int(q) for q in (Quality.BAD, Quality.BAD_MISSING, Quality.BAD_NOT_AVAILABLE)
+)  # an enum's look-up costs 1 µs
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Minute:
         self._atmosphere = self._means(analyser.atmosphere)
         self.o2 = self._oxygen()
         self.flow = self._flow()
+        self.burning, self.mark = self._fire()
 
     def _means(self, quantity: Quantity | None) -> Means | None:
         return None if quantity is None else quantity.means(self._ends, self._rows)
@@ -167,13 +171,13 @@ class Minute:
             raise ValueError(f"{gas.name} is not measured")
         return self._dry(found) if gas.wet else found
 
-    def burning(self) -> tuple[Mask, U8]:
+    def _fire(self) -> tuple[Mask, U8]:
         """Return where something burns, and the quality that says so, or why it is not known."""
         if self.o2 is None:
             n = len(self._ends)
             return np.ones(n, bool), np.zeros(n, np.uint8)
         burning = self.o2.known & (self.o2.value < self._of.o2_limit)
-        idle = np.where(self.o2.known, Quality.BAD_NOT_AVAILABLE, Quality.BAD_MISSING)
+        idle = np.where(self.o2.known, _NONE, _MISSING)
         return burning, np.where(burning, self.o2.quality, idle).astype(np.uint8)
 
     def conditions(self) -> Mask:
@@ -236,7 +240,7 @@ class StackMinutes(Level, SlotFormula):
         """Set the columns of the gases and the valid minutes; return the share that is covered."""
         analyser = self.analyser
         assert analyser is not None  # noqa: S101  base has asked
-        burning, mark = minute.burning()
+        burning, mark = minute.burning, minute.mark
         share = np.ones(len(burning)) if minute.o2 is None else minute.o2.share
         valid = burning.copy()
         o2 = np.zeros(len(burning)) if minute.o2 is None else np.where(burning, minute.o2.value, 0)
@@ -247,14 +251,14 @@ class StackMinutes(Level, SlotFormula):
             sums.set(place[gas.name], mean.value, quality)
             sums.set(place[f"{gas.name}_corrected"], right, quality)
             if analyser.condition is not None:
-                out = np.where(excused, np.maximum(quality, Quality.BAD_NOT_AVAILABLE), quality)
+                out = np.where(excused, np.maximum(quality, _NONE), quality)
                 sums.set(place[f"{gas.name}_judged"], right, out.astype(np.uint8))
             if minute.flow is not None:
                 kg = flue_gas.mass_rate(mean.value, minute.flow.value) / 60.0
                 whole = mean.made(kg, minute.flow)
                 sums.set(place[f"{gas.name}_mass_kg"], whole.value, whole.quality)
                 share = np.minimum(share, minute.flow.share)
-            valid &= quality < Quality.BAD
+            valid &= quality < _BAD
             share = np.minimum(share, mean.share)
         sums.set(place["valid_min"], valid.astype(np.float64), np.zeros(len(valid), np.uint8))
         return share
@@ -267,8 +271,7 @@ class StackMinutes(Level, SlotFormula):
         if self.columns.condition:
             marks = dict(zip(CONDITIONS, conditions, strict=True))
         elif minute.o2 is not None:
-            burning, _ = minute.burning()
-            marks = {"stopped": minute.o2.known & ~burning}
+            marks = {"stopped": minute.o2.known & ~minute.burning}
         else:
             marks = {}
         if self.columns.flags:
