@@ -9,7 +9,7 @@ they still are the values that hold from then on). A gauge that is integrated ho
 long as its last usable row before the end may yet be linked with one after it (see ``integral``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -35,6 +35,9 @@ from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, S
 from edge_agent.units import Unit
 
 __all__ = ["Counter", "Gauge", "Inputs", "Integral", "Minutes", "Reading", "Rows", "SlotFormula"]
+
+
+FeedMaker = Callable[[Schema, Sequence[str], Sequence[str]], Feed]
 
 
 class SlotFormula(Formula):
@@ -195,6 +198,7 @@ class Inputs:
     def __post_init__(self) -> None:
         self._columns: dict[str, tuple[Schema, Schema, list[str]]] = {}
         self._integrals: dict[str, list[str]] = {}
+        self._own: dict[str, tuple[FeedMaker, int]] = {}
 
     def increment(self, tag: str) -> "Counter":
         """Ask for the slot rows of a counter."""
@@ -252,6 +256,13 @@ class Inputs:
         self._ask(schema, schema, columns)
         return Counter(schema.stream, columns, schema.tags[schema.index[column]].unit)
 
+    def own_feed(self, stream: str, make: "FeedMaker", wait: int) -> None:
+        """Keep the rows of a raw stream in a feed of one's own.
+
+        wait  ns that it may hold a slot
+        """
+        self._own[stream] = make, wait
+
     def _ask(self, schema: Schema, raw: Schema, columns: tuple[str, ...]) -> None:
         self._columns.setdefault(schema.stream, (schema, raw, []))[2].extend(columns)
 
@@ -292,10 +303,15 @@ class Inputs:
         """Return the KPI's ``1min`` operator."""
         asked = self._columns.values()
         integrals = self._integrals
-        feeds = [Feed(s, columns, integrals.get(s.stream, ())) for s, _, columns in asked]
+        plain: tuple[FeedMaker, int] = (Feed, 0)
+        feeds = [
+            self._own.get(s.stream, plain)[0](s, columns, integrals.get(s.stream, ()))
+            for s, _, columns in asked
+        ]
         links = [silence_of(s) + 5 * SECOND for s, _, _ in asked if s.stream in integrals]
         waited = [(s, raw) for s, raw, _ in asked if not is_minute(s)]
         lateness = max(lateness_of(waited), *links, 0)
+        lateness += max((wait for _, wait in self._own.values()), default=0)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
         output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
         return (kind or Minutes)(output, formula, feeds, lateness, step)

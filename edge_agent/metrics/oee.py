@@ -1,161 +1,281 @@
-"""Availability, effectiveness, quality ratio and OEE of a machine (ISO 22400-2).
+"""Times, ratios and losses of a machine: OEE after ISO 22400-2.
 
-``A = APT / PBT``, ``E = ideal_cycle · PQ / APT``, ``QR = GQ / PQ``, ``OEE = A · E · QR``. PBT is
-the time of all states but planned stops; APT producing, AUST setup, ADET fault, ADOT idle. E above
-1 means that the ideal cycle is too slow. Times are whole nanoseconds; a state holds until the next
-row, but not longer than three periods.
+``A = APT / PBT``, ``E = PRI · PQ / APT``, ``QR = GQ / PQ``, ``OEE = A · E · QR = PRI · GQ / PBT``.
+Producing is APT, setup AUST; fault, delay, blocked, starved and every micro-stop are ADET; idle is
+ADOT; together they are PBT. Planned stops and maintenance are planned time outside of it; the rest
+is not planned. E above 1 means that the ideal cycle is too slow; it is shown as it is. Times are
+whole nanoseconds; a state holds until the next row, but not longer than three periods.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from edge_agent.metrics.base import (
-    MINUTE,
-    SILENCE,
-    Metric,
-    MetricConfig,
-    Plant,
-    QualityLimits,
-    Reference,
-    usable,
+from edge_agent.metrics.base import SILENCE, Metric, MetricConfig, Plant, QualityLimits, Reference
+from edge_agent.metrics.join import Counter, Inputs, Rows, SlotFormula
+from edge_agent.metrics.losses import (
+    RATIOS,
+    TIMES,
+    Cells,
+    Practice,
+    between_failures,
+    not_covered,
+    practice_cells,
+    practice_tags,
+    quotient_cells,
+    ratios,
+    seconds,
+    shares,
+    summed,
+    waterfall,
 )
-from edge_agent.metrics.join import Counter, Inputs, Reading, Rows, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, graded, merged, ratio
+from edge_agent.metrics.machine_time import (
+    ACTIVITIES,
+    FAULT,
+    IDLE,
+    MAINTENANCE,
+    MICRO,
+    OFF,
+    PACKML,
+    PLANNED_STOP,
+    PRODUCING,
+    SETUP,
+    Activity,
+    Last,
+    Meaning,
+    States,
+    activities,
+    appears,
+    counted,
+    spent,
+    stops,
+    worst,
+)
+from edge_agent.metrics.rollup import SHARES, Sums
+from edge_agent.metrics.state_feed import StateFeed, StateRows, Watch
+from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Duration, Unit
 
-Activity = Literal["producing", "idle", "fault", "setup", "planned_stop"]
-_TIMES: dict[str, Activity] = {
-    "apt_s": "producing",
-    "aust_s": "setup",
-    "adet_s": "fault",
-    "adot_s": "idle",
-}
-_COLUMNS = ("apt_s", "pbt_s", "aust_s", "adet_s", "adot_s", "produced", "good")
+__all__ = ["Activity", "Oee", "OeeConfig"]
+_DELAYS: tuple[Activity, ...] = ("delay", "blocked", "starved")
 
 
-def time_in(
-    state: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", time: I64, silence: int, border: I64
-) -> I64:
-    """Return the ns before each border in which a state held, counted from the first row.
+@dataclass(frozen=True)
+class Machine:
+    """Where the rows of a machine's state stand, and what of it is told.
 
-    state (m,) whether the row is in the state; silence: ns that a row holds at most
+    delays    those activities of ``_DELAYS`` that its state knows
+    reasons   names of the configured reasons; () and no ``watch.reason``: there are none
+    planned   the calendar of planned time; None: all time is planned
     """
-    if not len(time):
-        return np.zeros(len(border), np.int64)
-    spans = np.minimum(np.diff(time), silence)
-    before = np.concatenate([[0], np.cumsum(spans * state[:-1])])
-    at = np.searchsorted(time, border, "right") - 1
-    row = np.maximum(at, 0)
-    held = np.minimum(border - time[row], silence) * state[row]
-    return np.where(at < 0, 0, before[row] + held)
+
+    stream: str
+    watch: Watch
+    delays: tuple[Activity, ...]
+    reasons: tuple[str, ...] = ()
+    planned: Calendar | None = None
+
+    def within(self, ends: I64) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        """Return which of the minutes with these ends lie in planned time."""
+        found = np.ones(len(ends), bool)
+        if self.planned is None:
+            return found
+        i, starts = 0, ends - 1
+        while i < len(ends):
+            span = self.planned.window("shift", int(starts[i]))
+            j = i + 1 if span is None else int(np.searchsorted(starts, span[1]))
+            found[i:j] = span is not None
+            i = j
+        return found
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The counters of a machine."""
+
+    produced: Counter
+    rejected: Counter | None = None
+    scrap: Counter | None = None
+    rework: Counter | None = None
 
 
 @dataclass(frozen=True)
 class Oee(SlotFormula):
     """The formula: times and counts are additive, ratios are derived from them."""
 
-    state: Reading
-    states: Mapping[Activity, tuple[int, ...]]
-    produced: Counter
-    rejected: Counter | None
+    machine: Machine
+    pieces: Pieces
     ideal_cycle: float
+    practice: Practice
     limits: QualityLimits
 
     @property
     def family(self) -> Family:
         return Family.OEE
 
-    @property
-    def tags(self) -> tuple[Tag, ...]:
-        second, one, piece = Unit.parse("s"), Unit.parse("1"), self.produced.unit
-        times = tuple(Tag(name, second) for name in _COLUMNS[:5])
-        ratios = ("availability", "effectiveness", "quality_ratio", "oee")
-        counts = (Tag("produced", piece), Tag("good", piece))
-        return (*times, *counts, *(Tag(name, one) for name in ratios), *SHARES)
+    @cached_property
+    def _times(self) -> tuple[str, ...]:
+        """The additive columns of time, in ns while they are added up."""
+        delays = tuple(f"{activity}_s" for activity in self.machine.delays)
+        micro = ("micro_stop_s",) if self.practice.micro_stop else ()
+        overtime = ("overtime_s",) if self.machine.planned else ()
+        reasons = tuple(f"reason_{name}_s" for name in self._reasons)
+        return (
+            *TIMES, "unknown_s", "fault_s", *delays, *micro, "planned_stop_s", "outside_s",
+            *overtime, *reasons,
+        )  # fmt: skip
 
-    @property
+    @cached_property
+    def _reasons(self) -> tuple[str, ...]:
+        return (*self.machine.reasons, "other") if self.machine.reasons else ()
+
+    @cached_property
+    def _events(self) -> tuple[str, ...]:
+        micro = ("micro_stops",) if self.practice.micro_stop else ()
+        return ("stops", *micro, "failures", *(f"reason_{n}_n" for n in self.machine.reasons))
+
+    @cached_property
+    def _counts(self) -> tuple[str, ...]:
+        given = {"scrap": self.pieces.scrap, "rework": self.pieces.rework}
+        extra = tuple(name for name, counter in given.items() if counter is not None)
+        return ("produced", "good", *extra, *(("overtime_n",) if self.machine.planned else ()))
+
+    @cached_property
     def additive(self) -> tuple[str, ...]:
-        return _COLUMNS
+        return (*self._times, *self._events, *self._counts)
 
-    @property
+    @cached_property
     def scale(self) -> F64:
-        return np.array([1e9] * 5 + [1.0] * 2)  # times are summed in whole ns
+        whole = len(self._events) + len(self._counts)
+        return np.array([1e9] * len(self._times) + [1.0] * whole)  # times are summed in whole ns
+
+    @cached_property
+    def tags(self) -> tuple[Tag, ...]:
+        piece = self.pieces.produced.unit
+        counts = {name: Tag(name, piece) for name in self._counts}
+        parts = tuple(name for name in self._times if name not in TIMES)
+        of_pieces = tuple(f"{name}_ratio" for name in ("scrap", "rework") if name in counts)
+        per_hour = Unit.parse("h-1" if piece.code == "1" else f"{piece.code}/h")
+        return (
+            *seconds(*TIMES), counts.pop("produced"), counts.pop("good"),
+            *shares(*RATIOS, *of_pieces), Tag("throughput_rate", per_hour),
+            *seconds("mtbf_s", "mttr_s", "good_time_s", "quality_loss_s", "speed_loss_s"),
+            *seconds(*parts, "not_covered_s"), *shares(*self._events), *counts.values(),
+            *practice_tags(), *SHARES,
+        )  # fmt: skip
+
+    # base slots ----------------------------------------------------------------------------------
 
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
-        sums = Sums.zeros(len(_COLUMNS), len(ends))
-        covered, worst = self._times(ends, rows, sums)
-        produced, quality, full, estimated = self.produced.read(ends, rows)
-        sums.set(5, produced, quality)
-        covered = np.minimum(covered, full)
-        if self.rejected is not None:
-            rejected, mark, full, guessed = self.rejected.read(ends, rows)
-            produced, quality = produced - rejected, np.maximum(quality, mark)
-            covered, estimated = np.minimum(covered, full), np.maximum(estimated, guessed)
-        sums.set(6, produced, quality)
-        sums.covered, sums.estimated = covered, np.minimum(estimated, sums.length - covered)
-        sums.worst[:5] = np.where(sums.known[:5] > 0, worst, Quality.BAD_MISSING)
+        sums = Sums.zeros(len(self.additive), len(ends))
+        planned = self.machine.within(ends)
+        values, covered, marks = self._machine(ends, rows, planned)
+        unknown = np.where(covered == 0, Quality.BAD_MISSING, marks).astype(np.uint8)
+        cells = {name: (value, unknown) for name, value in values.items()}
+        pieces, full, estimated = self._pieces(ends, rows)
+        for name, (value, quality) in pieces.items():
+            cells[name] = np.where(planned, value, 0.0), quality
+        value, quality = pieces["produced"]
+        cells["overtime_n"] = np.where(planned, 0.0, value), quality
+        blind = cells["produced"][1] >= Quality.BAD
+        cells["unknown_s"] = np.where(blind, values["apt_s"], 0), unknown
+        value, quality = (
+            np.stack(part) for part in zip(*(cells[n] for n in self.additive), strict=True)
+        )
+        good = quality < Quality.BAD
+        sums.total, sums.known = np.where(good, value, 0.0), good.astype(np.int64)
+        sums.worst = quality
+        sums.covered = np.minimum(covered, full)
+        sums.estimated = np.minimum(estimated, sums.length - sums.covered)
         return sums
 
-    def _times(self, ends: I64, rows: Mapping[str, Rows], sums: Sums) -> tuple[I64, U8]:
-        """Set the times; return the covered ns and the worst quality of the states."""
-        time, value, quality = self.state.read(rows)
-        silence = round(SILENCE * self.state.period * 1e9)
-        good = usable(value, quality)
-
-        def spent(*activities: Activity) -> I64:
-            numbers = [n for activity in activities for n in self.states.get(activity, ())]
-            state = good & np.isin(value, numbers)
-            upper = time_in(state, time, silence, ends)
-            return upper - time_in(state, time, silence, ends - sums.length)
-
-        busy = spent("producing", "setup", "fault", "idle")
-        covered = busy + spent("planned_stop")
-        unknown = np.where(covered == 0, Quality.BAD_MISSING, Quality.GOOD).astype(np.uint8)
-        for column, name in enumerate(_COLUMNS[:5]):
-            spans = busy if name == "pbt_s" else spent(_TIMES[name])
-            sums.set(column, spans.astype(np.float64), unknown)
-        return covered, self._worst(ends, time, good, quality, silence)
-
-    @staticmethod
-    def _worst(
+    def _machine(
+        self,
         ends: I64,
-        time: I64,
-        good: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]",
-        quality: U8,
-        silence: int,
-    ) -> U8:
-        """Return the worst quality of the usable rows that hold in each slot."""
-        worst = np.zeros(len(ends), np.uint8)
-        doubtful = np.flatnonzero(good & (quality > 0))
-        last = np.append(time[1:], np.iinfo(np.int64).max)
-        for i in doubtful.tolist():
-            until = min(int(last[i]), int(time[i]) + silence)
-            inside = (ends > time[i]) & (ends - MINUTE < max(until, int(time[i]) + 1))
-            worst[inside] = np.maximum(worst[inside], quality[i])
-        return worst
+        rows: Mapping[str, Rows],
+        planned: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    ) -> tuple[dict[str, I64], I64, U8]:
+        """Return times and events by column, the covered ns, and the worst quality of the state."""
+        given = rows[self.machine.stream]
+        last = given.last if isinstance(given, StateRows) else Last()
+        found, reason = self.machine.watch.trace(given)
+        judged = stops(found, last, self.machine.watch.threshold)
+        category = np.where(judged.short, MICRO, found.activity)
+        every = spent(found, category, MICRO + 1, ends)
+        time = every * planned
+        if self.machine.planned is not None:  # in a shift the machine is meant to run
+            time[IDLE] += time[OFF]
+            time[OFF] = 0
+        values = {
+            "apt_s": time[PRODUCING],
+            "pbt_s": time[[PRODUCING, SETUP, *range(FAULT, IDLE + 1), MICRO]].sum(axis=0),
+            "aust_s": time[SETUP],
+            "adet_s": time[[*range(FAULT, IDLE), MICRO]].sum(axis=0),
+            "adot_s": time[IDLE],
+            "fault_s": time[FAULT],
+            "micro_stop_s": time[MICRO],
+            "planned_stop_s": time[PLANNED_STOP] + time[MAINTENANCE],
+            "outside_s": (every * ~planned).sum(axis=0) + time[OFF],
+            "overtime_s": every[PRODUCING] * ~planned,
+        }
+        values |= {f"{name}_s": time[ACTIVITIES.index(name)] for name in self.machine.delays}
+        events = {
+            "stops": judged.begins,
+            "micro_stops": judged.begins & judged.short,
+            "failures": judged.fails & ~judged.short,
+        }
+        if self._reasons:
+            spans = spent(found, reason, len(self._reasons), ends) * planned
+            values |= {f"reason_{n}_s": s for n, s in zip(self._reasons, spans, strict=True)}
+            new = appears(found, last, reason)
+            for i, name in enumerate(self.machine.reasons):
+                events[f"reason_{name}_n"] = new & (reason == i)
+        values |= {name: counted(found.time, e, ends) * planned for name, e in events.items()}
+        return values, every.sum(axis=0), worst(found, ends)
+
+    def _pieces(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[Cells, I64, I64]:
+        """Return the pieces by column, and the covered and estimated ns of their counters."""
+        given = {
+            name: counter.read(ends, rows)
+            for name in ("produced", "rejected", "scrap", "rework")
+            if (counter := getattr(self.pieces, name)) is not None
+        }
+        cells: Cells = {name: (value, quality) for name, (value, quality, _, _) in given.items()}
+        full = np.min([spans for _, _, spans, _ in given.values()], axis=0)
+        estimated = np.max([spans for _, _, _, spans in given.values()], axis=0)
+        bad = ("rejected",) if "rejected" in given else ("scrap", "rework")
+        good, quality = cells["produced"]
+        for name in bad:
+            if name in cells:
+                good = good - cells[name][0]
+                quality = np.maximum(quality, cells[name][1])
+        cells["good"] = good, quality
+        cells.pop("rejected", None)
+        return cells, full, estimated
+
+    # any window ----------------------------------------------------------------------------------
 
     def derive(self, sums: Sums) -> tuple[F64, U8]:
-        quality = merged(sums, self.limits)
-        total, share = sums.total, sums.share()
-        apt, pbt, produced, good = total[0] / 1e9, total[1] / 1e9, total[5], total[6]
-        availability, a = ratio(apt, pbt, graded(quality[0], share, self.limits))
-        effectiveness, e = ratio(
-            self.ideal_cycle * produced,
-            apt,
-            graded(np.maximum(quality[0], quality[5]), share, self.limits),
-        )
-        quality_ratio, r = ratio(
-            good, produced, graded(np.maximum(quality[5], quality[6]), share, self.limits)
-        )
-        oee = availability * effectiveness * quality_ratio
-        value = np.vstack(
-            [total[:5] / 1e9, total[5:], [availability, effectiveness, quality_ratio, oee]]
-        )
-        return value, np.vstack([quality, [a, e, r, np.maximum(np.maximum(a, e), r)]])
+        cells = summed(self.additive, sums, self.scale, self.limits)
+        (produced, p), (good, _) = cells["produced"], cells["good"]
+        ideal, ideal_good = self.ideal_cycle * produced, self.ideal_cycle * good
+        (apt, a), (aust, _), (adet, _) = (cells[name] for name in ("apt_s", "aust_s", "adet_s"))
+        found = ratios(cells, ideal, ideal_good, self.practice)
+        found |= between_failures(cells, self.practice)
+        found["throughput_rate"] = produced * 3600.0, apt + aust + adet, np.maximum(a, p)
+        for name in ("scrap", "rework"):
+            if name in cells:
+                value, quality = cells[name]
+                found[f"{name}_ratio"] = value, produced, np.maximum(quality, p)
+        cells |= quotient_cells(found, sums, self.limits)
+        cells |= waterfall(cells, ideal, ideal_good) | not_covered(cells, sums)
+        cells |= practice_cells(self.practice, len(produced))
+        wanted = [cells[tag.name] for tag in self.tags[:-2]]
+        return np.stack([value for value, _ in wanted]), np.stack([mark for _, mark in wanted])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,46 +284,119 @@ class OeeConfig(MetricConfig):
 
     states       which numbers of the state mean what; a number in none of the lists is not covered
     ideal_cycle  the shortest time that one piece takes
+    rejected     pieces that are not good; without it those of ``scrap`` and ``rework`` are
+    micro_stop   a shorter stop is a micro-stop; None: no stop is
+    scheme       where micro-stops count: as delay (ISO 22400-2), or as performance loss (TPM)
+    planned      always, or in shifts only
+    reasons      names for numbers of the tag ``reason``: how long and how often in stops
     """
 
     kind: ClassVar[str] = "oee"
 
     state: str
-    states: Mapping[Activity, tuple[int, ...]]
+    states: Literal["packml"] | Mapping[Activity, tuple[int, ...]]
     produced: str
     rejected: str | None = None
+    scrap: str | None = None
+    rework: str | None = None
     ideal_cycle: Duration
+    micro_stop: Duration | None = None
+    scheme: Literal["iso22400", "tpm"] = "iso22400"
+    plus_one: bool = True
+    planned: Literal["always", "shifts"] = "always"
+    reason: str | None = None
+    reasons: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def references(self) -> list[Reference]:
-        found = [Reference(("state",), self.state, Kind.STATE)]
-        found.append(Reference(("produced",), self.produced, Kind.COUNTER))
-        if self.rejected is not None:
-            found.append(Reference(("rejected",), self.rejected, Kind.COUNTER))
-        return found
+        kinds = {"state": Kind.STATE, "reason": Kind.STATE}
+        kinds |= dict.fromkeys(("produced", "rejected", "scrap", "rework"), Kind.COUNTER)
+        return [
+            Reference((name,), tag, kind)
+            for name, kind in kinds.items()
+            if (tag := getattr(self, name)) is not None
+        ]
 
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         found: list[tuple[tuple[str | int, ...], str]] = []
-        if not self.states.get("producing"):
+        if not self._states.get("producing"):
             found.append((("states",), "needs at least one number for producing"))
-        seen: dict[int, str] = {}
-        for activity, numbers in self.states.items():
-            for i, number in enumerate(numbers):
-                if number in seen:
-                    message = f"{number} is {seen[number]} already: a state has one meaning"
-                    found.append((("states", activity, i), message))
-                seen.setdefault(number, activity)
+        if self.states != "packml":
+            found += _twice("states", self.states, "a state has one meaning")
+        found += _twice("reasons", self.reasons, "a number is one reason")
         if self.ideal_cycle <= 0:
             found.append((("ideal_cycle",), "must be longer than 0 s"))
+        if self.micro_stop is not None and self.micro_stop <= 0:
+            found.append((("micro_stop",), "must be longer than 0 s"))
+        if self.scheme == "tpm" and self.micro_stop is None:
+            found.append((("scheme",), "needs micro_stop: it says where micro-stops count"))
+        if bool(self.reasons) != (self.reason is not None):
+            found.append((("reasons",), "reason and reasons belong together: write both"))
+        if "other" in self.reasons:
+            found.append((("reasons", "other"), "other is the name of all other reasons"))
         return found
+
+    @property
+    def _states(self) -> States:
+        return PACKML if self.states == "packml" else self.states
 
     def build(self, name: str, plant: Plant) -> list[Metric]:
         inputs = Inputs(plant)
-        formula = Oee(
-            inputs.raw(self.state),
-            self.states,
-            inputs.increment(self.produced),
-            None if self.rejected is None else inputs.increment(self.rejected),
-            float(self.ideal_cycle),
-            plant.quality,
+        given = {
+            key: None if tag is None else inputs.increment(tag)
+            for key in ("produced", "rejected", "scrap", "rework")
+            for tag in (getattr(self, key),)
+        }
+        machine = self._machine(inputs)
+        micro_stop = 0.0 if self.micro_stop is None else float(self.micro_stop)
+        practice = Practice(self.scheme == "tpm", micro_stop, self.plus_one)
+        pieces = Pieces(
+            inputs.increment(self.produced), given["rejected"], given["scrap"], given["rework"]
         )
+        formula = Oee(machine, pieces, float(self.ideal_cycle), practice, plant.quality)
         return inputs.metrics(name, formula, self.windows)
+
+    def _machine(self, inputs: Inputs) -> Machine:
+        plant, state = inputs.plant, inputs.raw(self.state)
+        reason = None
+        if self.reason is not None:
+            given = inputs.raw(self.reason)
+            if given.stream != state.stream:
+                raise ValueError(
+                    f'"{self.reason}" must be read with "{self.state}": same device, poll and mode'
+                )
+            reason = given.name
+        if self.planned == "shifts" and not plant.shifts:
+            raise ValueError("planned: shifts needs shifts.calendar")
+        threshold = 0 if self.micro_stop is None else self.micro_stop.ns
+        names = list(self.reasons)
+        watch = Watch(
+            state.name,
+            activities(self._states),
+            round(SILENCE * state.period * 1e9),
+            threshold,
+            reason,
+            Meaning(
+                {n: names.index(key) for key, numbers in self.reasons.items() for n in numbers}
+            ),
+            len(names),
+        )
+        inputs.own_feed(state.stream, partial(StateFeed, watch=watch), threshold)
+        calendar = Calendar(plant.site.zone, plant.shifts) if self.planned == "shifts" else None
+        known = tuple(a for a in _DELAYS if self._states.get(a))
+        return Machine(state.stream, watch, known, tuple(names), calendar)
+
+
+def _twice(
+    key: str,
+    meanings: Mapping[str, tuple[int, ...]] | Mapping[Activity, tuple[int, ...]],
+    rule: str,
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Return the numbers that have two meanings."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    seen: dict[int, str] = {}
+    for meaning, numbers in meanings.items():
+        for i, number in enumerate(numbers):
+            if number in seen:
+                found.append(((key, meaning, i), f"{number} is {seen[number]} already: {rule}"))
+            seen.setdefault(number, meaning)
+    return found

@@ -61,6 +61,7 @@ PACKER = Schema(
         tag("state", "1", Kind.STATE),
         tag("bags", "{bag}", Kind.COUNTER, modulus=65536.0),
         tag("reject", "{bag}", Kind.COUNTER),
+        tag("reason", "1", Kind.STATE),
     ),
     5.0,
 )

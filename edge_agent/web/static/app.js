@@ -22,7 +22,8 @@ const rank = (quality) => (quality >= 128 ? "bad" : quality >= 64 ? "uncertain" 
 const SYMBOL = { good: "●", uncertain: "▲", bad: "✕", stale: "◷" };
 
 // ---- numbers and times ------------------------------------------------------------------------
-const SHARES = new Set(["coverage", "estimated", "availability", "effectiveness", "quality_ratio", "oee"]);
+const SHARES = new Set(["coverage", "estimated", "availability", "effectiveness", "quality_ratio", "oee", "nee", "teep", "utilization_efficiency",
+  "technical_efficiency", "allocation_efficiency", "setup_ratio", "scrap_ratio", "rework_ratio"]);
 function figure(value, name = "", unit = "") {
   if (value === null || value === undefined) return "—";
   if (SHARES.has(name) && (unit === "1" || unit === "")) return `${fixed(value * 100, 1)} %`;

@@ -45,6 +45,16 @@ const COLUMNS = {
   unscheduled_kwh: ["未定时段电量", "in no band"], reactive_kvarh: ["无功电量", "reactive energy"], adjustment: ["力调系数", "power factor adjustment"],
   cost_floating: ["浮动电费", "floating cost"], cost_fixed: ["非浮动电费", "fixed cost"], cost_funds: ["政府性基金", "government funds"], basic_price: ["基本电价", "basic price"],
   cost_demand: ["基本电费", "basic charge"], cost_adjustment: ["力调电费", "adjustment"], cost_total: ["电费合计", "total cost"], price_mean: ["平均电价", "mean price"],
+  nee: ["净设备效率", "NEE"], teep: ["完全有效生产率", "TEEP"], utilization_efficiency: ["利用效率", "utilisation efficiency"],
+  technical_efficiency: ["技术效率", "technical efficiency"], allocation_efficiency: ["分配效率", "allocation efficiency"], setup_ratio: ["准备率", "set-up ratio"],
+  scrap: ["废品", "scrap"], rework: ["返工", "rework"], scrap_ratio: ["废品率", "scrap ratio"], rework_ratio: ["返工率", "rework ratio"],
+  throughput_rate: ["产出速率", "throughput"], mtbf_s: ["平均故障间隔", "MTBF"], mttr_s: ["平均修复时间", "MTTR"],
+  good_time_s: ["合格品时间", "good time"], quality_loss_s: ["质量损失", "quality loss"], speed_loss_s: ["速度损失", "speed loss"],
+  unknown_s: ["产量未知时间", "pieces not known"], fault_s: ["故障时间", "faults"], delay_s: ["延误时间", "delays"], blocked_s: ["下游阻塞", "blocked"], starved_s: ["上游缺料", "starved"],
+  micro_stop_s: ["短停时间", "micro-stops"], planned_stop_s: ["计划停机时间", "planned stops"], outside_s: ["计划外时间", "not planned"], not_covered_s: ["状态未知时间", "state not known"],
+  overtime_s: ["加班生产时间", "overtime"], overtime_n: ["加班产出", "produced in overtime"], stops: ["停机次数", "stops"], micro_stops: ["短停次数", "number of micro-stops"],
+  failures: ["故障次数", "failures"], scheme: ["口径（0 ISO 22400，1 TPM）", "scheme (0 ISO 22400, 1 TPM)"], micro_stop_limit_s: ["短停界限", "micro-stop limit"],
+  reason_other_s: ["其他原因停机", "other reasons"],
   so2: ["二氧化硫", "SO₂"], nox: ["氮氧化物", "NOₓ"], no: ["一氧化氮", "NO"], no2: ["二氧化氮", "NO₂"], dust: ["颗粒物", "dust"], pm: ["颗粒物", "dust"],
   co: ["一氧化碳", "CO"], nh3: ["氨", "NH₃"], hg: ["汞", "Hg"], hcl: ["氯化氢", "HCl"], hf: ["氟化物", "HF"], o2: ["含氧量", "O₂"], valid_min: ["有效分钟", "valid minutes"],
   flow: ["流量", "flow"], velocity: ["流速", "velocity"], humidity: ["湿度", "humidity"], moisture: ["湿度", "moisture"],
@@ -95,6 +105,7 @@ Object.assign(SUFFIXES, {
 });
 const STATES = {
   producing: ["生产", "producing"], idle: ["待机", "idle"], fault: ["故障", "fault"], setup: ["准备", "set-up"], planned_stop: ["计划停机", "planned stop"],
+  delay: ["延误", "delay"], blocked: ["下游阻塞", "blocked"], starved: ["上游缺料", "starved"], off: ["关机", "off"],
   normal: ["正常", "normal"], maintenance: ["维护", "maintenance"], calibration: ["标定", "calibration"],
 };
 const QUALITIES = {
