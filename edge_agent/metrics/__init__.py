@@ -8,12 +8,14 @@ from edge_agent.metrics.demand import DemandConfig
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.oee import OeeConfig
+from edge_agent.metrics.oee_line import OeeLineConfig
 from edge_agent.metrics.tariff import TariffConfig
 from edge_agent.metrics.water import WaterConfig
 
 METRICS: tuple[type[MetricConfig], ...] = (
     EnergyConfig,
     OeeConfig,
+    OeeLineConfig,
     EmissionsConfig,
     DemandConfig,
     BaselineConfig,

@@ -88,10 +88,11 @@ def waterfall(cells: Cells, ideal: F64, ideal_good: F64) -> Cells:
     }
 
 
-def not_covered(cells: Cells, sums: Sums) -> Cells:
-    """Return the time of which the state is not known."""
+def not_covered(cells: Cells, sums: Sums, machines: int = 1) -> Cells:
+    """Return the time of which the state is not known, of all machines."""
     known = sum((cells[name][0] for name in ("pbt_s", "planned_stop_s", "outside_s")), start=0.0)
-    return {"not_covered_s": (sums.length / 1e9 - known, np.zeros(len(sums.length), np.uint8))}
+    length = machines * sums.length / 1e9
+    return {"not_covered_s": (length - known, np.zeros(len(sums.length), np.uint8))}
 
 
 def ratios(
@@ -127,12 +128,14 @@ def ratios(
 
 def quotient_cells(quotients: Quotients, sums: Sums, limits: QualityLimits) -> Cells:
     """Return quotients, graded by the share of good time, in one array operation."""
-    over, under, quality = (np.stack(part) for part in zip(*quotients.values(), strict=True))
+    over, under, quality = (np.array(part) for part in zip(*quotients.values(), strict=True))
     value, marks = ratio(over, under, graded(quality, sums.share(), limits))
     return dict(zip(quotients, zip(value, marks, strict=True), strict=True))
 
 
-def between_failures(cells: Mapping[str, tuple[F64, U8]], practice: Practice) -> Quotients:
+def between_failures(
+    cells: Mapping[str, tuple[F64, U8]], practice: Practice, machines: int = 1
+) -> Quotients:
     """Return what MTBF and MTTR are the quotients of, s.
 
     Time between failures is that of setup and production; time to restoration that of failures.
@@ -140,5 +143,5 @@ def between_failures(cells: Mapping[str, tuple[F64, U8]], practice: Practice) ->
     (apt, a), (aust, _), (fault, _), (failures, _) = (
         cells[name] for name in ("apt_s", "aust_s", "fault_s", "failures")
     )
-    events = failures + practice.plus_one
+    events = failures + machines * practice.plus_one
     return {"mtbf_s": (apt + aust, events, a), "mttr_s": (fault, events, a)}

@@ -166,10 +166,10 @@ def _young(rows: Trace, last: Last, threshold: int) -> int | None:
     return last.begun if int(rows.time[-1]) < last.begun + threshold else None
 
 
-def after(rows: Trace, last: Last, end: int, threshold: int, reason: Index) -> Last:
+def after(rows: Trace, judged: Stops, last: Last, end: int, reason: Index) -> Last:
     """Return what is to be remembered of the rows before an end.
 
-    reason  (m,), what ``shown`` returned
+    judged  what ``stops`` returned of the rows and ``last``; reason (m,): what ``shown`` did
     """
     known = np.flatnonzero((rows.activity != UNKNOWN) & (rows.time < end))
     if not len(known):
@@ -177,7 +177,6 @@ def after(rows: Trace, last: Last, end: int, threshold: int, reason: Index) -> L
     at = int(known[-1])
     if not _STANDS[rows.activity[at]]:
         return Last(int(rows.activity[at]))
-    judged = stops(rows, last, threshold)
     return Last(
         int(rows.activity[at]), int(judged.begun[at]), not judged.short[at], int(reason[at])
     )

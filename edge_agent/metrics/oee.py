@@ -10,7 +10,7 @@ whole nanoseconds; a state holds until the next row, but not longer than three p
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -44,14 +44,12 @@ from edge_agent.metrics.machine_time import (
     PRODUCING,
     SETUP,
     Activity,
-    Last,
     Meaning,
     States,
     activities,
     appears,
     counted,
     spent,
-    stops,
     worst,
 )
 from edge_agent.metrics.rollup import SHARES, Sums
@@ -69,12 +67,11 @@ class Machine:
     """Where the rows of a machine's state stand, and what of it is told.
 
     delays    those activities of ``_DELAYS`` that its state knows
-    reasons   names of the configured reasons; () and no ``watch.reason``: there are none
+    reasons   names of the configured reasons
     planned   the calendar of planned time; None: all time is planned
     """
 
     stream: str
-    watch: Watch
     delays: tuple[Activity, ...]
     reasons: tuple[str, ...] = ()
     planned: Calendar | None = None
@@ -184,7 +181,7 @@ class Oee(SlotFormula):
         blind = cells["produced"][1] >= Quality.BAD
         cells["unknown_s"] = np.where(blind, values["apt_s"], 0), unknown
         value, quality = (
-            np.stack(part) for part in zip(*(cells[n] for n in self.additive), strict=True)
+            np.array(part) for part in zip(*(cells[n] for n in self.additive), strict=True)
         )
         good = quality < Quality.BAD
         sums.total, sums.known = np.where(good, value, 0.0), good.astype(np.int64)
@@ -200,10 +197,8 @@ class Oee(SlotFormula):
         planned: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
     ) -> tuple[dict[str, I64], I64, U8]:
         """Return times and events by column, the covered ns, and the worst quality of the state."""
-        given = rows[self.machine.stream]
-        last = given.last if isinstance(given, StateRows) else Last()
-        found, reason = self.machine.watch.trace(given)
-        judged = stops(found, last, self.machine.watch.threshold)
+        given = cast("StateRows", rows[self.machine.stream])
+        found, judged, reason = given.trace, given.stops, given.reason
         category = np.where(judged.short, MICRO, found.activity)
         every = spent(found, category, MICRO + 1, ends)
         time = every * planned
@@ -231,7 +226,7 @@ class Oee(SlotFormula):
         if self._reasons:
             spans = spent(found, reason, len(self._reasons), ends) * planned
             values |= {f"reason_{n}_s": s for n, s in zip(self._reasons, spans, strict=True)}
-            new = appears(found, last, reason)
+            new = appears(found, given.last, reason)
             for i, name in enumerate(self.machine.reasons):
                 events[f"reason_{name}_n"] = new & (reason == i)
         values |= {name: counted(found.time, e, ends) * planned for name, e in events.items()}
@@ -275,7 +270,7 @@ class Oee(SlotFormula):
         cells |= waterfall(cells, ideal, ideal_good) | not_covered(cells, sums)
         cells |= practice_cells(self.practice, len(produced))
         wanted = [cells[tag.name] for tag in self.tags[:-2]]
-        return np.stack([value for value, _ in wanted]), np.stack([mark for _, mark in wanted])
+        return np.array([value for value, _ in wanted]), np.array([mark for _, mark in wanted])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +378,7 @@ class OeeConfig(MetricConfig):
         inputs.own_feed(state.stream, partial(StateFeed, watch=watch), threshold)
         calendar = Calendar(plant.site.zone, plant.shifts) if self.planned == "shifts" else None
         known = tuple(a for a in _DELAYS if self._states.get(a))
-        return Machine(state.stream, watch, known, tuple(names), calendar)
+        return Machine(state.stream, known, tuple(names), calendar)
 
 
 def _twice(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from edge_agent.metrics.machine_time import (
     Index,
     Last,
     Meaning,
+    Stops,
     Trace,
     after,
     shown,
@@ -21,13 +23,6 @@ from edge_agent.metrics.machine_time import (
     trace,
 )
 from edge_agent.model import F64, I64, U8, SampleBlock, Schema
-
-
-@dataclass(frozen=True)
-class StateRows(Rows):
-    """Rows of a state and what was before them."""
-
-    last: Last = field(default_factory=Last)
 
 
 @dataclass(frozen=True)
@@ -47,18 +42,36 @@ class Watch:
     reasons: Meaning = field(default_factory=lambda: Meaning({}))
     others: int = 0
 
-    def trace(self, rows: Rows) -> tuple[Trace, Index]:
-        """Return the activities of rows, and the reason that each row of a stop shows."""
-        column = rows.index[self.state]
-        found = trace(
-            self.meaning, rows.time, rows.value[column], rows.quality[column], self.silence
-        )
-        if self.reason is None:
-            return found, shown(found, np.full(len(rows.time), self.others))
-        column = rows.index[self.reason]
-        value, quality = rows.value[column], rows.quality[column]
-        reason = self.reasons.of(value, usable(value, quality), self.others)
-        return found, shown(found, reason)
+
+@dataclass(frozen=True)
+class StateRows(Rows):
+    """Rows of a state, what was before them, and what they tell, which is found out once."""
+
+    watch: Watch
+    last: Last
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The activities of the rows."""
+        column = self.index[self.watch.state]
+        value, quality = self.value[column], self.quality[column]
+        return trace(self.watch.meaning, self.time, value, quality, self.watch.silence)
+
+    @cached_property
+    def stops(self) -> Stops:
+        """What they tell of stops."""
+        return stops(self.trace, self.last, self.watch.threshold)
+
+    @cached_property
+    def reason(self) -> Index:
+        """The reason that each row of a stop shows; -1 where the machine does not stand."""
+        watch = self.watch
+        if watch.reason is None:
+            return shown(self.trace, np.full(len(self.time), watch.others))
+        column = self.index[watch.reason]
+        value, quality = self.value[column], self.quality[column]
+        found = watch.reasons.of(value, usable(value, quality), watch.others)
+        return shown(self.trace, found)
 
 
 class StateFeed(Feed):
@@ -76,9 +89,11 @@ class StateFeed(Feed):
 
     def _rows(self, time: I64, value: F64, quality: U8 | None) -> Rows:
         rows = super()._rows(time, value, quality)
-        return StateRows(rows.schema, rows.index, rows.time, rows.value, rows.quality, self.last)
+        return StateRows(
+            rows.schema, rows.index, rows.time, rows.value, rows.quality, self._watch, self.last
+        )
 
-    def rows(self) -> Rows:
+    def rows(self) -> StateRows:
         rows = cast("StateRows", super().rows())
         if rows.last is not self.last:
             self._kept = rows = replace(rows, last=self.last)
@@ -102,14 +117,13 @@ class StateFeed(Feed):
         if not self._watch.threshold:
             return settled
         if self._judged < 0 or (self._pending is None and self._judged != self.seen // MINUTE):
-            found, _ = self._watch.trace(self.rows())
-            self._pending = stops(found, self.last, self._watch.threshold).pending
+            self._pending = self.rows().stops.pending
             self._judged = self.seen // MINUTE
         return settled if self._pending is None else min(settled, self._pending)
 
     def forget(self, end: int) -> None:
-        found, reason = self._watch.trace(self.rows())
-        self.last = after(found, self.last, end, self._watch.threshold, reason)
+        rows = self.rows()
+        self.last = after(rows.trace, rows.stops, self.last, end, rows.reason)
         self._judged = -1
         super().forget(end)
 
