@@ -9,6 +9,7 @@ from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.oee import OeeConfig
 from edge_agent.metrics.oee_line import OeeLineConfig
+from edge_agent.metrics.product import ProductConfig
 from edge_agent.metrics.tariff import TariffConfig
 from edge_agent.metrics.water import WaterConfig
 
@@ -23,4 +24,5 @@ METRICS: tuple[type[MetricConfig], ...] = (
     BalanceConfig,
     EnergyByStateConfig,
     WaterConfig,
+    ProductConfig,
 )

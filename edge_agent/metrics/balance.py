@@ -9,6 +9,7 @@ that has meters behind it is the main meter of a balance of its own.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -53,14 +54,14 @@ class Balance(SlotFormula):
     def family(self) -> Family:
         return Family.BALANCE
 
-    @property
+    @cached_property
     def tags(self) -> tuple[Tag, ...]:
         one = Unit.parse("1")
         amounts = tuple(Tag(branch.name, self.unit) for branch in self.branches)
         gap = (Tag("sum_subs", self.unit), Tag("gap", self.unit), Tag("gap_share", one))
         return (*amounts, *gap, Tag("unbalanced", one, Kind.STATE), *SHARES)
 
-    @property
+    @cached_property
     def additive(self) -> tuple[str, ...]:
         return tuple(branch.name for branch in self.branches)
 

@@ -8,6 +8,7 @@ The share that is used while nothing is produced is the first thing to save.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -40,7 +41,7 @@ class EnergyByState(SlotFormula):
     def family(self) -> Family:
         return Family.STATE_ENERGY
 
-    @property
+    @cached_property
     def tags(self) -> tuple[Tag, ...]:
         kwh, second, kw = Unit.parse("kWh"), Unit.parse("s"), Unit.parse("kW")
         amounts = tuple(Tag(f"{name}_kwh", kwh) for name in (*self.states, UNKNOWN))
@@ -48,11 +49,11 @@ class EnergyByState(SlotFormula):
         derived = (Tag("not_producing_share", Unit.parse("1")), Tag("standby_kw", kw))
         return (*amounts, Tag("total_kwh", kwh), *times, *derived, *SHARES)
 
-    @property
+    @cached_property
     def additive(self) -> tuple[str, ...]:
         return tuple(tag.name for tag in self.tags[: 2 * len(self.states) + 2])
 
-    @property
+    @cached_property
     def scale(self) -> F64:
         k = len(self.states)  # times are summed in whole ns
         return np.array([1.0] * (k + 2) + [1e9] * k)

@@ -146,11 +146,15 @@ class Minutes:
             slots = self._told(slots)
         ends = (slots + 1) * MINUTE
         rows = {stream: feed.rows() for stream, feed in self._feeds.items()}
-        sums = self._base(ends, rows)
+        made = self._made(ends, rows) if len(ends) else None
         self._next = until
         for feed in self._feeds.values():
             feed.forget(until * MINUTE)
-        return row_of(self.formula, self._output, ends, sums) if len(ends) else None
+        return made
+
+    def _made(self, ends: I64, rows: Mapping[str, Rows]) -> SampleBlock | None:
+        """Return what the slots with these ends make."""
+        return row_of(self.formula, self._output, ends, self._base(ends, rows))
 
     def _told(self, slots: I64) -> I64:
         """Return the slots but for those of gaps so long that the plant stood still."""
@@ -301,6 +305,14 @@ class Inputs:
         self, name: str, formula: SlotFormula, kind: type["Minutes"] | None = None
     ) -> "Minutes":
         """Return the KPI's ``1min`` operator."""
+        output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
+        return (kind or Minutes)(output, formula, *self.joined())
+
+    def joined(self) -> tuple[list[Feed], int, int]:
+        """Return the feeds asked for, how long they are waited for, and a silence's longest step.
+
+        The latter two in ns, as ``Minutes`` takes them.
+        """
         asked = self._columns.values()
         integrals = self._integrals
         plain: tuple[FeedMaker, int] = (Feed, 0)
@@ -313,8 +325,7 @@ class Inputs:
         lateness = max(lateness_of(waited), *links, 0)
         lateness += max((wait for _, wait in self._own.values()), default=0)
         step = max(MINUTE, *(round(raw.period * 1e9) for _, raw, _ in asked))
-        output = schema_of(name, "1min", formula, self.plant.provenance(formula.sources))
-        return (kind or Minutes)(output, formula, feeds, lateness, step)
+        return feeds, lateness, step
 
 
 @dataclass(frozen=True)

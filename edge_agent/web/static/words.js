@@ -22,7 +22,7 @@ const WORDS = {
   baseline: ["节能量", "savings"], demand: ["需量", "demand"], tariff: ["分时电费", "tariff"],
   "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"], "1a": ["年", "year"], "12mo": ["近 12 个月", "12 months"],
 };
-Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"] });
+Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"], batch: ["批次", "batch"] });
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
@@ -74,6 +74,8 @@ Object.assign(COLUMNS, {
   gap_share: ["不平衡率", "gap, share"], unbalanced: ["不平衡", "unbalanced"],
   producing: ["生产", "producing"], setup: ["准备", "set-up"], idle: ["待机", "idle"], fault: ["故障", "fault"],
   planned_stop: ["计划停机", "planned stop"], unknown: ["未知", "unknown"], total_kwh: ["总能耗", "total energy"],
+  batch: ["批次", "batch"], start_s: ["开始", "start"], duration_s: ["历时", "duration"], unknown_kgce: ["未知能耗", "unknown energy"],
+  unknown_output: ["未知产量", "unknown output"], unknown_s: ["未知时间", "unknown time"], kgce_unknown: ["未知能耗", "unknown energy"], output_unknown: ["未知产量", "unknown output"],
   not_producing_share: ["非生产能耗占比", "share while not producing"], standby_kw: ["待机功率", "standby power"],
 });
 Object.assign(WORDS, { water: ["废水排放", "waste water"] });
@@ -103,6 +105,7 @@ Object.assign(SUFFIXES, {
   _exceeded_d: ["超标天数", "days exceeded"], _judged_d: ["考核天数", "days judged"], _valid_h: ["有效小时", "valid hours"], _valid_d: ["有效天数", "valid days"],
   _capture_rate: ["有效数据捕集率", "valid-data capture rate"],
 });
+const PREFIXES = { kgce_: ["能耗", "energy"], output_: ["产量", "output"], intensity_: ["单耗", "energy per unit"] };
 const STATES = {
   producing: ["生产", "producing"], idle: ["待机", "idle"], fault: ["故障", "fault"], setup: ["准备", "set-up"], planned_stop: ["计划停机", "planned stop"],
   delay: ["延误", "delay"], blocked: ["下游阻塞", "blocked"], starved: ["上游缺料", "starved"], off: ["关机", "off"],
@@ -146,7 +149,13 @@ export function levelWord(name) {
 }
 
 export function columnWord(name) {
-  return known(name) ?? name.replaceAll("_", " ");
+  return known(name) ?? ofPart(name) ?? name.replaceAll("_", " ");
+}
+
+// "output_cement-425": a figure of one product; the product keeps its name
+function ofPart(name) {
+  const prefix = Object.keys(PREFIXES).find((p) => name.startsWith(p));
+  return prefix ? `${pick(PREFIXES[prefix])} ${name.slice(prefix.length)}` : null;
 }
 
 function known(name) {

@@ -5,7 +5,6 @@ from fractions import Fraction
 
 from edge_agent.metrics.balance import BalanceConfig
 from edge_agent.model import SampleBlock
-from tests.metrics.examples import WINDOWS
 from tests.metrics.oracle import (
     ABSENT,
     BAD,
@@ -27,7 +26,7 @@ CONFIG = BalanceConfig(
     own=("em-a.export",),
     subs={"kiln": ("em-b.energy",)},
     tolerance=0.1,
-    windows=WINDOWS,
+    windows=("1min", "15min", "1d", "12mo"),
 )
 SUMS = ("main", "own", "kiln")
 METERS = {

@@ -9,7 +9,6 @@ from math import inf
 
 from edge_agent.metrics.by_state import EnergyByStateConfig
 from edge_agent.model import SampleBlock
-from tests.metrics.examples import WINDOWS
 from tests.metrics.oracle import (
     ABSENT,
     BAD,
@@ -39,7 +38,7 @@ CONFIG = EnergyByStateConfig(
     energy=("em-a.energy", "em-a.power"),
     state="packer.state",
     states=STATES,
-    windows=WINDOWS,
+    windows=("1min", "15min", "1d", "12mo"),
 )
 NAMES = (*STATES, "unknown")
 SUMS = ("producing_kwh", "unknown_kwh", "total_kwh", "fault_s")
