@@ -129,6 +129,15 @@ class Unit:
                 powers[number] = powers.get(number, 0) + (1 if exponent > 0 else -1)
         return Unit.parse(_code_of(powers))
 
+    def root(self) -> "Unit":
+        """Return the unit whose square this is; ``ValueError`` when there is none."""
+        powers = dict[str, int]()
+        for atom, exponent in _atoms(self.code):
+            powers[atom] = powers.get(atom, 0) + exponent
+        if any(power % 2 for atom, power in powers.items() if atom != "1"):
+            raise ValueError(f"{self.code} is not the square of a unit")
+        return Unit.parse(_code_of({a: p // 2 for a, p in powers.items() if a != "1"}))
+
 
 @cache
 def _parse(code: str) -> Unit:

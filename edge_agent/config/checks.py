@@ -19,7 +19,7 @@ from edge_agent.config.tree import Key, MapNode, Node, Steps, walk
 from edge_agent.config.words import nearest
 from edge_agent.drivers.base import DeviceConfig, TagConfig
 from edge_agent.errors import ConfigError, Fault
-from edge_agent.metrics.base import MetricConfig, QualityLimits, Reference
+from edge_agent.metrics.base import MetricConfig, Mistakes, QualityLimits, Reference
 from edge_agent.model import Kind
 from edge_agent.sinks.base import SinkConfig
 from edge_agent.units import Duration, Unit
@@ -334,11 +334,9 @@ class Tags:
             return None  # it has mistakes of its own
         try:
             plant.named.outputs(owner)
-        except KeyError as error:
+        except (ConfigError, KeyError, ValueError) as error:
             told = str(error.args[0])
             return told if "circle" in told else None
-        except (ConfigError, ValueError):
-            return None
         try:
             schema, column = plant.named.column(reference.tag)
         except KeyError as error:
@@ -397,6 +395,8 @@ def metric(
     if build and not found and all(o in plant.devices or plant.named.sound(o) for o in owners):
         try:
             config.build(name, plant)
+        except Mistakes as error:
+            found += error.found
         except (KeyError, ValueError) as error:
             found.append(((), str(error.args[0] if error.args else error)))
     for steps, message in found:

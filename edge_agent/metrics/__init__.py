@@ -4,6 +4,7 @@ from edge_agent.metrics.balance import BalanceConfig
 from edge_agent.metrics.base import MetricConfig
 from edge_agent.metrics.baseline import BaselineConfig
 from edge_agent.metrics.by_state import EnergyByStateConfig
+from edge_agent.metrics.computed import ComputedConfig
 from edge_agent.metrics.demand import DemandConfig
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.metrics.energy import EnergyConfig
@@ -16,6 +17,7 @@ from edge_agent.metrics.water import WaterConfig
 METRICS: tuple[type[MetricConfig], ...] = (
     EnergyConfig,
     OeeConfig,
+    ComputedConfig,
     OeeLineConfig,
     EmissionsConfig,
     DemandConfig,

@@ -179,6 +179,14 @@ class Reference:
     unit: str | tuple[str, ...] | None = None
 
 
+class Mistakes(ValueError):
+    """What is wrong with a KPI, found while it is built: (path below the metric, message)."""
+
+    def __init__(self, found: Sequence[tuple[tuple[str | int, ...], str]]) -> None:
+        self.found = list(found)
+        super().__init__("; ".join(message for _, message in found))
+
+
 class Plant(Protocol):
     """What a KPI may ask while it is built."""
 

@@ -92,8 +92,8 @@ class HistorySink:
 
     @staticmethod
     def takes(schema: Schema) -> bool:
-        """Return whether the rows of a stream belong here."""
-        return schema.family.derived
+        """Return whether the rows of a stream belong here: of computed tags only their slots."""
+        return schema.family.derived and schema.family is not Family.COMPUTED
 
     async def connect(self) -> None:
         await self.close()

@@ -53,7 +53,7 @@ def _schemas() -> Json:
     )
     column = _object(name=_TEXT, unit=_TEXT, value=_NUMBER, quality=_QUALITY, quality_name=_TEXT)
     window = _object(
-        name={"enum": ["1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo"]},
+        name={"enum": ["1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo", "raw"]},
         stream=_TEXT,
         running={"type": "boolean", "description": "the window is still open and will change"},
         from_ms=_MS,

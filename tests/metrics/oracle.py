@@ -24,6 +24,7 @@ LIMITS = (0.95, 0.5)
 Row = tuple[int, float, int]
 Cell = tuple[float | None, int]
 Result = dict[int, dict[str, Cell]]
+Rows = Result | list[tuple[int, dict[str, Cell]]]  # a list where two rows may be of one time
 Span = tuple[int, int]
 
 

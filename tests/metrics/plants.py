@@ -357,12 +357,15 @@ def same(one: SampleBlock | None, other: SampleBlock | None) -> None:
     np.testing.assert_array_equal(one.value, other.value)
 
 
-def agrees(block: SampleBlock, rows: oracle.Result, relative: float = 0.0) -> None:
+def agrees(block: SampleBlock, given: oracle.Rows, relative: float = 0.0) -> None:
     """Assert that a block has the oracle's rows."""
-    assert block.time.tolist() == list(rows)
+    rows = list(given.items()) if isinstance(given, dict) else given
+    assert block.time.tolist() == [end for end, _ in rows]
     for i, signal in enumerate(block.schema.tags):
-        for end, value, quality in zip(rows, block.value[i], block.quality[i], strict=True):
-            wanted, mark = rows[end][signal.name]
+        for (end, cells), value, quality in zip(
+            rows, block.value[i], block.quality[i], strict=True
+        ):
+            wanted, mark = cells[signal.name]
             where = f"{signal.name} at {(end - START) / 60e9} min"
             assert quality == mark, where
             if wanted is None:

@@ -18,7 +18,7 @@ from importlib import import_module
 from edge_agent.metrics import METRICS
 from edge_agent.metrics.base import MetricConfig, Window
 from edge_agent.model import SampleBlock
-from tests.metrics.oracle import Result, Span
+from tests.metrics.oracle import Rows, Span
 
 WINDOWS: tuple[Window, ...] = ("1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo")
 
@@ -29,7 +29,7 @@ class Example:
 
     kind: str
     config: MetricConfig
-    expected: Callable[[Mapping[str, SampleBlock], list[Span] | None], Result]
+    expected: Callable[[Mapping[str, SampleBlock], list[Span] | None], Rows]
     sums: tuple[str, ...]
     others: Mapping[str, MetricConfig]
     stream: str
