@@ -22,12 +22,8 @@ const WORDS = {
   baseline: ["节能量", "savings"], demand: ["需量", "demand"], tariff: ["分时电费", "tariff"],
   "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"], "1a": ["年", "year"], "12mo": ["近 12 个月", "12 months"],
 };
-<<<<<<< HEAD
 Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"], batch: ["批次", "batch"] });
-=======
-Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"] });
 Object.assign(WORDS, { computed: ["计算量", "computed tags"], raw: ["逐行", "each row"] });
->>>>>>> d01460a (metrics: an expression language and computed tags)
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
