@@ -1,8 +1,9 @@
 """``edge-agent recompute``: derived rows again from the raw rows, compared with those stored.
 
 The raw records of the log are fed, in their order, to new metrics of the configuration, from the
-local midnight before the period on; so what a metric needs to know from before is there again. Rows
-are compared bit for bit when their window lies wholly in the period. The agent may be running.
+local midnight before the period on; so what a metric needs to know from before is there again. One
+that remembers for longer is given the rows that it published before (``Recalls``). Rows are
+compared bit for bit when their window lies wholly in the period. The agent may be running.
 
 What the log no longer holds cannot be computed again: the raw rows that are left begin where
 ``retention.raw`` or the disk's budget has ended, and windows that began before are left out.
@@ -20,7 +21,7 @@ from edge_agent.agent import links_of, metrics_of
 from edge_agent.clock import SECOND, SystemClock
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, Corrupt
-from edge_agent.metrics.base import MINUTE
+from edge_agent.metrics.base import MINUTE, Recalls
 from edge_agent.metrics.windows import PERIODS, Calendar
 from edge_agent.model import SampleBlock, Schema, concatenate
 from edge_agent.outbox_archive import Archive
@@ -75,16 +76,15 @@ def recompute(config: Config, begin: str, end: str) -> Recomputation:
     path = config.data / "log.db"
     if not path.exists():
         raise ConfigError([f"{path}: there is no log: the agent has not run on this configuration"])
-    archive = Archive(path)
+    archive, history = Archive(path), History(config.data / "history.db")
     calendar = Calendar(config.site.zone, config.shifts)
     start = _midnight(period)
     notes = list(_gaps(archive, config, start, period))
     rows = {
         stream: _inside(block, calendar, period)
-        for stream, block in _again(archive, config, start, period.end_ns).items()
+        for stream, block in _again(archive, history, config, start, period.end_ns).items()
     }
     rows = {stream: block for stream, block in rows.items() if len(block)}
-    history = History(config.data / "history.db")
     stored: dict[str, SampleBlock] = {}
     others: dict[str, int] = {}
     for schema in history.streams():
@@ -145,9 +145,17 @@ def _midnight(period: Period) -> int:
     return round(day.timestamp()) * SECOND
 
 
-def _again(archive: Archive, config: Config, start: int, end: int) -> dict[str, SampleBlock]:
+def _again(
+    archive: Archive, history: History, config: Config, start: int, end: int
+) -> dict[str, SampleBlock]:
     """Return all rows that the raw records from a start on complete, by stream."""
-    flow = Flow(metrics_of(config, links_of(config, SystemClock())))
+    metrics = metrics_of(config, links_of(config, SystemClock()))
+    for metric in metrics:
+        if isinstance(metric, Recalls):
+            rows = history.rows(metric.output.stream, start - metric.memory, start)
+            if rows is not None and rows.schema.tags == metric.output.tags:
+                metric.recall(rows)
+    flow = Flow(metrics)
     found: dict[str, list[SampleBlock]] = {}
     for record in archive.records(archive.before(start, -1)):
         if record.first_ns > end + AFTER:

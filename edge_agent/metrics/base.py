@@ -60,6 +60,22 @@ class Resumable(Protocol):
         """Take over the state of another configuration, or leave it if it does not fit."""
 
 
+@runtime_checkable
+class Recalls(Protocol):
+    """A metric that remembers more than a day, and can take it from rows that it published."""
+
+    @property
+    def memory(self) -> int:
+        """How far back it looks, ns."""
+
+    @property
+    def output(self) -> Schema:
+        """What its rows are."""
+
+    def recall(self, rows: SampleBlock, /) -> None:
+        """Take over what it remembers from its own rows; it goes on behind the last of them."""
+
+
 @dataclass(frozen=True)
 class Coefficient:
     """One dated row of ``configs/coefficients``: how much standard coal a unit of a carrier is.

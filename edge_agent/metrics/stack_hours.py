@@ -11,13 +11,14 @@ from edge_agent.clock import SECOND
 from edge_agent.metrics.base import MINUTE, Limit, State, Window
 from edge_agent.metrics.rollup import RollUp, Sums
 from edge_agent.metrics.stack_levels import Cells, HourLevel, Level
-from edge_agent.metrics.substitution import Booked, Ledger
+from edge_agent.metrics.substitution import HOUR, Booked, Ledger
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.units import Unit
 
 _GOOD = np.zeros(1, np.uint8)
 _NONE = np.full(1, np.nan)
+_NOISE = 1e-12  # relative: what a mean of equal values may be off; a mean at its limit is within
 
 
 class Limits:
@@ -91,16 +92,22 @@ class Judged(RollUp):
                 cells[f"{gas}_exceeded"] = _NONE, none
             else:
                 cells[f"{gas}_limit"] = np.full(1, limit), _GOOD
-                cells[f"{gas}_exceeded"] = (value > limit).astype(np.float64), quality
+                over = value > limit * (1.0 + _NOISE)
+                cells[f"{gas}_exceeded"] = over.astype(np.float64), quality
             exceeded, mark = cells[f"{gas}_exceeded"]
             judged = (mark < Quality.BAD).astype(np.float64)
-            over = np.where(judged > 0, exceeded, 0.0)
             cells[f"{gas}_judged_{self._letter}"] = judged, _GOOD
-            cells[f"{gas}_exceeded_{self._letter}"] = over, _GOOD
+            counted = np.where(judged > 0, exceeded, 0.0)
+            cells[f"{gas}_exceeded_{self._letter}"] = counted, _GOOD
 
 
 class Hours(Judged):
-    """The ``1h`` rows of a stack; keeps the ledger of valid hours."""
+    """The ``1h`` rows of a stack; keeps the ledger of valid hours.
+
+    memory  how far back rows of its own are asked for when it begins anew, ns; see ``recall``
+    """
+
+    memory = 400 * 24 * HOUR
 
     def __init__(
         self,
@@ -170,6 +177,19 @@ class Hours(Judged):
         missing = sums.expected[0] - float(sums.known[rows].min())
         spare = sums.length[0] - sums.covered[0]
         sums.estimated = np.array([min(round(missing * MINUTE), int(spare))], np.int64)
+
+    def recall(self, rows: SampleBlock) -> None:
+        """Take over the ledger from published rows; the minutes to come begin behind them."""
+        columns = self._level.columns
+        stopped = rows["stopped_h"] == 1.0 if columns.stops else np.zeros(len(rows), bool)
+        valid = {gas: rows[f"{gas}_valid_h"] == 1.0 for gas in columns.gases}
+        for i, end in enumerate(rows.time.tolist()):
+            masses: dict[str, float | None] = {}
+            for gas in columns.gases:
+                mass = float(rows[f"{gas}_mass_kg"][i]) if columns.flow else 0.0
+                masses[gas] = mass if valid[gas][i] else None
+            self._ledger.book(end - HOUR, masses, stopped=bool(stopped[i]))
+            self._newest = end
 
     def save(self) -> State:
         return dict(super().save()) | {"ledger": self._ledger.save()}

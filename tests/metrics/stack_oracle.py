@@ -133,7 +133,7 @@ def judge(
     for gas, allowed in limits.items():
         value, quality = cells[f"{gas}_judged" if stack.condition else f"{gas}_corrected"]
         limit = allowed(start)
-        over = value is not None and limit is not None and value > limit
+        over = value is not None and limit is not None and value > limit * (1 + 1e-12)
         if limit is None:
             quality = max(quality, NOT_AVAILABLE)
         cells[f"{gas}_limit"] = (limit, GOOD if limit is not None else NOT_AVAILABLE)
