@@ -77,7 +77,9 @@ def recording(path: Path) -> None:
             cells = [f"{shown:.2f}", f"{power:.3f}", f"{mass:.3f}", state, f"{pieces:.0f}"]
             if random.random() < 0.01:
                 cells[random.randrange(5)] = ""
-            so2 = "" if 100 <= i < 200 else f"{40 + i % 7}"  # an hour of the first evening is lost
+            so2 = (
+                "" if 100 <= i < 290 else f"{40 + i % 7}"
+            )  # two hours of the first evening are lost
             table.writerow([time.isoformat(), *cells, so2, "50000"])
 
 
