@@ -22,6 +22,7 @@ from edge_agent.clock import SECOND, SystemClock
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, Corrupt
 from edge_agent.metrics.base import MINUTE, Recalls
+from edge_agent.metrics.batch import BATCH
 from edge_agent.metrics.windows import PERIODS, Calendar
 from edge_agent.model import SampleBlock, Schema, concatenate
 from edge_agent.outbox_archive import Archive
@@ -174,6 +175,8 @@ def _inside(block: SampleBlock, calendar: Calendar, period: Period) -> SampleBlo
     name, n = block.schema.name, len(block)
     starts = [_start(name, time, calendar) for time in block.time.tolist()]
     inside = (np.array(starts, np.int64) >= period.start_ns) & (block.time <= period.end_ns)
+    if name == BATCH:  # it lasts as long as it does
+        inside &= block["start_s"] * SECOND >= period.start_ns
     kept = np.flatnonzero(inside)
     return block.rows(int(kept[0]), int(kept[-1]) + 1) if len(kept) else block.rows(n, n)
 

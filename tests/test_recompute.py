@@ -54,6 +54,23 @@ metrics:
     so2: mill.so2
     flow: mill.flow
     windows: [1min, 1h]
+  mill-balance:
+    type: balance
+    main: [mill.energy]
+    subs: {{motor: [mill.power]}}
+    windows: [1h]
+  mill-states:
+    type: energy-by-state
+    energy: [mill.energy]
+    state: mill.state
+    states: {{producing: [1], idle: [2], fault: [3]}}
+    windows: [1min, 1h]
+  mill-products:
+    type: product
+    of: mill-energy
+    by: {{tag: mill.state, products: {{cement-425: [1], cement-525: [2]}}}}
+    batch: mill.state
+    windows: [1h]
 """
 
 
@@ -111,6 +128,8 @@ def test_a_day_gives_the_same_rows_again_also_in_another_process(plant: Path) ->
     assert lines["mill-energy/1min"] == ["960", "960", "960"]
     assert lines["mill-energy/1h"] == ["16", "16", "16"]
     assert lines["mill-oee/1h"] == ["16", "16", "16"]
+    assert lines["mill-states/1h"] == lines["mill-products/1h"] == ["16", "16", "16"]
+    assert int(lines["mill-products/batch"][0]) > 10
     assert out.splitlines()[-1] == "every stored row was computed again, bit for bit"
 
 

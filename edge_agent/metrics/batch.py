@@ -23,6 +23,7 @@ from edge_agent.metrics.whole import Totals, Whole
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.units import Unit
 
+BATCH = "batch"  # name of the stream and of the column that names the batch
 PERIOD = 86400.0  # what stands in the schema; a batch lasts as long as it does
 _ESTIMATED, _BAD = int(Quality.UNCERTAIN_ESTIMATED), int(Quality.BAD)
 _MOST_TEXTS = 64
@@ -71,7 +72,7 @@ class BatchRows(SlotFormula):
         second, one = Unit.parse("s"), Unit.parse("1")
         kgce, made = self.whole.energy.unit, self.whole.output.unit
         return (
-            Tag("batch", one, Kind.TEXT if self.text else Kind.STATE),
+            Tag(BATCH, one, Kind.TEXT if self.text else Kind.STATE),
             Tag("start_s", second),
             Tag("duration_s", second),
             Tag("total_kgce", kgce),
@@ -93,7 +94,7 @@ class BatchRows(SlotFormula):
 
     def schema(self, name: str, provenance: tuple[str, ...]) -> Schema:
         """Return the schema of the stream."""
-        return Schema(f"{name}/batch", self.family, self.tags, PERIOD, provenance)
+        return Schema(f"{name}/{BATCH}", self.family, self.tags, PERIOD, provenance)
 
     def sums(self, batches: Sequence[Batch]) -> Sums:
         """Return the numbers of closed batches, or of one so far."""
@@ -134,6 +135,7 @@ class Batches(Minutes):
         self._open: Batch | None = None
         self._gap = [0.0, 0.0, 0.0]  # energy, output and ns since the tag fell silent
         self._texts: dict[int, str] = {}
+        self._added = 0  # end of the last minute that has been added
 
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
         if block.schema.stream == self._rows.reading.stream:
@@ -145,6 +147,10 @@ class Batches(Minutes):
         return None if self._open is None else self._block([self._open])
 
     def _made(self, ends: I64, rows: Mapping[str, Rows]) -> SampleBlock | None:
+        ends = ends[ends > self._added]  # fed again: added already
+        if not len(ends):
+            return None
+        self._added = int(ends[-1])
         told = self._rows.whole.read(ends, rows)
         time, value, quality = self._rows.reading.read(rows)
         good = usable(value, quality)
@@ -222,7 +228,7 @@ class Batches(Minutes):
             return block
         numbers = {int(batch.value) for batch in batches}
         said = {number: self._texts.get(number, "") for number in numbers}
-        return replace(block, texts={"batch": said})
+        return replace(block, texts={BATCH: said})
 
     def _forget(self, values: F64) -> None:
         """Drop the texts that no row still has."""
@@ -233,13 +239,22 @@ class Batches(Minutes):
     def save(self) -> State:
         open_ = None if self._open is None else asdict(self._open)
         texts = {str(number): text for number, text in self._texts.items()}
-        own = {"open": open_, "gap": list(self._gap), "texts": texts}
+        own = {"open": open_, "gap": list(self._gap), "texts": texts, "added": self._added}
         return {**super().save(), **own}
 
     def load(self, state: State, /) -> None:
         super().load(state)
+        self._take_over(state)
+
+    def resume(self, state: State) -> None:
+        """Take over the open batch of another configuration; the minutes begin empty."""
+        if state.keys() == self.save().keys():
+            self._take_over(state)
+
+    def _take_over(self, state: State) -> None:
         found = cast("dict[str, Any] | None", state["open"])
         self._open = None if found is None else Batch(**found)
         self._gap = [float(part) for part in cast("list[float]", state["gap"])]
         texts = cast("Mapping[str, str]", state["texts"])
         self._texts = {int(number): text for number, text in texts.items()}
+        self._added = int(str(state["added"]))

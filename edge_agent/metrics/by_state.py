@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from edge_agent.metrics.base import MINUTE, Metric, MetricConfig, Plant, Quality
 from edge_agent.metrics.courses import Counted, Integrated, Part
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Counter, Inputs, SlotFormula
+from edge_agent.metrics.machine_time import PACKML
 from edge_agent.metrics.rollup import SHARES, Sums, graded, merged, ratio
 from edge_agent.metrics.spells import Machine
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
@@ -116,15 +117,21 @@ class EnergyByStateConfig(MetricConfig):
 
     energy  the machine's meters: counters of energy, or gauges of power
     state   the tag that says what it is doing
-    states  name -> numbers of the tag; ``producing`` must be among them, ``idle`` has the standby
-            power, others are free
+    states  name -> numbers of the tag, or ``packml``, as for ``oee``; ``producing`` must be among
+            them, ``idle`` has the standby power, others are free
     """
 
     kind: ClassVar[str] = "energy-by-state"
 
     energy: tuple[str, ...]
     state: str
-    states: Mapping[str, tuple[int, ...]]
+    states: Literal["packml"] | Mapping[str, tuple[int, ...]]
+
+    @property
+    def _states(self) -> Mapping[str, tuple[int, ...]]:
+        if self.states == "packml":
+            return {str(name): numbers for name, numbers in PACKML.items()}
+        return self.states
 
     def references(self) -> list[Reference]:
         meters = [Reference(("energy", i), tag) for i, tag in enumerate(self.energy)]
@@ -134,10 +141,10 @@ class EnergyByStateConfig(MetricConfig):
         found: list[tuple[tuple[str | int, ...], str]] = []
         if not self.energy:
             found.append((("energy",), "needs at least one meter"))
-        if not self.states.get(PRODUCING):
+        if not self._states.get(PRODUCING):
             found.append((("states",), "needs at least one number for producing"))
         seen: dict[int, str] = {}
-        for name, numbers in self.states.items():
+        for name, numbers in self._states.items():
             if name in _TAKEN or not _NAME.fullmatch(name):
                 message = f'"{name}" is no name for a state: write a-z, 0-9, _ and -, and none of '
                 found.append((("states", name), message + ", ".join(sorted(_TAKEN))))
@@ -150,9 +157,9 @@ class EnergyByStateConfig(MetricConfig):
 
     def build(self, name: str, plant: Plant) -> list[Metric]:
         inputs = Inputs(plant)
-        machine = Machine(inputs.raw(self.state), tuple(self.states.values()))
+        machine = Machine(inputs.raw(self.state), tuple(self._states.values()))
         meters = tuple(_meter(tag, inputs) for tag in self.energy)
-        formula = EnergyByState(machine, tuple(self.states), meters, plant.quality)
+        formula = EnergyByState(machine, tuple(self._states), meters, plant.quality)
         return inputs.metrics(name, formula, self.windows)
 
 

@@ -1,5 +1,7 @@
 """Examples of energy by state that can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,15 @@ def test_parts_sum_up_to_the_increment_exactly_whatever_the_meter_does(seed: int
     for end, total in zip(block.time.tolist(), block["total_kwh"], strict=True):
         if not np.isnan(total):
             assert total == increments[end]
+
+
+def test_the_states_of_packml_are_known() -> None:
+    config = replace(CONFIG, states="packml")
+    states = rows(PACKER, 17.0, state=lambda s: 6 if s % 60 < 40 else 4, bags=0.0, reject=0.0)
+    figures = last(compute(config, [rows(METER, 17.0, energy=load), states])["kpi/15min"])
+    assert figures["producing_kwh"] == pytest.approx(10.0, abs=1e-4)
+    assert figures["standby_kw"] == pytest.approx(12.0, abs=1e-3)
+    assert figures["blocked_kwh"] == 0.0
 
 
 def test_what_is_wrong_is_said_in_plain_words() -> None:

@@ -1,5 +1,6 @@
 """Energy by product and by batch: worked examples, and batches against their oracle."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
@@ -9,9 +10,11 @@ import pytest
 
 from edge_agent.agent import ordered
 from edge_agent.metrics.base import Metric, MetricConfig
+from edge_agent.metrics.batch import Batches
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.product import ProductConfig, ProductTag
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema
+from edge_agent.outbox_schema import as_json
 from tests.metrics.examples import product
 from tests.metrics.plants import (
     METER,
@@ -183,6 +186,23 @@ def test_a_batch_that_is_open_shows_so_far_and_goes_on_after_a_restart() -> None
     found = run(again, cut[half:])["kpi/batch"]
     assert found["duration_s"].tolist() == plain["duration_s"].tolist() == [1800.0]
     assert found["total_kgce"].tolist() == plain["total_kgce"].tolist()
+
+
+def test_an_open_batch_goes_on_after_a_change_of_the_configuration() -> None:
+    """The metrics are new and are fed the last rows again; only the open batch is taken over."""
+    blocks = [*mill(40.0), recipe(40.0, lambda s: 1 if s < 1800 else 2)]
+    single = [block.rows(i, i + 1) for block in blocks for i in range(len(block))]
+    single.sort(key=lambda row: int(row.time[0]))
+    plain = run(built(BATCHES), single)["kpi/batch"]
+    before, after = built(BATCHES), built(BATCHES)
+    run(before, [row for row in single if row.time[0] < START + 1500 * SECOND])
+    batches = after[-1]
+    assert isinstance(batches, Batches)
+    batches.resume(json.loads(as_json(before[-1].save())))
+    found = run(after, [row for row in single if row.time[0] >= START + 1000 * SECOND])
+    batch = found["kpi/batch"]
+    assert batch["duration_s"].tolist() == [1800.0]
+    assert batch["total_kgce"].tolist() == plain["total_kgce"].tolist()
 
 
 LABELS = Schema("oven/raw", Family.SAMPLE, (tag("lot", "1", Kind.TEXT),), 5.0)
