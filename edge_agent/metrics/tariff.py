@@ -326,7 +326,7 @@ class TariffConfig(MetricConfig):
     method: Method = "sliding"
     rule: str = "two-part"
     transformer: str | None = None
-    windows: tuple[Window, ...] = ("1h", "1d", "1mo")
+    windows: tuple[Window, ...] = ("1min", "1h", "1d", "1mo")
 
     def references(self) -> list[Reference]:
         wanted = (
