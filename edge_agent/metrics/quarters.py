@@ -33,6 +33,9 @@ from edge_agent.model import F64, I64, U8, Quality, Schema
 PERIOD = 15  # minutes
 LENGTH = PERIOD * MINUTE
 HOUR = 60.0 * MINUTE  # ns
+# an enum's look-up costs 1 µs
+_BAD, _MISSING = int(Quality.BAD), int(Quality.BAD_MISSING)
+_UNCERTAIN, _ESTIMATED = int(Quality.UNCERTAIN), int(Quality.UNCERTAIN_ESTIMATED)
 GRID = 2.0**-26  # kWh, see ``amount_grid``
 
 
@@ -61,7 +64,7 @@ class Loads:
     @property
     def guessed(self) -> NDArray[np.bool_]:
         """Where the energy is known and partly estimated, (n,)."""
-        found: NDArray[np.bool_] = self.quality >= Quality.UNCERTAIN_ESTIMATED
+        found: NDArray[np.bool_] = self.quality >= _ESTIMATED
         return found & (self.known > 0)
 
 
@@ -94,15 +97,16 @@ def demands(
     total, time = energy.sum(axis=1), known.sum(axis=1)
     passed = (minutes - 1) * MINUTE + last
     over = passed == LENGTH
-    # until then what is known is the least that the demand will be
-    least = _graded(worst, time, passed, QualityLimits(limits.uncertain_below, 0.0))
-    quality = np.where(over, _graded(worst, time, passed, limits), least).astype(np.uint8)
-    fixed = np.where(over, _mean(total, time), total / (LENGTH / HOUR)), quality
+    mean, quality = _mean(total, time), _graded(worst, time, passed, limits)
+    # until then what is known is the least that the demand will be, so it is never too little
+    least = np.maximum(worst.max(axis=1), _UNCERTAIN)
+    quality = np.where((quality >= _BAD) & (time > 0) & ~over, least, quality).astype(np.uint8)
+    fixed = np.where(over, mean, total / (LENGTH / HOUR)), quality
 
-    seen = now[1] < Quality.BAD
-    used = np.where(time == passed, total, _mean(total, time) * (passed / HOUR))
-    rest = np.where(seen, now[0], _mean(total, time)) * ((LENGTH - passed) / HOUR)
-    also = np.where(over, 0, np.where(seen, now[1], Quality.UNCERTAIN)).astype(np.uint8)
+    seen = now[1] < _BAD
+    used = np.where(time == passed, total, mean * (passed / HOUR))
+    rest = np.where(seen, now[0], mean) * ((LENGTH - passed) / HOUR)
+    also = np.where(over, 0, np.where(seen, now[1], _UNCERTAIN)).astype(np.uint8)
     worst = np.maximum(worst, also[:, None])
     forecast = np.where(over, fixed[0], (used + rest) / (LENGTH / HOUR))
     return Demands(sliding, fixed, (forecast, _graded(worst, time, passed, limits)))
@@ -115,7 +119,7 @@ def _mean(energy: F64, time: I64) -> F64:
 
 def _graded(worst: U8, time: I64, whole: I64, limits: QualityLimits) -> U8:
     quality = graded(worst.max(axis=1).astype(np.uint8), time / whole, limits)
-    return np.where(time == 0, Quality.BAD_MISSING, quality).astype(np.uint8)
+    return np.where(time == 0, _MISSING, quality).astype(np.uint8)
 
 
 class Quarter:
@@ -182,7 +186,7 @@ class Quarter:
         """Return the demands of minutes that follow those remembered; last: ns of each so far."""
         known = np.minimum(loads.known, last)
         # a minute that is UNCERTAIN for its coverage does not make the quarter so: it has its own
-        thin = loads.quality == Quality.UNCERTAIN
+        thin = loads.quality == _UNCERTAIN
         thin &= known < self._limits.uncertain_below * last
         worst = np.where((known > 0) & ~thin, loads.quality, 0).astype(np.uint8)
         energy = np.append(self._energy, np.where(known > 0, loads.energy, 0.0))

@@ -54,6 +54,7 @@ GRID = 2.0**-26  # CNY: sums are exact up to 134 million
 DAY = 1440 * MINUTE
 MONTH = (28 * DAY - 120 * MINUTE, 31 * DAY + 120 * MINUTE)  # with the hours of zone changes
 _NOT = np.uint8(Quality.BAD_NOT_AVAILABLE)
+_BAD = int(Quality.BAD)  # an enum's look-up costs 1 µs
 
 Cells = dict[str, tuple[F64, U8]]
 
@@ -157,12 +158,13 @@ class Tariff(DemandFormula):
 
     def _split(self, sums: Sums, row: I64, energy: F64, quality: U8) -> None:
         """Put the energy of each minute into its band."""
-        band = np.where(row < 0, len(BANDS), self.table.bands[row])
-        elsewhere = np.where(quality < Quality.BAD, 0, quality)  # nothing, if anything is known
-        for column in range(len(COLUMNS)):
-            here = band == column
-            mark = np.where(here, quality, elsewhere).astype(np.uint8)
-            sums.set(column, np.where(here, energy, 0.0), mark)
+        bands = len(COLUMNS)
+        here = np.where(row < 0, bands - 1, self.table.bands[row]) == np.arange(bands)[:, None]
+        known = quality < _BAD
+        sums.total[:bands] = np.where(here & known, energy, 0.0)
+        sums.known[:bands] = known
+        # in the other bands there is nothing, if anything is known
+        sums.worst[:bands] = np.where(here | ~known, quality, 0)
 
     def _costs(self, sums: Sums, column: int, when: tuple[I64, I64], load: tuple[F64, U8]) -> None:
         """Set the costs of each minute; when: local day and row of the table."""
@@ -279,7 +281,7 @@ def summed_cells(formula: Formula, sums: Sums) -> Cells:
     if "reactive_kvarh" in cells:
         reactive, mark = cells["reactive_kvarh"]
         factor, mark = power_factor(energy[0], reactive), np.maximum(energy[1], mark)
-        none = np.isnan(factor) & (mark < Quality.BAD)
+        none = np.isnan(factor) & (mark < _BAD)
         cells["power_factor"] = factor, np.where(none, _NOT, mark).astype(np.uint8)
     return cells
 

@@ -67,7 +67,7 @@ BILL = TariffConfig(
         ),
     ),
     contract="600 kW",
-    windows=("1d", "1mo"),
+    windows=("1min", "1d", "1mo"),
 )
 
 
@@ -92,17 +92,17 @@ class SteelPlant(Works):
 
 
 @cache
-def registers(begin: datetime, days: int) -> dict[str, list[Fraction]]:
-    """The reading of each register at the borders of the quarters, on the grid, from the file."""
+def registers(begin: datetime, days: int) -> dict[str, list[int]]:
+    """The reading of each register at the borders of the quarters, in steps, from the file."""
     skipped = (begin - FIRST) // timedelta(minutes=15)
     with STEEL_PLANT.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[skipped : skipped + days * 96]
     found = {}
     for name, column in COLUMNS.items():
-        total, readings = Fraction(0), [Fraction(0)]
+        total, readings = Fraction(0), [0]
         for row in rows:  # in their order: the stamps are of no use
             total += Fraction(row[column])
-            readings.append(Fraction(round(total * GRID), GRID))
+            readings.append(round(total * GRID))
         found[name] = readings
     return found
 
@@ -110,7 +110,7 @@ def registers(begin: datetime, days: int) -> dict[str, list[Fraction]]:
 def recorded(begin: datetime = BEGIN, days: int = DAYS) -> SampleBlock:
     """The registers as raw rows, one at each border."""
     readings = registers(begin, days).values()
-    value = np.array([[float(reading) for reading in register] for register in readings])
+    value = np.array([[steps / GRID for steps in register] for register in readings])
     start = int(begin.timestamp()) * SECOND
     time = start + np.arange(value.shape[1]) * 900 * SECOND
     return SampleBlock(METER, time, value, np.zeros(value.shape, np.uint8))
@@ -133,24 +133,24 @@ def figures() -> dict[str, SampleBlock]:
 
 @dataclass
 class Minute:
-    """A minute: its start in local time, energies, and the demand at its end."""
+    """A minute: its start in local time, energies, and the demand at its end, in steps."""
 
     start: datetime
-    active: Fraction
-    reactive: Fraction
-    sliding: Fraction | None
-    fixed: Fraction | None  # of the quarter that ends with it
+    active: int
+    reactive: int
+    sliding: int | None
+    fixed: int | None  # of the quarter that ends with it
     band: str
     coefficient: Fraction
 
 
-def evenly(readings: list[Fraction]) -> list[Fraction]:
-    """The reading at each minute, on the grid."""
+def evenly(readings: list[int]) -> list[int]:
+    """The reading at each minute, in steps."""
     found = [readings[0]]
     for before, after in pairwise(readings):
         for minute in range(1, 16):
-            reading = float(before) + float(after - before) * (minute / 15)
-            found.append(Fraction(round(reading * GRID), GRID))
+            reading = before / GRID + (after - before) / GRID * (minute / 15)
+            found.append(round(reading * GRID))
     return found
 
 
@@ -180,7 +180,7 @@ def minutes() -> list[Minute]:
         demand = (active[end] - active[end - 15]) * 4 if end >= 15 else None
         fixed = demand if end % 15 == 0 else None
         energy = active[end] - active[i]
-        found.append(Minute(start, energy, Fraction(reactive), demand, fixed, band, coefficient))
+        found.append(Minute(start, energy, reactive, demand, fixed, band, coefficient))
     return found
 
 
@@ -215,10 +215,10 @@ def test_energy_of_each_band_is_the_file_s_exactly(
     names = ("sharp", "peak", "flat", "valley", "deep-valley")
     for i, inside in enumerate(of_windows(stream)):
         for band in names:
-            expected = sum((m.active for m in inside if m.band == band), Fraction(0))
-            assert Fraction(stream[f"{band.replace('-', '_')}_kwh"][i]) == expected, band
-        assert Fraction(stream["energy_kwh"][i]) == sum(m.active for m in inside)
-        assert Fraction(stream["reactive_kvarh"][i]) == sum(m.reactive for m in inside)
+            expected = sum(m.active for m in inside if m.band == band)
+            assert stream[f"{band.replace('-', '_')}_kwh"][i] * GRID == expected, band
+        assert stream["energy_kwh"][i] * GRID == sum(m.active for m in inside)
+        assert stream["reactive_kvarh"][i] * GRID == sum(m.reactive for m in inside)
         assert stream["unscheduled_kwh"][i] == 0.0
 
 
@@ -240,28 +240,29 @@ def test_maximum_demand_sliding_and_fixed_is_the_file_s_exactly(
             continue
         sliding = max(m.sliding for m in inside if m.sliding is not None)
         fixed = max(m.fixed for m in inside if m.fixed is not None)
-        assert Fraction(stream["demand_kw"][i]) == sliding
-        assert Fraction(stream["demand_fixed_kw"][i]) == fixed
-        assert stream["demand_max_kw"][i] == float(sliding)
+        assert stream["demand_kw"][i] * GRID == sliding
+        assert stream["demand_fixed_kw"][i] * GRID == fixed
+        assert stream["demand_max_kw"][i] * GRID == sliding
         assert stream.quality[:, i].max() == 0
 
 
 def test_demand_of_every_minute_is_the_file_s_exactly(figures: dict[str, SampleBlock]) -> None:
     stream = figures["demand/1min"]
     assert len(stream) == len(minutes())
+    names = ("demand_kw", "demand_fixed_kw", "forecast_kw")
+    sliding, fixed, forecast = (stream[name].tolist() for name in names)
     for i, minute in enumerate(minutes()):
         if minute.sliding is not None:
-            assert Fraction(stream["demand_kw"][i]) == minute.sliding
+            assert sliding[i] * GRID == minute.sliding
         if minute.fixed is not None:
-            assert Fraction(stream["demand_fixed_kw"][i]) == minute.fixed
-            assert stream["forecast_kw"][i] == float(minute.fixed)
+            assert fixed[i] * GRID == forecast[i] * GRID == minute.fixed
 
 
 def test_power_factor_of_the_month_and_its_adjustment(figures: dict[str, SampleBlock]) -> None:
     stream = figures["bill/1mo"]
     february = of_windows(stream)[1]
-    active = float(sum(m.active for m in february))
-    reactive = float(sum(m.reactive for m in february))
+    active = sum(m.active for m in february) / GRID
+    reactive = sum(m.reactive for m in february) / GRID
     factor = active / sqrt(active**2 + reactive**2)
     assert stream["power_factor"][1] == pytest.approx(factor, rel=1e-12)
     assert 0.70 <= factor < 0.90
@@ -273,10 +274,10 @@ def test_cost_of_the_month_is_that_of_the_file_to_a_tenth_of_a_cent(
 ) -> None:
     stream = figures["bill/1mo"]
     february = of_windows(stream)[1]
-    energy = sum(m.active for m in february)
-    floating = float(sum(m.active * m.coefficient for m in february)) * FLOATING
-    fixed, funds = float(energy) * FIXED, float(energy) * FUNDS
-    highest = float(max(m.sliding for m in february if m.sliding is not None))
+    energy = sum(m.active for m in february) / GRID
+    floating = float(sum(m.active * m.coefficient for m in february) / GRID) * FLOATING
+    fixed, funds = energy * FIXED, energy * FUNDS
+    highest = max(m.sliding for m in february if m.sliding is not None) / GRID
     basic = (600.0 + 2.0 * max(highest - 1.05 * 600.0, 0.0)) * 38.0
     adjusted = stream["adjustment"][1] * (floating + fixed + basic)
     expected = {
