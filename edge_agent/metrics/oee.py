@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 
 from edge_agent.metrics.base import SILENCE, Metric, MetricConfig, Plant, QualityLimits, Reference
-from edge_agent.metrics.join import Counter, Inputs, Rows, SlotFormula
+from edge_agent.metrics.join import Counter, Inputs, Reading, Rows, SlotFormula
 from edge_agent.metrics.losses import (
     RATIOS,
     TIMES,
@@ -44,7 +44,6 @@ from edge_agent.metrics.machine_time import (
     PRODUCING,
     SETUP,
     Activity,
-    Meaning,
     States,
     activities,
     appears,
@@ -283,7 +282,7 @@ class OeeConfig(MetricConfig):
     micro_stop   a shorter stop is a micro-stop; None: no stop is
     scheme       where micro-stops count: as delay (ISO 22400-2), or as performance loss (TPM)
     planned      always, or in shifts only
-    reasons      names for numbers of the tag ``reason``: how long and how often in stops
+    reasons      names for numbers or texts of the tag ``reason``: how long, how often in stops
     """
 
     kind: ClassVar[str] = "oee"
@@ -300,10 +299,10 @@ class OeeConfig(MetricConfig):
     plus_one: bool = True
     planned: Literal["always", "shifts"] = "always"
     reason: str | None = None
-    reasons: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reasons: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
     def references(self) -> list[Reference]:
-        kinds = {"state": Kind.STATE, "reason": Kind.STATE}
+        kinds: dict[str, Kind | None] = {"state": Kind.STATE, "reason": None}
         kinds |= dict.fromkeys(("produced", "rejected", "scrap", "rework"), Kind.COUNTER)
         return [
             Reference((name,), tag, kind)
@@ -336,30 +335,19 @@ class OeeConfig(MetricConfig):
 
     def build(self, name: str, plant: Plant) -> list[Metric]:
         inputs = Inputs(plant)
-        given = {
-            key: None if tag is None else inputs.increment(tag)
-            for key in ("produced", "rejected", "scrap", "rework")
-            for tag in (getattr(self, key),)
-        }
+        others = (
+            None if tag is None else inputs.increment(tag)
+            for tag in (self.rejected, self.scrap, self.rework)
+        )
+        pieces = Pieces(inputs.increment(self.produced), *others)
         machine = self._machine(inputs)
         micro_stop = 0.0 if self.micro_stop is None else float(self.micro_stop)
         practice = Practice(self.scheme == "tpm", micro_stop, self.plus_one)
-        pieces = Pieces(
-            inputs.increment(self.produced), given["rejected"], given["scrap"], given["rework"]
-        )
         formula = Oee(machine, pieces, float(self.ideal_cycle), practice, plant.quality)
         return inputs.metrics(name, formula, self.windows)
 
     def _machine(self, inputs: Inputs) -> Machine:
         plant, state = inputs.plant, inputs.raw(self.state)
-        reason = None
-        if self.reason is not None:
-            given = inputs.raw(self.reason)
-            if given.stream != state.stream:
-                raise ValueError(
-                    f'"{self.reason}" must be read with "{self.state}": same device, poll and mode'
-                )
-            reason = given.name
         if self.planned == "shifts" and not plant.shifts:
             raise ValueError("planned: shifts needs shifts.calendar")
         threshold = 0 if self.micro_stop is None else self.micro_stop.ns
@@ -369,10 +357,8 @@ class OeeConfig(MetricConfig):
             activities(self._states),
             round(SILENCE * state.period * 1e9),
             threshold,
-            reason,
-            Meaning(
-                {n: names.index(key) for key, numbers in self.reasons.items() for n in numbers}
-            ),
+            None if self.reason is None else self._reason(self.reason, state, inputs),
+            {n: names.index(key) for key, numbers in self.reasons.items() for n in numbers},
             len(names),
         )
         inputs.own_feed(state.stream, partial(StateFeed, watch=watch), threshold)
@@ -380,15 +366,32 @@ class OeeConfig(MetricConfig):
         known = tuple(a for a in _DELAYS if self._states.get(a))
         return Machine(state.stream, known, tuple(names), calendar)
 
+    def _reason(self, tag: str, state: Reading, inputs: Inputs) -> str:
+        """Return the reason's column in the stream of the state."""
+        given = inputs.raw(tag)
+        if given.stream != state.stream:
+            raise ValueError(
+                f'"{tag}" must be read with "{self.state}": same device, poll and mode'
+            )
+        schema = inputs.plant.raw(tag)
+        kind = schema.tags[schema.index[given.name]].kind
+        if kind not in {Kind.STATE, Kind.TEXT}:
+            raise ValueError(f'"{tag}" is a {kind.value}, must be a state or a text')
+        for said in (said for given in self.reasons.values() for said in given):
+            if isinstance(said, str) != (kind is Kind.TEXT):
+                wanted = "texts" if kind is Kind.TEXT else "numbers"
+                raise ValueError(f'"{tag}" is a {kind.value}: write {wanted} in reasons')
+        return given.name
+
 
 def _twice(
     key: str,
-    meanings: Mapping[str, tuple[int, ...]] | Mapping[Activity, tuple[int, ...]],
+    meanings: Mapping[str, tuple[int | str, ...]] | Mapping[Activity, tuple[int, ...]],
     rule: str,
 ) -> list[tuple[tuple[str | int, ...], str]]:
     """Return the numbers that have two meanings."""
     found: list[tuple[tuple[str | int, ...], str]] = []
-    seen: dict[int, str] = {}
+    seen: dict[int | str, str] = {}
     for meaning, numbers in meanings.items():
         for i, number in enumerate(numbers):
             if number in seen:

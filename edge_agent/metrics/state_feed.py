@@ -1,6 +1,6 @@
 """The rows of a machine's state, and what a KPI must remember of those that it has dropped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
@@ -22,7 +22,7 @@ from edge_agent.metrics.machine_time import (
     stops,
     trace,
 )
-from edge_agent.model import F64, I64, U8, SampleBlock, Schema
+from edge_agent.model import F64, I64, U8, Kind, SampleBlock, Schema
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Watch:
     """How the rows of a state are read.
 
     state, reason  columns; reason may be None
-    reasons        look-up of the reason's numbers; any other is ``others``
+    reasons        number or text of the reason -> place of its name; any other is ``others``
     silence        ns that a row holds at most; threshold: ns below which a stop is short
     """
 
@@ -39,16 +39,20 @@ class Watch:
     silence: int
     threshold: int = 0
     reason: str | None = None
-    reasons: Meaning = field(default_factory=lambda: Meaning({}))
+    reasons: Mapping[int | str, int] = field(default_factory=dict)
     others: int = 0
 
 
 @dataclass(frozen=True)
 class StateRows(Rows):
-    """Rows of a state, what was before them, and what they tell, which is found out once."""
+    """Rows of a state, what was before them, and what they tell, which is found out once.
+
+    reasons  look-up of the numbers of the reason
+    """
 
     watch: Watch
     last: Last
+    reasons: Meaning
 
     @cached_property
     def trace(self) -> Trace:
@@ -70,7 +74,7 @@ class StateRows(Rows):
             return shown(self.trace, np.full(len(self.time), watch.others))
         column = self.index[watch.reason]
         value, quality = self.value[column], self.quality[column]
-        found = watch.reasons.of(value, usable(value, quality), watch.others)
+        found = self.reasons.of(value, usable(value, quality), watch.others)
         return shown(self.trace, found)
 
 
@@ -82,6 +86,13 @@ class StateFeed(Feed):
     ) -> None:
         self.last = Last()
         self._watch = watch
+        self._words: dict[int, int] = {}  # numbers of the reason, of a text those met so far
+        self._reasons = Meaning({})
+        self._is_text = watch.reason is not None and (
+            schema.tags[schema.index[watch.reason]].kind is Kind.TEXT
+        )
+        if not self._is_text:
+            self._know({n: place for n, place in watch.reasons.items() if isinstance(n, int)})
         self._column = schema.index[watch.state]
         self._pending: int | None = None  # when the stop began that is too young to be judged
         self._judged = -1  # number of the slot at whose beginning it was looked for
@@ -90,17 +101,32 @@ class StateFeed(Feed):
     def _rows(self, time: I64, value: F64, quality: U8 | None) -> Rows:
         rows = super()._rows(time, value, quality)
         return StateRows(
-            rows.schema, rows.index, rows.time, rows.value, rows.quality, self._watch, self.last
-        )
+            rows.schema, rows.index, rows.time, rows.value, rows.quality,
+            self._watch, self.last, self._reasons,
+        )  # fmt: skip
+
+    def _know(self, words: Mapping[int, int]) -> None:
+        self._words |= words
+        self._reasons = Meaning(self._words)
+
+    def _learn(self, block: SampleBlock) -> None:
+        """Find out which numbers of the stream's vocabulary are which reasons."""
+        watch = self._watch
+        said = block.texts.get(cast("str", watch.reason), {})
+        new = {n: watch.reasons.get(t, watch.others) for n, t in said.items()}
+        if not new.keys() <= self._words.keys():
+            self._know(new)
 
     def rows(self) -> StateRows:
         rows = cast("StateRows", super().rows())
-        if rows.last is not self.last:
-            self._kept = rows = replace(rows, last=self.last)
+        if rows.last is not self.last or rows.reasons is not self._reasons:
+            self._kept = rows = replace(rows, last=self.last, reasons=self._reasons)
         return rows
 
     def add(self, block: SampleBlock) -> None:
         super().add(block)
+        if self._is_text:
+            self._learn(block)
         if self._pending is not None and self._ends(block):
             self._judged = -1
 
@@ -129,10 +155,13 @@ class StateFeed(Feed):
 
     def save(self) -> State:
         last = self.last
-        return {**super().save(), "last": [last.activity, last.begun, last.long, last.reason]}
+        kept = [last.activity, last.begun, last.long, last.reason]
+        return {**super().save(), "last": kept, "words": list(self._words.items())}
 
     def load(self, state: State) -> None:
         activity, begun, long, reason = cast("list[int]", state["last"])
         self.last = Last(int(activity), int(begun), bool(long), int(reason))
         self._pending, self._judged = None, -1
+        words = cast("list[tuple[int, int]]", state["words"])
+        self._know({int(number): int(place) for number, place in words})
         super().load(state)

@@ -2,28 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
+from random import Random
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
-from edge_agent.metrics.base import MINUTE
+from edge_agent.metrics.base import MINUTE, Metric
 from edge_agent.metrics.join import Minutes
 from edge_agent.metrics.machine_time import ACTIVITIES, PACKML
 from edge_agent.metrics.oee import Oee
 from edge_agent.metrics.oee_line import OeeLineConfig
-from edge_agent.model import Quality, SampleBlock, Schema, Site
+from edge_agent.metrics.slots import SlotOperator
+from edge_agent.model import Kind, Quality, SampleBlock, Schema, Site
 from edge_agent.units import Duration
 from tests.metrics.machines import MICRO, PLAIN, packer, quarter, spoiled
 from tests.metrics.plants import (
     PACKER,
+    SCALE,
     SECOND,
     START,
     Works,
     operators,
+    pieces,
+    restored,
     run,
+    same,
 )
-from tests.metrics.test_kpis import compute, last
+from tests.metrics.test_kpis import compute, last, rows
 
 LINE = OeeLineConfig(machines=("one", "two"), windows=("1min", "15min"))
 
@@ -107,6 +114,59 @@ def test_reasons_are_told_by_their_names() -> None:
     assert (found["reason_jam_s"], found["reason_jam_n"]) == (180.0, 2)
     assert (found["reason_no-bags_s"], found["reason_no-bags_n"]) == (90.0, 1)
     assert found["reason_other_s"] == 90.0
+
+
+WORDS = {1: "Jam at infeed", 2: "Jam at outfeed", 3: "Kein Sack"}
+TEXTED = replace(
+    PACKER, tags=tuple(replace(t, kind=Kind.TEXT) if t.name == "reason" else t for t in PACKER.tags)
+)
+
+
+class Texted(Works):
+    """A plant whose packer says why it stands."""
+
+    def raw(self, name: str) -> Schema:
+        return TEXTED if name.startswith("packer.") else super().raw(name)
+
+
+def test_reasons_can_be_texts() -> None:
+    jam = ("Jam at infeed", "Jam at outfeed")
+    config = replace(
+        MICRO, reason="packer.reason", reasons={"jam": jam, "no-bags": ("Kein Sack",)},
+        windows=("1min",),
+    )  # fmt: skip
+    given = packer(
+        [(0, 1), (2, 3), (4, 1), (6, 2), (9, 1), (10, 3), (13, 1)],
+        reason=lambda s: 1 if s < 240 else 3 if s < 600 else 2,
+    )
+    block = SampleBlock(TEXTED, given.time, given.value, given.quality, {"reason": WORDS})
+
+    def metrics() -> list[Metric]:
+        return [SlotOperator(TEXTED), *config.build("kpi", Texted())]
+
+    def renew(metric: Metric) -> Metric:
+        return restored(next(m for m in metrics() if m.output == metric.output), metric)
+
+    found = run(metrics(), [block])["kpi/1min"]
+    assert float(np.sum(found["reason_jam_s"][:15])) == 300.0
+    assert float(np.sum(found["reason_jam_n"][:15])) == 2.0
+    assert float(np.sum(found["reason_no-bags_s"][:15])) == 180.0
+    same(found, run(metrics(), pieces(block, Random(1), 5), renew)["kpi/1min"])
+
+
+def test_a_state_that_falls_silent_in_a_young_stop_does_not_hold_the_minutes_for_ever() -> None:
+    config = replace(MICRO, produced="scale.mass", rejected=None, windows=("1min",))
+    metrics = [*operators(), *config.build("kpi", Works())]
+    state = packer([(0, 1), (2.5, 3)], 3.0)
+    blocks = [(int(state.time[i]), state.rows(i, i + 1)) for i in range(len(state))]
+    mass = rows(SCALE, 30.0, mass=lambda s: 500 + s)
+    blocks += [(int(mass.time[i]), mass.rows(i, i + 1)) for i in range(len(mass))]
+    found = run(metrics, [block for _, block in sorted(blocks, key=itemgetter(0))])["kpi/1min"]
+    assert len(found) >= 10
+    assert found["fault_s"][:3].tolist() == [0.0, 0.0, 30.0]
+    assert found["fault_s"][3] == 15.0  # its last row holds three periods
+    assert np.nansum(found["micro_stop_s"]) == 0.0
+    assert found["not_covered_s"][3:6].tolist() == [45.0, 60.0, 60.0]
 
 
 # pieces -----------------------------------------------------------------------------------------
@@ -238,6 +298,12 @@ def test_what_the_plant_lacks_is_told_when_it_is_built() -> None:
     elsewhere = replace(PLAIN, reason="em-a.power", reasons={"jam": (1,)})
     with pytest.raises(ValueError, match="must be read with"):
         elsewhere.build("kpi", Works())
+    worded = replace(PLAIN, reason="packer.reason", reasons={"jam": ("Jam",)})
+    with pytest.raises(ValueError, match="is a state: write numbers"):
+        worded.build("kpi", Works())
+    counted = replace(PLAIN, reason="packer.bags", reasons={"jam": (1,)})
+    with pytest.raises(ValueError, match="must be a state or a text"):
+        counted.build("kpi", Works())
 
 
 # several machines -------------------------------------------------------------------------------
