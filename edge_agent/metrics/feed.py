@@ -89,13 +89,27 @@ class Feed:
         """Return all rows kept."""
         if self._blocks:
             blocks, self._blocks = self._blocks, []
-            kept, columns = self._kept, self._columns
-            self._kept = self._rows(
-                np.concatenate([kept.time, *(b.time for b in blocks)]),
-                np.hstack([kept.value, *(b.value[columns] for b in blocks)]),
-                np.hstack([kept.quality, *(b.quality[columns] for b in blocks)]),
-            )
+            new = blocks[0] if len(blocks) == 1 else self._joined(blocks)
+            value, quality = new.value[self._columns], new.quality[self._columns]
+            kept = self._kept
+            if len(kept.time):
+                self._kept = self._rows(
+                    np.concatenate([kept.time, new.time]),
+                    np.concatenate([kept.value, value], axis=1),
+                    np.concatenate([kept.quality, quality], axis=1),
+                )
+            else:
+                self._kept = self._rows(new.time, value, quality)
         return self._kept
+
+    def _joined(self, blocks: Sequence[SampleBlock]) -> SampleBlock:
+        """Return the blocks as one: to pick the columns of each would take longer."""
+        return SampleBlock(
+            self.schema,
+            np.concatenate([block.time for block in blocks]),
+            np.concatenate([block.value for block in blocks], axis=1),
+            np.concatenate([block.quality for block in blocks], axis=1),
+        )
 
     def so_far(self, now: int, end: int, open_row: SampleBlock | None) -> Rows:
         """Return the rows kept, and what stands for the slot that ends there and is still open."""

@@ -80,6 +80,7 @@ class Minutes:
         self._newest = -1  # time of the newest row of any input
         self._waited = 0  # ns that the newest input has gone on, silence left out
         self._next = -1  # number of the first open slot
+        self._quiet = 0  # ns; rows before it close nothing
         self._due: list[
             tuple[int, int]
         ] = []  # slots before -> ``_waited`` when their ends were passed
@@ -120,6 +121,8 @@ class Minutes:
         if feed.seen > self._newest:
             self._waited += min(feed.seen - self._newest, self._step)
             self._newest = feed.seen
+        if feed.seen < self._quiet:  # no input has passed a border since all had been waited for
+            return None
         passed = self._newest // MINUTE
         if not self._due or passed > self._due[-1][0]:
             self._due.append((passed, self._waited))
@@ -132,6 +135,7 @@ class Minutes:
             until = max(until, self._due.pop(0)[0])
         while self._due and self._due[0][0] <= until:
             del self._due[0]
+        self._quiet = 0 if self._due else (passed + 1) * MINUTE
         first = self._next if self._next >= 0 else self._start()
         if until <= first:
             return None
@@ -189,6 +193,7 @@ class Minutes:
         due = cast("list[tuple[int, int]]", state["due"])
         feeds = cast("Mapping[str, State]", state["feeds"])
         self._due = [(int(slot), int(waited)) for slot, waited in due]
+        self._quiet = 0
         for stream, feed in self._feeds.items():
             feed.load(feeds[stream])
 

@@ -19,6 +19,7 @@ from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema,
 from edge_agent.units import Unit
 
 _SHARE = Unit.parse("1")
+ASIDE = 15  # blocks of rows that are added at once
 SHARES = (Tag("coverage", _SHARE), Tag("estimated", _SHARE))
 _BAD, _MISSING, _NONE, _UNCERTAIN = (
     int(q) for q in (Quality.BAD, Quality.BAD_MISSING, Quality.BAD_NOT_AVAILABLE, Quality.UNCERTAIN)
@@ -183,6 +184,7 @@ class RollUp:
         self._span: tuple[int, int] | None = None
         self._newest = 0
         self._sums = Sums.zeros(len(formula.additive), 1)
+        self._aside: list[SampleBlock] = []  # rows of the open window that are not added yet
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -228,8 +230,16 @@ class RollUp:
             self._span = self._calendar.window(self._window, instant)
 
     def _add(self, block: SampleBlock) -> None:
-        self._plus(self._sums, block)
+        """Lay rows aside: to add some of them at once is the same and takes less time."""
+        self._aside.append(block)
         self._newest = int(block.time[-1])
+        if len(self._aside) >= ASIDE:
+            self._add_aside()
+
+    def _add_aside(self) -> None:
+        if self._aside:
+            blocks, self._aside = self._aside, []
+            self._plus(self._sums, concatenate(blocks))
 
     def _columns(self, schema: Schema) -> NDArray[np.intp]:
         """Return where the additive columns stand in the rows of the source."""
@@ -283,6 +293,7 @@ class RollUp:
     def _close(self, done: list[SampleBlock]) -> None:
         if self._span is None:
             return
+        self._add_aside()
         start, end = self._span
         self._sums.length[0], self._sums.expected[0] = end - start, self._expected(start, end)
         done.append(self._row(end, self._copy()))
@@ -293,11 +304,13 @@ class RollUp:
         return row_of(self._formula, self._output, np.array([time]), sums)
 
     def _copy(self) -> Sums:
+        self._add_aside()
         s = self._sums
         parts = s.total, s.known, s.worst, s.covered, s.estimated
         return Sums(*parts, s.length.copy(), s.expected.copy())
 
     def save(self) -> State:
+        self._add_aside()
         return {"span": self._span, "newest": self._newest} | _saved(self._sums)
 
     def resume(self, state: State) -> None:
@@ -313,7 +326,7 @@ class RollUp:
         span = cast("tuple[int, int] | None", state["span"])
         self._span = None if span is None else (int(span[0]), int(span[1]))
         self._newest = int(str(state["newest"]))
-        self._sums = _loaded(state)
+        self._sums, self._aside = _loaded(state), []
 
 
 def _saved(sums: Sums) -> dict[str, object]:
