@@ -23,8 +23,8 @@ from edge_agent.metrics.slots import SlotOperator
 from edge_agent.model import Family, Kind, SampleBlock, Schema, Tag
 from edge_agent.units import Unit
 from tests.metrics import oracle
-from tests.metrics.plants import as_oracle, interleaved, plant_rows, run
-from tests.metrics.test_laws import EXAMPLES, metrics_of, used
+from tests.metrics.plants import as_oracle, interleaved, run
+from tests.metrics.test_laws import EXAMPLES, metrics_of, rows_of
 
 SECOND = 1_000_000_000
 START = 1_767_225_600 * SECOND + 300_000_000
@@ -81,7 +81,7 @@ def gap_of_a_week(block: SampleBlock) -> float:
 
 def kpi_minute(kind: str) -> float:
     """Return µs per minute of plant time for a KPI with its windows, slot operators left out."""
-    rows = used(kind, plant_rows(2, 30.0))
+    rows = rows_of(kind, 2, 30.0)
     fed = interleaved(rows, Random(1), 1, 0.0)
 
     def slots() -> list[Metric]:

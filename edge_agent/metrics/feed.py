@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.metrics.base import MINUTE, SILENCE, State, usable
+from edge_agent.metrics.base import MINUTE, MISSING, SILENCE, State, usable
 from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.integral import last_usable
-from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema
+from edge_agent.model import F64, I64, U8, Family, SampleBlock, Schema
 
 
 def silence_of(raw: Schema) -> int:
@@ -115,7 +115,7 @@ class Feed:
         """Return the rows kept, and what stands for the slot that ends there and is still open."""
         rows = self.rows()
         if not self.is_slot:  # the last value holds until now, no further
-            time, missing = np.array([max(now, self.seen)], np.int64), Quality.BAD_MISSING
+            time, missing = np.array([max(now, self.seen)], np.int64), MISSING
             value = np.full((len(self.names), 1), np.nan)
             marks = np.full(value.shape, missing, np.uint8)
         elif open_row is not None and end - MINUTE < int(open_row.time[0]) <= end:

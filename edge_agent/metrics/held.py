@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, QualityLimits, State
-from edge_agent.model import F64, I64, U8, Quality
+from edge_agent.metrics.base import BAD, MINUTE, MISSING, UNCERTAIN, QualityLimits, State
+from edge_agent.model import F64, I64, U8
 
 Mask = NDArray[np.bool_]
 
@@ -66,10 +66,10 @@ class Held:
         share = self._covered / MINUTE
         quality = self._worst
         quality = np.where(
-            share < self._limits.uncertain_below, np.maximum(quality, Quality.UNCERTAIN), quality
+            share < self._limits.uncertain_below, np.maximum(quality, UNCERTAIN), quality
         )
         missing = (self._covered == 0) | (share < self._limits.bad_below)
-        quality = np.where(missing, Quality.BAD_MISSING, quality).astype(np.uint8)
+        quality = np.where(missing, MISSING, quality).astype(np.uint8)
         cells = self._columns(share, quality)
         self._covered = np.zeros_like(self._covered)
         self._worst = np.zeros_like(self._worst)
@@ -152,7 +152,7 @@ class Gauges(Held):
         self._sum = self._sum + value * (span / 1e9)
 
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
-        bad = quality >= Quality.BAD
+        bad = quality >= BAD
         seconds = np.where(bad, 1.0, self._covered / 1e9)
         cells = np.stack([self._sum / seconds, self._low, self._high, share])
         cells[:3, bad] = np.nan
@@ -208,12 +208,10 @@ class States(Held):
         """States have no mean."""
 
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
-        last = np.where(self._seen, np.maximum(self._worst, 0), Quality.BAD_MISSING).astype(
-            np.uint8
-        )
+        last = np.where(self._seen, np.maximum(self._worst, 0), MISSING).astype(np.uint8)
         cells = np.stack([self._known, self._changes, share])
         cells[0, ~self._seen] = np.nan
-        cells[1, quality >= Quality.BAD] = np.nan
+        cells[1, quality >= BAD] = np.nan
         return cells, np.stack([last, quality, np.zeros_like(quality)])
 
     def save(self) -> dict[str, object]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
-from edge_agent.metrics.base import MINUTE, Metric, Plant, State, Window, split_tag
+from edge_agent.metrics.base import BAD, MINUTE, MISSING, Metric, Plant, State, Window, split_tag
 from edge_agent.metrics.feed import Feed, Rows, is_minute, silence_of
 from edge_agent.metrics.integral import amount_unit, integrate, marked
 from edge_agent.metrics.rollup import (
@@ -31,7 +31,7 @@ from edge_agent.metrics.rollup import (
 )
 from edge_agent.metrics.slots import LONGEST_GAP, hold_of
 from edge_agent.metrics.windows import Calendar
-from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, Schema
+from edge_agent.model import F64, I64, U8, Family, Kind, SampleBlock, Schema
 from edge_agent.units import Unit
 
 __all__ = ["Counter", "Gauge", "Inputs", "Integral", "Minutes", "Reading", "Rows", "SlotFormula"]
@@ -346,14 +346,12 @@ class Counter:
         given = rows[self.stream]
         found, there = given.at(ends)
         if not there.any():
-            missing = np.full(len(ends), Quality.BAD_MISSING, np.uint8)
+            missing = np.full(len(ends), MISSING, np.uint8)
             none = np.zeros(len(ends), np.int64)
             return np.zeros(len(ends)), missing, none, none
         increment, covered, estimated = (given.index[column] for column in self.columns)
-        quality = np.where(there, given.quality[increment, found], Quality.BAD_MISSING).astype(
-            np.uint8
-        )
-        value = np.where(quality < Quality.BAD, given.value[increment, found], 0.0)
+        quality = np.where(there, given.quality[increment, found], MISSING).astype(np.uint8)
+        value = np.where(quality < BAD, given.value[increment, found], 0.0)
         shares = given.value[[covered, estimated]][:, found]
         spans = np.where(there, np.rint(shares * MINUTE), 0.0).astype(np.int64)
         return value, quality, spans[0], spans[1]
@@ -372,11 +370,11 @@ class Gauge:
         given = rows[self.stream]
         found, there = given.at(ends)
         if not there.any():
-            missing = np.full(len(ends), Quality.BAD_MISSING, np.uint8)
+            missing = np.full(len(ends), MISSING, np.uint8)
             return np.zeros((3, len(ends))), missing, np.zeros(len(ends), np.int64)
         places = [given.index[column] for column in self.columns]
-        quality = np.where(there, given.quality[places[0], found], Quality.BAD_MISSING)
-        value = np.where(quality < Quality.BAD, given.value[places[:3]][:, found], 0.0)
+        quality = np.where(there, given.quality[places[0], found], MISSING)
+        value = np.where(quality < BAD, given.value[places[:3]][:, found], 0.0)
         covered = np.where(there, np.rint(given.value[places[3], found] * MINUTE), 0.0)
         return value, quality.astype(np.uint8), covered.astype(np.int64)
 

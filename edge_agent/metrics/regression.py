@@ -24,6 +24,7 @@ from edge_agent.model import F64
 
 COLLINEAR = 1e-9  # of its own spread: a variable that the others explain but for less than this
 HOURLY = 1.26  # what Guideline 14 puts for the ratio of the exact uncertainty to the simple one
+_ROUNDING = 1e-13  # a share that is nothing but rounding
 _TINY = 1e-300  # of Lentz's continued fraction
 
 
@@ -296,8 +297,14 @@ class Model:
 
     @property
     def nmbe(self) -> float:
-        """Normalised mean bias error as a fraction, with n - p; NaN where the mean is 0."""
-        return self.bias / (self.freedom * self.mean) if self.mean else math.nan
+        """Normalised mean bias error as a fraction, with n - p; NaN where the mean is 0.
+
+        A fit with an intercept has none but what rounding leaves.
+        """
+        if not self.mean:
+            return math.nan
+        found = self.bias / (self.freedom * self.mean)
+        return found if abs(found) > _ROUNDING else 0.0
 
     @property
     def f(self) -> float:

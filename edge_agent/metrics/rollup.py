@@ -12,18 +12,25 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, Metric, QualityLimits, State, Window
+from edge_agent.metrics.base import (
+    BAD,
+    MINUTE,
+    MISSING,
+    NOT_AVAILABLE,
+    UNCERTAIN,
+    Metric,
+    QualityLimits,
+    State,
+    Window,
+)
 from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.windows import PERIODS, Calendar
-from edge_agent.model import F64, I64, U8, Family, Quality, SampleBlock, Schema, Tag, concatenate
+from edge_agent.model import F64, I64, U8, Family, SampleBlock, Schema, Tag, concatenate
 from edge_agent.units import Unit
 
 _SHARE = Unit.parse("1")
 ASIDE = 15  # blocks of rows that are added at once
 SHARES = (Tag("coverage", _SHARE), Tag("estimated", _SHARE))
-_BAD, _MISSING, _NONE, _UNCERTAIN = (
-    int(q) for q in (Quality.BAD, Quality.BAD_MISSING, Quality.BAD_NOT_AVAILABLE, Quality.UNCERTAIN)
-)  # an enum's look-up costs 1 µs
 
 
 @dataclass
@@ -57,7 +64,7 @@ class Sums:
 
     def set(self, column: int, value: F64, quality: U8) -> None:
         """Set one additive column of base slots; it is unknown where the quality is bad."""
-        good = quality < _BAD
+        good = quality < BAD
         self.total[column] = np.where(good, value, 0.0)
         self.known[column] = good
         self.worst[column] = quality
@@ -116,35 +123,35 @@ def merged(sums: Sums, limits: QualityLimits) -> U8:
     A sum is bad only when none of its parts is known, and uncertain when some is not.
     """
     partly = (sums.known < sums.expected) | (sums.share() < limits.uncertain_below)
-    quality = np.maximum(sums.worst, np.where(partly, _UNCERTAIN, 0))
+    quality = np.maximum(sums.worst, np.where(partly, UNCERTAIN, 0))
     return np.where(sums.known == 0, unknown(sums), quality).astype(np.uint8)
 
 
 def unknown(sums: Sums) -> U8:
     """Return the quality of columns that are not known: the reason, where there is one, (a, n)."""
-    reason = np.where(sums.worst < _BAD, _MISSING, sums.worst)
+    reason = np.where(sums.worst < BAD, MISSING, sums.worst)
     return reason.astype(np.uint8)
 
 
 def graded(quality: U8, share: F64, limits: QualityLimits) -> U8:
     """Return a quality that is at least as bad as the share of good time makes it."""
-    quality = np.where(share < limits.uncertain_below, np.maximum(quality, _UNCERTAIN), quality)
-    missing = (share < limits.bad_below) & (quality < _BAD)
-    return np.where(missing, _MISSING, quality).astype(np.uint8)
+    quality = np.where(share < limits.uncertain_below, np.maximum(quality, UNCERTAIN), quality)
+    missing = (share < limits.bad_below) & (quality < BAD)
+    return np.where(missing, MISSING, quality).astype(np.uint8)
 
 
 def ratio(over: F64, under: F64, quality: U8) -> tuple[F64, U8]:
     """Return the quotient and its quality: ``BAD_NOT_AVAILABLE`` where the divisor is 0."""
     value = np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0)
-    none = (under == 0) & (quality < _BAD)
-    return value, np.where(none, _NONE, quality).astype(np.uint8)
+    none = (under == 0) & (quality < BAD)
+    return value, np.where(none, NOT_AVAILABLE, quality).astype(np.uint8)
 
 
 def row_of(formula: Formula, schema: Schema, time: I64, sums: Sums) -> SampleBlock:
     """Return the published rows of windows."""
     value, quality = formula.derive(sums)
     shares = np.stack([sums.covered, sums.estimated]) / sums.length
-    value = np.where(quality >= _BAD, np.nan, value)
+    value = np.where(quality >= BAD, np.nan, value)
     good = np.zeros(shares.shape, np.uint8)
     return SampleBlock(schema, time, np.vstack([value, shares]), np.vstack([quality, good]))
 
@@ -268,7 +275,7 @@ class RollUp:
     def _plus(self, sums: Sums, block: SampleBlock) -> None:
         columns = self._columns(block.schema)
         value, quality = block.value[columns], block.quality[columns]
-        good = quality < _BAD
+        good = quality < BAD
         value = np.where(good, value, 0.0) * self._formula.scale[:, None]
         exact = (self._formula.scale != 1.0) & ~self._peaks  # a peak keeps its digits
         value = np.where(exact[:, None], np.rint(value), value)
@@ -282,7 +289,7 @@ class RollUp:
         sums.known = sums.known + good.sum(axis=1, keepdims=True)
         # a minute that is UNCERTAIN for its coverage does not make the hour so: it has its own
         thin = block.value[-2:].sum(axis=0) < self._formula.limits.uncertain_below
-        counts = good & ~(thin & (quality == _UNCERTAIN))
+        counts = good & ~(thin & (quality == UNCERTAIN))
         worst = np.where(counts, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
         sums.worst = np.maximum(sums.worst, worst)
         lengths = self._lengths(block.time)

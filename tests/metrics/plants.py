@@ -263,11 +263,15 @@ def stream(
     return SampleBlock(schema, time[keep], value[:, keep], quality[:, keep])
 
 
-def plant_rows(seed: int, minutes: float = 14.0) -> dict[str, SampleBlock]:
-    """The rows of all streams; in half of the cases the whole plant was not read for a while."""
-    random = Random(seed)
-    pause = random.choice([None, (4.3, 9.0), (3.0, 11.2)])
-    return {schema.stream: stream(random, schema, minutes, pause) for schema in STREAMS}
+def plant_rows(
+    seed: int, minutes: float = 14.0, schemas: Iterable[Schema] = STREAMS
+) -> dict[str, SampleBlock]:
+    """The rows of streams; in half of the cases the whole plant was not read for a while."""
+    pause = Random(seed).choice([None, (4.3, 9.0), (3.0, 11.2)])
+    return {
+        schema.stream: stream(Random(f"{seed} {schema.stream}"), schema, minutes, pause)
+        for schema in schemas
+    }
 
 
 def pieces(block: SampleBlock, random: Random, longest: int) -> list[SampleBlock]:

@@ -4,7 +4,7 @@ A metric added to ``METRICS`` is under them with a module in ``tests/metrics/exa
 """
 
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from random import Random
 
@@ -64,13 +64,18 @@ def build(kind: str) -> list[Metric]:
     return ordered([*operators(), *metrics_of(kind)])
 
 
-def used(kind: str, rows: Mapping[str, SampleBlock]) -> dict[str, SampleBlock]:
+def streams_of(kind: str) -> list[Schema]:
+    """Return the raw streams that an example and the metrics it refers to read."""
     example = EXAMPLES[kind]
     every = [*example.others.values(), example.config]
     tags = [reference.tag for config in every for reference in config.references()]
     own = {schema.owner for schema in STREAMS}
-    streams = {Works().raw(tag).stream for tag in tags if tag.partition(".")[0] in own}
-    return {name: block for name, block in rows.items() if name in streams}
+    read = {Works().raw(tag).stream for tag in tags if tag.partition(".")[0] in own}
+    return [schema for schema in STREAMS if schema.stream in read]
+
+
+def rows_of(kind: str, seed: int, minutes: float = 14.0) -> dict[str, SampleBlock]:
+    return plant_rows(seed, minutes, streams_of(kind))
 
 
 def renewing(kind: str, random: Random) -> Callable[[Metric], Metric]:
@@ -126,7 +131,7 @@ def test_any_partition_and_interleaving_within_the_lateness_gives_the_same_rows(
     kind: str, seed: int
 ) -> None:
     random = Random(seed)
-    rows = used(kind, plant_rows(seed))
+    rows = rows_of(kind, seed)
     whole = run(build(kind), interleaved(rows, random, 1, 0.0))
     cut = run(build(kind), interleaved(rows, random, 8, 15.0))
     assert whole.keys() == cut.keys()
@@ -140,7 +145,7 @@ def test_any_partition_and_interleaving_within_the_lateness_gives_the_same_rows(
 @given(seed=SEEDS)
 def test_a_restart_between_any_two_blocks_changes_nothing(kind: str, seed: int) -> None:
     random = Random(seed)
-    rows = used(kind, plant_rows(seed))
+    rows = rows_of(kind, seed)
     blocks = interleaved(rows, random, 8, 5.0)
     whole = run(build(kind), blocks)
     restarted = run(build(kind), blocks, renewing(kind, random))
@@ -152,7 +157,7 @@ def test_a_restart_between_any_two_blocks_changes_nothing(kind: str, seed: int) 
 @LAWS
 @given(seed=SEEDS)
 def test_the_number_behind_a_bad_mark_changes_nothing(kind: str, seed: int) -> None:
-    rows = used(kind, plant_rows(seed))
+    rows = rows_of(kind, seed)
     random = np.random.default_rng(seed)
     garbage = {}
     for name, block in rows.items():
@@ -170,7 +175,7 @@ def test_the_number_behind_a_bad_mark_changes_nothing(kind: str, seed: int) -> N
 @given(seed=SEEDS)
 def test_rows_equal_the_oracle(kind: str, seed: int) -> None:
     example = EXAMPLES[kind]
-    rows = used(kind, plant_rows(seed, 19.0))
+    rows = rows_of(kind, seed, 19.0)
     found = run(build(kind), interleaved(rows, Random(seed), 3, 0.0))
     agrees(found[example.stream], example.expected(rows, None), example.relative)
     block = found.get("kpi/15min")
@@ -190,7 +195,7 @@ def rollups(kind: str) -> list[Metric]:
 
 def days_of(kind: str, seed: int, days: int = 3) -> SampleBlock:
     """Minute rows of some days: those of a quarter of an hour, over and over."""
-    minutes = run(build(kind), interleaved(used(kind, plant_rows(seed)), Random(seed), 3, 0.0))
+    minutes = run(build(kind), interleaved(rows_of(kind, seed), Random(seed), 3, 0.0))
     block = minutes["kpi/1min"]
     times = days * 1440 // len(block)
     time = START + (np.arange(times * len(block)) + 1) * oracle.MINUTE

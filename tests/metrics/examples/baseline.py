@@ -25,6 +25,7 @@ from tests.metrics.oracle import (
     Result,
     Span,
     find,
+    quotient,
     slots,
 )
 from tests.metrics.plants import START, as_streams
@@ -189,7 +190,7 @@ def expected(rows: Mapping[str, SampleBlock], _spans: list[Span] | None) -> Resu
                 actual = cells["actual"][0]
                 saved = f + extra - actual
                 cells |= {"saving_ipmvp": (saved, both), "saving_gbt28750": (-saved, both)}
-                cells["enpi"] = (actual / (f + extra), both)
+                cells["enpi"] = quotient(actual, f + extra, both)
                 if phase == 3 and usable:
                     sums = [sums[0] + 1, sums[1] + f, sums[2] + saved, sums[3] + actual - f]
         missed += phase == 3 and model and not usable
