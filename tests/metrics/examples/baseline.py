@@ -103,12 +103,13 @@ class Fit:
         t = [float(b) / s if s else nan for b, s in zip(self.beta, se, strict=True)]
         r2 = float(1 - self.left / self.total) if self.total else 0.0
         f = float((self.total - self.left) / 2 / (self.left / self.df)) if self.left else nan
+        f = f if self.total else 0.0  # nothing to explain
         cv = self.rmse / float(self.mean) if self.mean else nan
         p_f = fisher_above(f, 2, self.df)
         p = [fisher_above(v * v, 1, self.df) for v in t[1:]]  # t² is F with 1 degree of freedom
         good = r2 >= 0.5 and p_f <= 0.1 and max(p) <= 0.2 and min(p) <= 0.1 and cv <= 0.8
         numbers = {
-            "n": self.n, "n_effective": self.independent, "r2": r2, "cv_rmse": cv, "nmbe": 0.0,
+            "n": self.n, "n_effective": self.independent, "r2": r2, "cv_rmse": cv, "nmbe": cv * 0.0,
             "r2_adjusted": 1 - (1 - r2) * (self.n - 1) / self.df, "p_f": p_f, "rho": self.rho,
             "accepted": float(good), "b_0": self.beta[0], "b_output": self.beta[1],
             "b_power": self.beta[2], "t_output": t[1], "t_power": t[2],
@@ -223,8 +224,12 @@ def totals(fit: Fit, sums: Sequence[float]) -> dict[str, Cell]:
     share = sqrt(fit.n / fit.independent * (1 + 2 / fit.independent) / m)
     for level, confidence in (("68", 0.68), ("90", 0.90)):
         t = student_quantile(confidence, fit.df)
+        if not fit.mean:
+            cells[f"uncertainty_{level}"] = cells[f"fsu_{level}"] = NONE
+            continue
         wide = abs(t * 1.26 * fit.rmse / float(fit.mean) * share * expected_sum)
         cells[f"uncertainty_{level}"] = (wide, 0)
-        cells[f"fsu_{level}"] = (wide / abs(saved), 0)
-    cells["significant"] = (float((cells["fsu_68"][0] or 0.0) <= 0.5), 0)
+        cells[f"fsu_{level}"] = quotient(wide, abs(saved), 0)
+    found, known = cells["fsu_68"]
+    cells["significant"] = NONE if found is None else (float(found <= 0.5), known)
     return cells
