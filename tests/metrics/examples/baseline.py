@@ -100,7 +100,7 @@ class Fit:
 
     def cells(self) -> dict[str, Cell]:
         se = [self.rmse * sqrt(self.inverse[i][i]) for i in range(3)]
-        t = [float(b) / s if s else nan for b, s in zip(self.beta, se, strict=True)]
+        t = [float(b) / s if s else nan if b else 0.0 for b, s in zip(self.beta, se, strict=True)]
         r2 = float(1 - self.left / self.total) if self.total else 0.0
         f = float((self.total - self.left) / 2 / (self.left / self.df)) if self.left else nan
         f = f if self.total else 0.0  # nothing to explain
