@@ -113,7 +113,7 @@ class EmissionsConfig(MetricConfig):
     # what is asked of the plant ------------------------------------------------------------------
 
     def references(self) -> list[Reference]:
-        gas = ("mg/m3", "[ppm]")
+        gas = ("mg/m3", "ppm")
         units = dict.fromkeys(_READ, gas) | {"pm": ("mg/m3",), "hg": ("mg/m3",)}
         units |= {"o2": ("%",), "flow": ("Nm3/h",), "velocity": ("m/s",), "humidity": ("%",)}
         units |= {"temperature": ("Cel",), "pressure": ("Pa",), "atmosphere": ("Pa",)}

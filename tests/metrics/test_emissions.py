@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_agent.config import Config, load
+from edge_agent.errors import ConfigError
 from edge_agent.metrics.emissions import ConditionConfig, EmissionsConfig
 from edge_agent.metrics.rollup import RollUp
 from edge_agent.model import Kind, Quality, SampleBlock
@@ -276,7 +279,7 @@ LEAST = EmissionsConfig(so2="a.so2", o2="a.o2", o2_reference=6.0)
 
 def test_references_say_what_a_tag_must_be() -> None:
     assert {r.tag: r.unit for r in STACKS.references()} == {
-        "cems.nox": ("mg/m3", "[ppm]"), "cems.o2": "%", "cems.flow": "Nm3/h",
+        "cems.nox": ("mg/m3", "ppm"), "cems.o2": "%", "cems.flow": "Nm3/h",
     }  # fmt: skip
 
 
@@ -314,3 +317,54 @@ def test_a_limit_for_another_reference_oxygen_is_refused() -> None:
     config = replace(STACKS, o2_reference=6.0, limits="works")
     with pytest.raises(ValueError, match=r"works-nox is for 10 % O2, but o2_reference is 6"):
         config.build("kpi", Works())
+
+
+PLANT = """\
+site: {id: works}
+devices:
+  cems:
+    connect: "modbus+tcp://127.0.0.1:5024?unit=7"
+    tags:
+      so2: {at: hr40001, type: f32, unit: ppm}
+      nox: {at: hr40003, type: f32}
+      pm: {at: hr40005, type: f32, unit: kW}
+      o2: {at: hr40007, type: f32, unit: "%"}
+      flow: {at: hr40009, type: f32, unit: Nm3/h}
+      flag: {at: hr40021, type: u16, kind: state}
+    flag: {tag: flag, normal: [0], calibration: [3]}
+metrics:
+  stack: {type: emissions, o2: cems.o2, """
+
+
+def stack_in_a_file(folder: Path, text: str) -> Config:
+    (folder / "plant.yaml").write_text(PLANT + text + "}\n", "utf-8")
+    return load(folder / "plant.yaml", env={})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pm: cems.pm", '"cems.pm" has kW, must be convertible to mg/m3'),
+        ("so2: cems.flow", '"cems.flow" has Nm3/h, must be convertible to mg/m3 or ppm'),
+        ("nox: cems.nox", '"cems.nox" has no unit, must be mg/m3 or ppm'),
+        (
+            "so2: cems.so2, o2_reference: 6, limits: db37-2373-cement-key",
+            "the limit db37-2373-cement-key-so2 is for 10 % O2, but o2_reference is 6: write",
+        ),
+    ],
+)
+def test_a_wrong_stack_in_a_file_is_told(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        stack_in_a_file(tmp_path, text)
+    assert message in str(told.value)
+
+
+def test_a_file_gives_its_stack_the_limits_and_flags_of_the_plant(tmp_path: Path) -> None:
+    text = "so2: cems.so2, flow: cems.flow, o2_reference: 10, limits: db37-2373-cement-key"
+    config = stack_in_a_file(tmp_path, f"{text}, windows: [1min, 1h, 1d, 1a]")
+    made = {m.output.name: m.output for m in config.metrics["stack"].build("x", config.plant())}
+    assert {"calibration_min", "fault_min"} <= made["1min"].index.keys()
+    assert {"so2_limit", "so2_exceeded", "so2_mass_substituted_kg"} <= made["1h"].index.keys()
+    assert {"so2_exceeded_h", "so2_capture_rate", "so2_valid_d"} <= made["1a"].index.keys()
+    said = "emission_limits:db37-2373-cement-key-so2 (unapproved)"
+    assert [said in made[name].provenance for name in made] == [False, True, True, True]
