@@ -136,6 +136,7 @@ class Agent:
                 f"{config.digest} {__version__}",  # a state is read by the code that wrote it
                 devices=config.device_digests,
                 recorded=_recorded(config, self._links),
+                stored=History(config.data / "history.db").rows,
             )
         self.health = Health(
             started_ns=self.clock.wall_ns(),

@@ -12,23 +12,25 @@ hours, days and months stay whole and no baseline is lost.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from edge_agent.errors import Corrupt
+from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.live import Live
-from edge_agent.metrics.base import Metric, Resumable
+from edge_agent.metrics.base import Learns, Metric, Resumable
 from edge_agent.model import Family, Quality, SampleBlock, Schema
 from edge_agent.outbox import Record
 
 log = logging.getLogger(__name__)
 
 Running = list[SampleBlock]
+Stored = Callable[[str, int, int], SampleBlock | None]
 
 AGAIN = 2 * 3600 * 1_000_000_000  # ns of raw rows that new metrics are fed
+LOADED = 7 * 24 * 3600 * 1_000_000_000  # ns of stored rows that are in memory at once
 MOST = 100_000  # records of them: about six seconds of work, in which nothing is read
 
 
@@ -65,11 +67,43 @@ class Flow:
                 yield from self.rows(rows)
 
 
+def teach(metrics: Sequence[Metric], stored: Stored, until: int) -> None:
+    """Feed the stored rows of before to the metrics that learn from them.
+
+    So the fit of a baseline can begin before the metric was configured. A metric that needs raw
+    rows, which are not kept for long, is left as it is.
+
+    stored  rows of a stream with ``start < time <= end``
+    errors  those of ``stored``
+    """
+    outputs = {metric.output.stream: metric.output for metric in metrics}
+    for metric in metrics:
+        since = metric.since(until) if isinstance(metric, Learns) else None
+        if since is None or not all(stream in outputs for stream in metric.inputs):
+            continue
+        for start in range(since, until, LOADED):
+            end = min(start + LOADED, until)
+            found = [stored(stream, start, end) for stream in metric.inputs]
+            blocks = [b for b in found if b is not None and _unchanged(b, outputs)]
+            if len(blocks) == 1:
+                metric.update(blocks[0])
+                continue
+            times = [(int(t), i, j) for i, b in enumerate(blocks) for j, t in enumerate(b.time)]
+            for _, i, j in sorted(times):
+                metric.update(blocks[i].rows(j, j + 1))
+
+
+def _unchanged(block: SampleBlock, outputs: Mapping[str, Schema]) -> bool:
+    """Return whether stored rows have the columns that their metric has now."""
+    return block.schema.layout == outputs[block.schema.stream].layout
+
+
 class Pipeline:
     """The way of a block; owns the metrics and nothing else that lasts.
 
     digest    what the metrics were configured from; states of another configuration are not loaded
     devices   device -> what it was configured from
+    stored    the stored rows of a stream, for metrics that learn from them
     recorded  streams that come from a file, with their own times: at a start it is read again, and
               rows that are in the log already are passed over
     """
@@ -83,6 +117,7 @@ class Pipeline:
         *,
         devices: Mapping[str, str] | None = None,
         recorded: Collection[str] = (),
+        stored: Stored | None = None,
     ) -> None:
         self._metrics = tuple(metrics)
         self._outbox = outbox
@@ -90,6 +125,7 @@ class Pipeline:
         self._digest = digest
         self._devices = dict(devices or {})
         self._recorded = frozenset(recorded)
+        self._stored = stored
         self._newest = 0  # time of the newest raw row
         self.learnt: dict[str, object] = {}  # what the drivers had learnt at the last checkpoint
         self._flow = Flow(self._metrics)
@@ -131,6 +167,7 @@ class Pipeline:
             stored = states.get("devices")
             known = stored if isinstance(stored, dict) else {}
             usable = {name for name, digest in self._devices.items() if known.get(name) == digest}
+        self._teach()
         fed = 0
         for record in self._outbox.records(sequence):
             if usable is not None and self._outbox.schema(record.schema).owner not in usable:
@@ -148,6 +185,14 @@ class Pipeline:
                 self._outbox.append(batch, {"derived": sum(len(b) for b in batch)})
             fed += 1
         return fed
+
+    def _teach(self) -> None:
+        if self._stored is None:
+            return
+        try:
+            teach(self._metrics, self._stored, self._newest)
+        except (Disconnected, Corrupt) as e:
+            log.error("what was stored before cannot be read, baselines may begin anew: %s", e)
 
     def _resume(self, states: Mapping[str, object]) -> None:
         """Let go on what is made of published rows: open windows, the fit of a baseline."""

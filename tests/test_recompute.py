@@ -71,6 +71,12 @@ metrics:
     by: {{tag: mill.state, products: {{cement-425: [1], cement-525: [2]}}}}
     batch: mill.state
     windows: [1h]
+  mill-saved:
+    type: baseline
+    energy: mill-energy.electricity_1h
+    variables: {{load: mill.power, output: mill-energy.output_t_1h}}
+    baseline: {{from: "2026-03-01T20:00", to: "2026-03-02T06:00"}}
+    windows: [1h]
 """
 
 
@@ -139,6 +145,16 @@ def test_what_a_metric_remembers_for_long_comes_from_its_stored_rows(plant: Path
     assert status == 0, out + err
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert lines["mill-stack/1h"] == ["8", "8", "8"]
+
+
+def test_a_baseline_goes_on_from_its_stored_rows(plant: Path) -> None:
+    # the raw rows are fed from midnight on, the fit began at eight in the evening
+    status, out, err = run(
+        "recompute", plant, "--from", "2026-03-02T01:00", "--to", "2026-03-02T16:00"
+    )
+    assert status == 0, out + err
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert lines["mill-saved/1h"] == ["15", "15", "15"]
 
 
 def test_rows_are_written_as_csv(plant: Path, tmp_path: Path) -> None:

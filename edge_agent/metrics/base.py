@@ -79,6 +79,17 @@ class Recalls(Protocol):
         """Take over what it remembers from its own rows; it goes on behind the last of them."""
 
 
+@runtime_checkable
+class Learns(Protocol):
+    """A metric that learns what was before it was configured from stored rows of its inputs."""
+
+    def since(self, instant: int) -> int | None:
+        """Return from when on it needs the stored rows of its inputs, to go on at an instant, ns.
+
+        None when it knows what it needs already.
+        """
+
+
 @dataclass(frozen=True)
 class Coefficient:
     """One dated row of ``configs/coefficients``: how much standard coal a unit of a carrier is.

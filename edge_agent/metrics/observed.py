@@ -118,6 +118,7 @@ class Windows:
         self._open: dict[str, list[Observation]] = {stream: [] for stream in self._places}
         self._seen = dict.fromkeys(self._places, -1)
         self._done = -1  # end of the last window handed out
+        self._fed: dict[str, int] = {}  # time of the last slot row that the part had, by stream
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -134,7 +135,7 @@ class Windows:
     def take(self, block: SampleBlock) -> list[Observation]:
         """Return the windows that a block completes, oldest first."""
         if self._part is not None and block.schema.stream in self._part.inputs:
-            rows = self._part.update(block)
+            rows = self._part.update(new) if len(new := self._new(block)) else None
             if rows is not None:
                 self._put(rows)
         if block.schema.stream in self._open:
@@ -144,6 +145,19 @@ class Windows:
         if len(ends) > LONGEST:
             until = max(until, ends[-LONGEST - 1])
         return [self._joined(end) for end in ends if end <= until]
+
+    def pass_by(self, end: int) -> None:
+        """Do not hand out the windows up to an end: they are known from elsewhere."""
+        self._done = end
+
+    def _new(self, block: SampleBlock) -> SampleBlock:
+        """Return the rows that the part did not have yet: stored ones may be fed again."""
+        if block.schema.family is not Family.SLOT:
+            return block
+        first = int(np.searchsorted(block.time, self._fed.get(block.schema.stream, -1), "right"))
+        if first < len(block):
+            self._fed[block.schema.stream] = int(block.time[-1])
+        return block.rows(first, len(block))
 
     def _put(self, block: SampleBlock) -> None:
         stream = block.schema.stream
@@ -179,12 +193,14 @@ class Windows:
             "open": {s: [_saved(row) for row in rows] for s, rows in self._open.items()},
             "seen": dict(self._seen),
             "done": self._done,
+            "fed": dict(self._fed),
         }
 
     def load(self, state: State) -> None:
         """Take over what ``save`` returned."""
         if self._part is not None:
             self._part.load(cast("State", state["part"]))
+        self._fed = {k: int(v) for k, v in cast("Mapping[str, int]", state["fed"]).items()}
         self._take_over(state)
 
     def resume(self, state: State) -> None:

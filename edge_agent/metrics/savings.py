@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from edge_agent.metrics.base import State, Window
+from edge_agent.metrics.base import MINUTE, State, Window
 from edge_agent.metrics.held import kept
 from edge_agent.metrics.observed import Observation, Windows
 from edge_agent.metrics.regression import Model, Moments
@@ -22,6 +22,7 @@ from edge_agent.model import F64, Quality, SampleBlock, Schema, concatenate
 
 Cell = tuple[float, int]
 
+EVER = 100 * 366 * 24 * 60 * MINUTE  # ns
 NOT_AVAILABLE = int(Quality.BAD_NOT_AVAILABLE)
 BEFORE, BASELINE, BETWEEN, REPORTING, AFTER = range(5)  # ``phase`` of a row
 _LEVELS = {"68": 0.68, "90": 0.90}  # confidence
@@ -196,11 +197,14 @@ class Baseline:
         return None
 
     def _row(self, observed: Observation) -> SampleBlock:
+        return self._step(observed, self._plan.variables(observed.value[1:]))
+
+    def _step(self, observed: Observation, x: F64) -> SampleBlock:
+        """Go on by a window with these variables; return its row."""
         end = observed.end
         span = self._calendar.window(self._window, end - 1)
         start = end if span is None else span[0]
         phase = self._plan.phase(start, end)
-        x = self._plan.variables(observed.value[1:])
         usable = bool(
             np.isfinite(observed.value).all()
             and (observed.quality < Quality.BAD).all()
@@ -310,6 +314,26 @@ class Baseline:
         if self._grades is None or not self._fixed:
             self._grades = _grades(self._model, self._plan)
         return self._grades | {name: (float(n), 0) for name, n in counts.items()}
+
+    @property
+    def memory(self) -> int:
+        """How far back its own rows tell of the fit and the totals, ns."""
+        return EVER
+
+    def recall(self, rows: SampleBlock, /) -> None:
+        """Learn again from own rows: they hold the energy and the variables of each window."""
+        columns = rows.schema.columns(("actual", *self._plan.names))
+        for j, end in enumerate(rows.time.tolist()):
+            value, quality = rows.value[columns, j], rows.quality[columns, j]
+            covered, estimated = rows.value[-2:, j].tolist()
+            self._step(Observation(end, value, quality, covered, estimated), value[1:])
+            self._windows.pass_by(end)
+
+    def since(self, instant: int) -> int | None:
+        """Return the beginning of the baseline, or of the reporting period behind records."""
+        plan = self._plan
+        begin = plan.baseline.start if plan.model is None else plan.reporting.start
+        return begin if self._last < 0 and begin < instant else None
 
     def save(self) -> State:
         sums = self._totals

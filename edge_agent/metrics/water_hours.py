@@ -25,6 +25,7 @@ from edge_agent.units import Unit
 HOURS = 168  # valid hours that are remembered, and so the longest interval that is substituted
 COLD = 12.0  # °C up to which the limit ``nh3-n-cold`` counts (GB 18918-2002, note of the row)
 
+LOOKED_BACK = 31 * 24 * 60 * MINUTE  # ns that ``recompute`` looks back for them
 _HOUR = 60 * MINUTE
 _NOISE = 1e-12  # relative: what sums of binary fractions may be off; a mean at its limit is within
 _NOT_AVAILABLE = int(Quality.BAD_NOT_AVAILABLE)
@@ -167,6 +168,20 @@ class Hours(_Rows):
             _known(cells, f"{n}_mass_kg") is None for n in self._level.columns.pollutants
         ):
             sums.estimated = sums.length - sums.covered
+
+    @property
+    def memory(self) -> int:
+        """How far back valid hours are looked for, ns."""
+        return LOOKED_BACK
+
+    def recall(self, rows: SampleBlock, /) -> None:
+        """Take over the valid hours from own rows."""
+        for j in range(len(rows)):
+            row = rows.rows(j, j + 1)
+            index = rows.schema.index
+            cells = {name: (row.value[i], row.quality[i]) for name, i in index.items()}
+            self._more(int(row.time[0]), cells, Sums.zeros(len(self._level.additive), 1))
+            self._ledger, self._last = self._after, int(row.time[0])
 
     def save(self) -> State:
         return dict(super().save()) | {"ledger": self._ledger.save(), "last": self._last}

@@ -1,15 +1,17 @@
 """Baselines worked out by hand: a fit, a retrofit, what is left out and what is told."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 
-from edge_agent.metrics.base import Metric
+from edge_agent.metrics.base import Metric, Recalls
 from edge_agent.metrics.baseline import BaselineConfig, Variable
 from edge_agent.metrics.energy import EnergyConfig
 from edge_agent.metrics.savings import Acceptance
 from edge_agent.model import F64, Quality, SampleBlock
+from edge_agent.pipeline import teach
 from tests.metrics.plants import SECOND, START, Works, restored, run, same
 
 DAY = 86_400 * SECOND
@@ -219,6 +221,34 @@ def test_a_later_configuration_goes_on_with_the_same_baseline() -> None:
     assert cell(resumed, "total_ipmvp")[0] == pytest.approx(2500.0)
     assert other.update(RETROFITTED) is not None
     assert other.save()["rows"] == 0  # another plan: begins anew
+
+
+def test_a_baseline_that_is_configured_later_learns_from_the_stored_rows() -> None:
+    asked: list[str] = []
+
+    def stored(stream: str, start: int, end: int) -> SampleBlock | None:
+        asked.append(stream)
+        i, j = np.searchsorted(BEFORE.time, [start, end], "right").tolist()
+        return BEFORE.rows(i, j) if i < j else None
+
+    metrics = [*CLINKER.build("clinker", PLANT), build()]
+    teach(metrics, stored, MIDNIGHT + 12 * DAY)
+    assert set(asked) == {"clinker/1d"}
+    found = metrics[-1].update(RETROFITTED)
+    assert found is not None
+    same(found, rows(BEFORE, RETROFITTED).rows(12, 18))
+    teach(metrics, stored, MIDNIGHT + 18 * DAY)  # it knows all of that already
+    assert len(asked) == 2
+
+
+def test_a_fit_is_recalled_from_own_rows() -> None:
+    config = replace(SAVED, variables={"short": Variable(tag="clinker.output_t_1d", below=200.0)})
+    whole = rows(BEFORE, RETROFITTED, config=config)
+    metric = build(config)
+    assert isinstance(metric, Recalls)
+    metric.recall(whole.rows(0, 15))
+    assert metric.update(BEFORE) is None  # fed again
+    same(metric.update(RETROFITTED), whole.rows(15, 18))
 
 
 def test_rows_do_not_depend_on_the_partition_or_on_restarts() -> None:

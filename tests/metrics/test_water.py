@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from edge_agent.metrics.base import Limit, Metric, Reference
+from edge_agent.metrics.base import Limit, Metric, Recalls, Reference
 from edge_agent.metrics.rollup import RollUp
 from edge_agent.metrics.water import WaterConfig
 from edge_agent.metrics.water_hours import Ledger
@@ -301,6 +301,15 @@ def test_substitution_does_not_depend_on_the_partition_or_on_restarts() -> None:
     found = run(outlet(), cut, renew)
     for stream, rows in whole.items():
         same(rows, found[stream])
+
+
+def test_valid_hours_are_recalled_from_own_rows() -> None:
+    before, after = minutes([10, 20, None, 60]), minutes([None, None, 40], first=4)
+    whole = run(outlet()[:1], [before, after])["kpi/1h"]
+    hours = outlet()[0]
+    assert isinstance(hours, Recalls)
+    hours.recall(whole.rows(0, 4))
+    same(hours.update(after), whole.rows(4, 7))
 
 
 @pytest.mark.parametrize(
