@@ -252,6 +252,7 @@ def test_the_same_figures_stand_in_the_database(run: Run, stream: str) -> None:
             assert found[end].get(name) == value, (stream, end, name)
         assert found[end]["quality"] == max(q for _, q in cells.values())
         assert found[end]["site"] == "demo-cement"
+        assert found[end]["schema"] == block.schema.id
 
 
 def test_the_same_figures_stand_on_the_page(run: Run) -> None:

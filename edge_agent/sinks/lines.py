@@ -28,7 +28,8 @@ class Lines:
     is its family with tags ``metric``, ``site``, ``window``. States are integers, texts strings,
     other numbers floats. A value that is BAD is left out (so is an infinite one, which the protocol
     cannot say); ``quality`` is the worst of the row and always there, ``<tag>.q`` for each tag that
-    is anything but ``GOOD``. A tag called ``quality`` is written as ``quality.value``.
+    is anything but ``GOOD``. A tag called ``quality`` is written as ``quality.value``. The field
+    ``schema`` of derived rows is the id under which the provenance is found.
     """
 
     def __init__(self, schema: Schema, site: str) -> None:
@@ -37,6 +38,8 @@ class Lines:
         measurement = schema.family.value if schema.family.derived else Family.SAMPLE.value
         tags = {owner: schema.owner, "site": site, name: schema.name}
         self._prefix = _escape(measurement) + _tags(tags) + " "
+        if schema.provenance:
+            self._prefix += f'schema="{schema.id}",'
         self._states = [i for i, tag in enumerate(schema.tags) if tag.kind is Kind.STATE]
         self._texts = [i for i, tag in enumerate(schema.tags) if tag.kind is Kind.TEXT]
         self._frames = _frames(schema.signals)

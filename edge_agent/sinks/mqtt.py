@@ -114,7 +114,8 @@ def payload(item: Item) -> bytes:
     """Return the message of a block or of a gap, as in the contract.
 
     Numbers are the shortest text that gives the same float64 back; NaN is null; texts are texts.
-    ``q`` has the tags of which a row is anything but ``GOOD``.
+    ``q`` has the tags of which a row is anything but ``GOOD``; ``s``, of derived rows, is the id of
+    the schema, which ``$meta`` and the history say the provenance of.
     """
     if isinstance(item, Gap):
         gap = {
@@ -136,7 +137,8 @@ def payload(item: Item) -> bytes:
         columns[column] = orjson.dumps(said)[1:-1].decode()
     times = orjson.dumps(item.time // 1_000_000, option=orjson.OPT_SERIALIZE_NUMPY).decode()
     values = filled(_frame(signals), columns)
-    return f'{{"t":{times},"v":{{{values}}},"q":{orjson.dumps(marks).decode()}}}'.encode()
+    source = f',"s":"{item.schema.id}"' if item.schema.provenance else ""
+    return f'{{"t":{times},"v":{{{values}}},"q":{orjson.dumps(marks).decode()}{source}}}'.encode()
 
 
 def _columns(value: F64) -> list[str]:

@@ -1,6 +1,7 @@
 """Line protocol against the published grammar, read back by a parser written here."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_a_derived_row_has_the_metric_and_its_window() -> None:
     (line,) = Lines(columns, "demo").of(block(columns, 1))
     assert line.startswith("energy,metric=clinker,site=demo,window=1h intensity=")
     assert line.endswith(f",quality=0i {START}")
+
+
+def test_a_derived_row_names_the_schema_that_says_what_it_rests_on() -> None:
+    bare = schema("clinker/1h", "intensity", family=Family.ENERGY)
+    columns = replace(bare, provenance=("config:1f", "standard_coal:electricity"))
+    (line,) = Lines(columns, "demo").of(block(columns, 1))
+    assert line.startswith(
+        f'energy,metric=clinker,site=demo,window=1h schema="{columns.id}",intensity='
+    )
 
 
 def test_a_row_without_any_value_still_has_a_line() -> None:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from edge_agent.errors import Disconnected, Rejected
-from edge_agent.model import Family, Gap, Quality, SampleBlock
+from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
 from edge_agent.sinks.mqtt import MqttConfig, MqttSink, birth, payload
 from edge_agent.units import Duration, Secret
 from tests.proxy import Wire
@@ -47,6 +47,16 @@ def test_a_block_is_written_as_the_contract_says() -> None:
     )
     gap = Gap(KILN, 5_000_000, 9_000_000, 120, "bytes")
     assert payload(gap) == b'{"gap":{"from":5,"to":9,"rows":120,"reason":"bytes"}}'
+
+
+def test_a_derived_row_names_the_schema_that_says_what_it_rests_on() -> None:
+    made = ("config:1f", "standard_coal:electricity")
+    columns = Schema("clinker/1h", Family.ENERGY, KILN.tags, 3600.0, made)
+    value, quality = np.array([[1.0], [2.0]]), np.zeros((2, 1), np.uint8)
+    sent = orjson.loads(payload(SampleBlock(columns, np.array([10**9]), value, quality)))
+    assert sent["s"] == columns.id
+    told = orjson.loads(birth([columns]))["streams"]["clinker/1h"]
+    assert (told["schema"], told["provenance"]) == (columns.id, list(made))
 
 
 def test_numbers_survive_the_text_bit_for_bit() -> None:
