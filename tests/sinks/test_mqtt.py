@@ -55,7 +55,7 @@ def test_a_derived_row_names_the_schema_that_says_what_it_rests_on() -> None:
     value, quality = np.array([[1.0], [2.0]]), np.zeros((2, 1), np.uint8)
     sent = orjson.loads(payload(SampleBlock(columns, np.array([10**9]), value, quality)))
     assert sent["s"] == columns.id
-    told = orjson.loads(birth([columns]))["streams"]["clinker/1h"]
+    told = orjson.loads(birth([columns]))["streams"]["1h"]
     assert (told["schema"], told["provenance"]) == (columns.id, list(made))
 
 
