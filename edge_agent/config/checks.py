@@ -60,7 +60,7 @@ class Checked:
 def names(checked: Checked) -> None:
     """Check ids: ``[a-z0-9-]+``, one namespace of devices and metrics, some sink names taken."""
     seen: dict[str, Steps] = {}
-    for section in ("devices", "metrics", "sinks"):
+    for section in ("devices", "metrics", "alarms", "sinks"):
         for key, node in _entries(checked.root, section).items():
             if not ID.fullmatch(str(key)):
                 node_mark = node.mark
@@ -305,7 +305,8 @@ class Tags:
         for name, node in _entries(root, "devices").items():
             tags = node.items.get("tags") if isinstance(node, MapNode) else None
             written[str(name)] = tuple(map(str, tags.items)) if isinstance(tags, MapNode) else ()
-        every = {str(name): metrics.get(str(name)) for name in _entries(root, "metrics")}
+        named = [*_entries(root, "metrics"), *_entries(root, "alarms")]
+        every = {str(name): metrics.get(str(name)) for name in named}
         return cls(devices, written | {name: tuple(d.tags) for name, d in devices.items()}, every)
 
     def fault(self, reference: Reference, plant: SitePlant) -> str | None:
@@ -376,7 +377,7 @@ def metric(
     plant  with those devices only that have no mistake
     build  false: what a KPI is built from is wrong, which is told already
     """
-    here: Steps = ("metrics", name)
+    here: Steps = (config.section, name)
     references = config.references()
     found: list[tuple[Steps, str]] = [
         (reference.path, message)

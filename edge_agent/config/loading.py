@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 SECTIONS = (
     *("site", "data", "retention", "devices", "shifts", "quality"),
-    *("metrics", "sinks", "web", "commit"),
+    *("metrics", "alarms", "sinks", "web", "commit"),
 )
 OVERLAY = Mark("overlay", 0, 0)
 
@@ -113,7 +113,7 @@ class _Reading:
         commit = self._commit()
         tables = self._tables()
         devices = {name: made for name, made in self._devices() if made is not None}
-        metrics = self._typed("metrics", {kind.kind: kind for kind in self._registry.metrics})
+        metrics = self._metrics()
         sinks = self._typed("sinks", {kind.kind: kind for kind in self._registry.sinks})
         before = len(self.faults)
         self._check(limits, shifts, web)
@@ -247,6 +247,17 @@ class _Reading:
             )
         return None
 
+    def _metrics(self) -> dict[str, MetricConfig]:
+        """Return the KPIs, and the alarms, which are metrics in a section of their own."""
+        kinds = self._registry.metrics
+        found = self._typed("metrics", {k.kind: k for k in kinds if k.section == "metrics"})
+        for kind in (kind for kind in kinds if kind.section != "metrics"):
+            for name, node in self._entries(kind.section).items():
+                made = make(kind, node, self.faults)
+                if made is not None:
+                    found.setdefault(name, made)
+        return found
+
     def _typed(self, section: str, kinds: Mapping[str, type[T]]) -> dict[str, T]:
         found = {}
         for name, node in self._entries(section).items():
@@ -299,7 +310,8 @@ class _Reading:
         tags = checks.Tags.of(self._root, devices, metrics)
         for name, metric in metrics.items():
             checks.metric(name, metric, tags, plant, self._report, build=build)
-        owners = [*self._entries("devices"), *self._entries("metrics")]
+        sections = ("devices", "metrics", "alarms")
+        owners = [owner for section in sections for owner in self._entries(section)]
         for name, sink in sinks.items():
             checks.sink(name, sink, owners, self._report)
 

@@ -21,6 +21,8 @@ def json_schema(registry: Registry | None = None) -> Json:
     A tag's ``at`` is not required here, because a template may give it.
     """
     known = registry or Registry.installed()
+    metrics = tuple(kind for kind in known.metrics if kind.section == "metrics")
+    alarms = tuple(kind for kind in known.metrics if kind.section == "alarms")
     root = create_model(
         "Configuration",
         __config__=STRICT,
@@ -30,7 +32,8 @@ def json_schema(registry: Registry | None = None) -> Json:
         devices=(_named(known.devices), ...),
         shifts=(Shifts, Shifts()),
         quality=(QualityLimits, QualityLimits()),
-        metrics=(_named(known.metrics), {}),
+        metrics=(_named(metrics), {}),
+        alarms=(_named(alarms), {}),
         sinks=(_named(known.sinks), {}),
         web=(Web, Web()),
         commit=(Duration | None, None),
@@ -40,7 +43,7 @@ def json_schema(registry: Registry | None = None) -> Json:
     for kind in known.devices:
         key = cast("Json", definitions[kind.__name__]["properties"])["connect"]
         cast("Json", key)["pattern"] = f"^({'|'.join(map(_escaped, kind.schemes))})://|\\$\\{{"
-    types = {kind.__name__: kind.kind for kind in known.metrics}
+    types = {kind.__name__: kind.kind for kind in metrics}
     types |= {kind.__name__: kind.kind for kind in known.sinks}
     for name, written in types.items():
         definition = definitions[name]

@@ -1,5 +1,6 @@
 """Metrics: deterministic operators from blocks to blocks; ``METRICS`` is the registry of KPIs."""
 
+from edge_agent.metrics.alarm import AlarmConfig
 from edge_agent.metrics.balance import BalanceConfig
 from edge_agent.metrics.base import MetricConfig
 from edge_agent.metrics.baseline import BaselineConfig
@@ -18,6 +19,7 @@ METRICS: tuple[type[MetricConfig], ...] = (
     EnergyConfig,
     OeeConfig,
     ComputedConfig,
+    AlarmConfig,
     OeeLineConfig,
     EmissionsConfig,
     DemandConfig,

@@ -277,6 +277,7 @@ class MetricConfig:
     """What every KPI has."""
 
     kind: ClassVar[str] = ""
+    section: ClassVar[str] = "metrics"  # of the plant's file
 
     windows: tuple[Window, ...] = ("1min", "15min", "1h")
 

@@ -22,7 +22,7 @@ class ExpressionError(ValueError):
     """What is wrong with an expression: one line, and where in the text it stands."""
 
     def __init__(self, message: str, text: str, at: int) -> None:
-        self.at = at
+        self.what = message  # without the place
         where = "at its end" if at >= len(text.rstrip()) else f"at character {at + 1}"
         super().__init__(f"{message} ({where})")
 

@@ -26,6 +26,7 @@ from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import State
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.web import prometheus
+from edge_agent.web.alarms import alarms
 from edge_agent.web.openapi import document
 from edge_agent.web.server import WebServer
 from edge_agent.web.sources import Levels, Sources
@@ -60,6 +61,7 @@ def create_app(sources: Sources) -> Starlette:
         Route("/api/v1/state", _state, methods=["GET"]),
         Route("/api/v1/live", _live, methods=["GET"]),
         Route("/api/v1/rows", _rows, methods=["GET"]),
+        Route("/api/v1/alarms", _alarms, methods=["GET"]),
         Route("/api/v1/openapi.json", _openapi, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),
@@ -234,6 +236,10 @@ def _columns(block: SampleBlock) -> dict[str, object]:
 
 async def _openapi(request: Request) -> Response:
     return _json(document(_sources(request).version))
+
+
+async def _alarms(request: Request) -> Response:
+    return _json(alarms(request.app.state.sources))
 
 
 async def _metrics(request: Request) -> Response:

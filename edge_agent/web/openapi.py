@@ -53,7 +53,7 @@ def _schemas() -> Json:
     )
     column = _object(name=_TEXT, unit=_TEXT, value=_NUMBER, quality=_QUALITY, quality_name=_TEXT)
     window = _object(
-        name={"enum": ["1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo", "raw"]},
+        name={"enum": ["1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo", "raw", "event"]},
         stream=_TEXT,
         running={"type": "boolean", "description": "the window is still open and will change"},
         from_ms=_MS,
@@ -84,8 +84,24 @@ def _schemas() -> Json:
         value={"type": "object", "additionalProperties": _list(_NUMBER)},
         quality={"type": "object", "additionalProperties": _list(_QUALITY)},
     )
+    states = ("normal", "unacknowledged", "acknowledged", "returned", "latched")
+    quiet = ("latched_acknowledged", "shelved", "suppressed", "out_of_service")
+    alarm = _object(
+        id=_TEXT,
+        state={"enum": [*states, *quiet], "description": "ISA-18.2"},
+        active={"type": "boolean", "description": "the condition holds"},
+        priority={"enum": ["journal", "low", "medium", "high", "critical"]},
+        value=_NUMBER,
+        limit=_NUMBER,
+        unit=_TEXT,
+        quality=_QUALITY,
+        since_ms=_MS,
+        time_ms=_MS,
+        raised_1h=_COUNT,
+    )
     return {
         "Error": _object(error=_TEXT),
+        "Alarm": alarm,
         "Rows": rows,
         "Device": device,
         "Kpi": _object(id=_TEXT, family=_TEXT, targets=targets, windows=_list(window)),
@@ -151,6 +167,10 @@ def document(version: str) -> Json:
                 "Stored rows with from < time <= to",
                 {"200": _answer("rows by column", json, _ref("Rows")), "400": error, "404": error},
                 asked,
+            ),
+            "/api/v1/alarms": _get(
+                "Every alarm as it stands, what is not normal first",
+                {"200": _answer("alarms", json, _list(_ref("Alarm")))},
             ),
             "/metrics": _get("Counters", {"200": _answer("Prometheus text", "text/plain", _TEXT)}),
             "/healthz": _get("Is all well", {"200": health, "503": health}),

@@ -21,6 +21,7 @@ from edge_agent.web.sources import Sources
 Json = dict[str, object]
 MS = 1_000_000
 _ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo")
+_NO_KPIS = frozenset({Family.SAMPLE, Family.SLOT, Family.ALARM})
 _NUMBERS = frozenset({Kind.GAUGE, Kind.COUNTER})  # they have no words
 _LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for after a restart
 
@@ -155,10 +156,11 @@ def change(sources: Sources, stream: str) -> Json | None:
 
 def kpis(sources: Sources) -> list[Json]:
     """Return every KPI: of each window the last closed row and the one that is still open."""
-    running = {block.schema.stream: block for block in sources.running()}
+    rows = [block for block in sources.running() if block.schema.family not in _NO_KPIS]
+    running = {block.schema.stream: block for block in rows}
     schemas = {block.schema.stream: block.schema for block in running.values()}
     for schema in sources.live.streams():
-        if schema.family not in {Family.SAMPLE, Family.SLOT}:
+        if schema.family not in _NO_KPIS:
             schemas.setdefault(schema.stream, schema)
     owners: dict[str, list[Schema]] = {}
     for schema in sorted(schemas.values(), key=_by_window):

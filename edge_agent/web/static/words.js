@@ -23,7 +23,7 @@ const WORDS = {
   "1min": ["1 分钟", "1 min"], "15min": ["15 分钟", "15 min"], "1h": ["1 小时", "1 h"], shift: ["班次", "shift"], "1d": ["日", "day"], "1mo": ["月", "month"], "1a": ["年", "year"], "12mo": ["近 12 个月", "12 months"],
 };
 Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"], batch: ["批次", "batch"] });
-Object.assign(WORDS, { computed: ["计算量", "computed tags"], raw: ["逐行", "each row"] });
+Object.assign(WORDS, { computed: ["计算量", "computed tags"], raw: ["逐行", "each row"], alarm: ["报警", "alarm"], event: ["事件", "event"] });
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
@@ -84,6 +84,10 @@ Object.assign(COLUMNS, {
   cod: ["化学需氧量", "COD"], nh3_n: ["氨氮", "NH₃-N"], tn: ["总氮", "total N"], tp: ["总磷", "total P"], ss: ["悬浮物", "suspended solids"], bod5: ["五日生化需氧量", "BOD₅"], oil: ["石油类", "oil"],
   ph: ["pH", "pH"], ph_min: ["pH 最小值", "lowest pH"], ph_max: ["pH 最大值", "highest pH"], ph_substitute: ["pH 替代值（中位值）", "pH, substitute (median)"],
   volume_m3: ["排水量", "volume"], volume_substituted_m3: ["替代排水量", "volume, substituted"],
+});
+Object.assign(COLUMNS, {
+  active: ["报警条件成立", "condition holds"], value: ["数值", "value"], limit: ["限值", "limit"], priority: ["优先级", "priority"],
+  duration_s: ["上一状态持续", "state before lasted"], raised_1h: ["一小时内报警次数", "raised within 1 h"],
 });
 const SUFFIXES = {
   _volume_m3: ["有效排水量", "volume"], _abnormal: ["数据异常", "abnormal data"], _mass_substituted_kg: ["替代排放量", "mass, substituted"],
