@@ -6,7 +6,7 @@ The fit is solved in exact fractions by the normal equations, which only an orac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import isfinite, nan, sqrt
+from math import inf, isfinite, nan, sqrt
 
 from edge_agent.metrics.baseline import BaselineConfig
 from edge_agent.metrics.energy import EnergyConfig
@@ -100,9 +100,9 @@ class Fit:
 
     def cells(self) -> dict[str, Cell]:
         se = [self.rmse * sqrt(self.inverse[i][i]) for i in range(3)]
-        t = [float(b) / s if s else nan if b else 0.0 for b, s in zip(self.beta, se, strict=True)]
+        t = [float(b) / s if s else inf if b else 0.0 for b, s in zip(self.beta, se, strict=True)]
         r2 = float(1 - self.left / self.total) if self.total else 0.0
-        f = float((self.total - self.left) / 2 / (self.left / self.df)) if self.left else nan
+        f = float((self.total - self.left) / 2 / (self.left / self.df)) if self.left else inf
         f = f if self.total else 0.0  # nothing to explain
         cv = self.rmse / float(self.mean) if self.mean else nan
         p_f = fisher_above(f, 2, self.df)
@@ -223,13 +223,13 @@ def totals(fit: Fit, sums: Sequence[float]) -> dict[str, Cell]:
     }  # fmt: skip
     share = sqrt(fit.n / fit.independent * (1 + 2 / fit.independent) / m)
     for level, confidence in (("68", 0.68), ("90", 0.90)):
-        t = student_quantile(confidence, fit.df)
-        if not fit.mean:
-            cells[f"uncertainty_{level}"] = cells[f"fsu_{level}"] = NONE
-            continue
-        wide = abs(t * 1.26 * fit.rmse / float(fit.mean) * share * expected_sum)
-        cells[f"uncertainty_{level}"] = (wide, 0)
-        cells[f"fsu_{level}"] = quotient(wide, abs(saved), 0)
-    found, known = cells["fsu_68"]
-    cells["significant"] = NONE if found is None else (float(found <= 0.5), known)
+        wide, share_of = f"uncertainty_{level}", f"fsu_{level}"
+        cells |= {wide: NONE, share_of: NONE}
+        if fit.mean:
+            t = student_quantile(confidence, fit.df)
+            number = abs(t * 1.26 * fit.rmse / float(fit.mean) * share * expected_sum)
+            cells[wide] = (number, 0)
+            cells[share_of] = (number / abs(saved), 0) if saved else NONE
+    ratio, mark = cells["fsu_68"]
+    cells["significant"] = NONE if ratio is None else (float(ratio <= 0.5), mark)
     return cells
