@@ -11,8 +11,12 @@ valid hours before it:
 The numbers are the clause's, as a platform in service has them (environment.md marks the text of
 the clause as not read). The rate is the standard's (H - stops - invalid) / (H - stops) with all
 hours H of the calendar quarter and what is known of it so far, so it can only fall, and the first
-bad hour of a quarter does not end substitution. A row is not written again when a gap or a quarter
-turns out worse later.
+bad hour of a quarter does not end substitution.
+
+How long a gap is, and how bad its quarter, is known too late for its first hours, and rows are not
+written again. So the hour in which a larger maximum begins to count also brings what the hours of
+the gap before it lack of that: the total of the gap is its hours times the maximum, as the rule has
+it. Hours of another quarter are left as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +61,8 @@ class Booked:
     """What became of one hour of a gas.
 
     rate        of valid hours in the quarter, this hour included
-    substitute  kg that stand for an invalid hour; None: there is nothing that could
+    substitute  kg that stand for an invalid hour, and for what those of the gap before it lack of
+                the same; None: there is nothing that could
     """
 
     rate: float
@@ -71,19 +76,32 @@ class Account:
     highest  (number, kg) of those of the last 2160 valid hours that no later one reached: the
              first that is young enough is the maximum of the last 180, 720 or 2160
     valid    valid hours so far; gap: consecutive invalid ones; invalid: those of the quarter
+    filled   hours of the gap, in this quarter, that have a substitute; given: kg of them
     """
 
     highest: list[tuple[int, float]] = field(default_factory=list)
     valid: int = 0
     gap: int = 0
     invalid: int = 0
+    filled: int = 0
+    given: float = 0.0
 
     def add(self, mass: float) -> None:
         """Take a valid hour."""
         self.valid, self.gap = self.valid + 1, 0
+        self.filled, self.given = 0, 0.0
         kept = [entry for entry in self.highest if entry[1] > mass]
         self.highest = [e for e in kept if e[0] > self.valid - AT_LOW_RATE]
         self.highest.append((self.valid, mass))
+
+    def fill(self, hours: int) -> float | None:
+        """Return what the next hour of a gap is given, by the maximum of so many valid hours."""
+        maximum = self.largest(hours)
+        if maximum is None:
+            return None
+        substitute = maximum + max(0.0, self.filled * maximum - self.given)
+        self.filled, self.given = self.filled + 1, self.given + substitute
+        return substitute
 
     def largest(self, hours: int) -> float | None:
         """Return the largest mass of the last so many valid hours; None if there are none."""
@@ -121,7 +139,7 @@ class Ledger:
         if quarter > self._quarter:
             self._quarter, self._stopped = quarter, 0
             for account in self._accounts.values():
-                account.invalid = 0
+                account.invalid, account.filled, account.given = 0, 0, 0.0
         if self._last and start > self._last:
             missing = (start - self._last) // HOUR
             within = (start - max(self._last, quarter)) // HOUR
@@ -140,7 +158,7 @@ class Ledger:
             account.add(mass)
             return Booked(rate, 0.0)
         searched = hours_searched(rate, account.gap)
-        return Booked(rate, None if searched is None else account.largest(searched))
+        return Booked(rate, None if searched is None else account.fill(searched))
 
     def copy(self) -> "Ledger":
         """Return a ledger that goes on from here by itself."""
@@ -154,7 +172,8 @@ class Ledger:
             gas: {
                 "numbers": [number for number, _ in a.highest],
                 "masses": [mass for _, mass in a.highest],
-                "counts": [a.valid, a.gap, a.invalid],
+                "counts": [a.valid, a.gap, a.invalid, a.filled],
+                "given": [a.given],
             }
             for gas, a in self._accounts.items()
         }
@@ -170,4 +189,5 @@ class Ledger:
             if gas in stored:
                 numbers, masses = stored[gas]["numbers"], stored[gas]["masses"]
                 highest = [(int(i), float(kg)) for i, kg in zip(numbers, masses, strict=True)]
-                self._accounts[gas] = Account(highest, *(int(c) for c in stored[gas]["counts"]))
+                counts = (int(count) for count in stored[gas]["counts"])
+                self._accounts[gas] = Account(highest, *counts, *stored[gas]["given"])

@@ -171,23 +171,36 @@ def looked_back(gas: str, past: Sequence[Past], zone: ZoneInfo) -> tuple[float, 
     first = midnight(moment).replace(month=(moment.month - 1) // 3 * 3 + 1, day=1)
     after = (first + timedelta(days=100)).replace(day=1)
     start, end = ns_of(first), ns_of(after)
-    inside = [hour for hour in past if start <= hour.start < end]
-    stops = sum(hour.stopped for hour in inside)
-    invalid = sum(hour.masses[gas] is None and not hour.stopped for hour in inside)
-    hours = (end - start) // HOUR - stops
-    rate = (hours - invalid) / hours
-    if now.stopped or now.masses[gas] is not None:
-        return rate, 0.0
     gap = 0
     for hour in reversed(past):
         if hour.masses[gas] is not None and not hour.stopped:
             break
-        gap += not hour.stopped
-    if rate < 0.75:
-        return rate, None
-    searched = 2160 if rate < 0.9 else 180 if gap <= 24 else 720
+        gap += 1
     valid = [h.masses[gas] for h in past if h.masses[gas] is not None and not h.stopped]
-    return rate, max(valid[-searched:], default=None)
+    stops = invalid = length = 0
+    given: list[float] = []
+    rate, last = 1.0, None
+    for i, hour in enumerate(past):  # all of the quarter; of the gap, what each hour was given
+        in_gap = i >= len(past) - gap
+        lost = hour.masses[gas] is None and not hour.stopped
+        length += in_gap and lost
+        if not start <= hour.start < end:
+            continue
+        stops, invalid = stops + hour.stopped, invalid + lost
+        hours = (end - start) // HOUR - stops
+        rate = (hours - invalid) / hours
+        if not in_gap or not lost:
+            continue
+        last = None
+        if rate >= 0.75:
+            searched = 2160 if rate < 0.9 else 180 if length <= 24 else 720
+            last = max(valid[-searched:], default=None)
+        if last is not None:
+            last += max(0.0, len(given) * last - sum(given))
+            given.append(last)
+    if now.stopped or now.masses[gas] is not None:
+        return rate, 0.0
+    return rate, last
 
 
 def hours(stack: Stack, minutes: Result) -> Result:

@@ -13,6 +13,7 @@ from edge_agent.metrics import flue_gas
 from edge_agent.metrics.substitution import HOUR, Ledger, hours_searched, quarter_of
 from edge_agent.model import F64
 from tests.metrics.plants import SECOND, restored
+from tests.metrics.stack_oracle import Past, looked_back
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "cems.json").read_text())
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -92,49 +93,54 @@ def test_a_quarter_is_the_calendars_in_the_sites_zone() -> None:
     assert quarter_of(spring[1], SHANGHAI)[1] > spring[1]
 
 
-def slow(history: list[tuple[int, float | None, bool]], quarter: tuple[int, int]) -> list[object]:
-    """Rate and substitute of each hour, by looking back at all of them."""
-    found: list[object] = []
-    for i, (_, mass, stopped) in enumerate(history):
-        past = history[: i + 1]
-        now = [h for h in past if quarter[0] <= h[0] < quarter[1]]
-        stops = sum(h[2] for h in now)
-        invalid = sum(h[1] is None and not h[2] for h in now)
-        hours = (quarter[1] - quarter[0]) // HOUR - stops
-        rate = (hours - invalid) / hours
-        gap = 0
-        for _, m, s in reversed(past):
-            if m is not None and not s:
-                break
-            gap += not s
-        if stopped or mass is not None:
-            found.append((rate, 0.0))
-            continue
-        masses = [m for _, m, s in past if m is not None and not s]
-        searched = hours_searched(rate, gap)
-        young = masses[-searched:] if searched else []
-        found.append((rate, max(young, default=None)))
-    return found
-
-
-@pytest.mark.parametrize("lost", [0.02, 0.15, 0.4])
-def test_the_ledger_equals_looking_back_at_every_hour(lost: float) -> None:
+@pytest.mark.parametrize(("lost", "least"), [(0.005, 0.9), (0.1, 0.75), (0.4, 0.5)])
+def test_the_ledger_equals_looking_back_at_every_hour(lost: float, least: float) -> None:
     random = Random(7)
     quarter = quarter_of(1_767_225_600 * SECOND, SHANGHAI)
-    history: list[tuple[int, float | None, bool]] = []
+    history: list[Past] = []
     while len(history) < 1200:
-        mass = None if random.random() < lost / 10 else random.lognormvariate(1.0, 0.5)
+        mass = None if random.random() < lost else random.lognormvariate(1.0, 0.5)
         stopped = random.random() < 0.01
         for _ in range(random.choice([1, 40]) if mass is None else random.randint(1, 6)):
             noisy = mass if mass is None else mass * random.random()
-            history.append((quarter[0] + len(history) * HOUR, noisy, stopped))
-    ledger, found = Ledger(("so2",), SHANGHAI), []
-    for i, (start, mass, stopped) in enumerate(history):
-        booked = ledger.book(start, {"so2": mass}, stopped=stopped)["so2"]
-        found.append((booked.rate, booked.substitute))
+            start = quarter[1] + (len(history) - 300) * HOUR  # 300 h of one quarter, then another
+            history.append(Past(start, {"so2": noisy}, stopped))
+    ledger = Ledger(("so2",), SHANGHAI)
+    for i, hour in enumerate(history):
+        booked = ledger.book(hour.start, hour.masses, stopped=hour.stopped)["so2"]
+        if i % 7 == 0 or booked.substitute != 0.0:
+            wanted = looked_back("so2", history[: i + 1], SHANGHAI)
+            assert (booked.rate, booked.substitute) == wanted, i
         if i % 97 == 0:
             ledger = restored(Ledger(("so2",), SHANGHAI), ledger)
-    assert found == slow(history, quarter)
+    assert least < booked.rate < {0.9: 1.0, 0.75: 0.9, 0.5: 0.75}[least]  # each class of the rule
+
+
+def given(ledger: Ledger, start: int, hours: int) -> list[float | None]:
+    lost = (ledger.book(start + i * HOUR, {"so2": None}, stopped=False) for i in range(hours))
+    return [booked["so2"].substitute for booked in lost]
+
+
+def test_a_gap_of_more_than_a_day_adds_up_to_its_hours_times_the_larger_maximum() -> None:
+    start, _ = quarter_of(1_767_225_600 * SECOND, SHANGHAI)
+    ledger = Ledger(("so2",), SHANGHAI)
+    for i in range(200):  # 9 kg, then 5 kg for longer than 180 h
+        ledger.book(start + i * HOUR, {"so2": 9.0 if i < 10 else 5.0}, stopped=False)
+    found = given(ledger, start + 200 * HOUR, 30)
+    assert found[:24] == [5.0] * 24
+    assert found[24] == 9.0 + 24 * 4.0  # what the day before lacks
+    assert found[25:] == [9.0] * 5
+    assert sum(found) == 30 * 9.0
+
+
+def test_below_three_quarters_nothing_is_substituted() -> None:
+    start, end = quarter_of(1_767_225_600 * SECOND, SHANGHAI)
+    ledger = Ledger(("so2",), SHANGHAI)
+    ledger.book(start, {"so2": 5.0}, stopped=False)
+    hours = (end - start) // HOUR
+    found = given(ledger, start + HOUR, hours // 4 + 1)
+    assert found[-1] is None
+    assert set(found[:-1]) == {5.0}
 
 
 def test_hours_without_any_row_are_invalid() -> None:
