@@ -19,6 +19,7 @@ from edge_agent.metrics.base import (
     MetricConfig,
     QualityLimits,
 )
+from edge_agent.metrics.demand import DEMANDS, DemandConfig, quantity
 from edge_agent.metrics.references import Named
 from edge_agent.metrics.tariff_tables import Tariffs
 from edge_agent.model import Schema, Site
@@ -231,6 +232,9 @@ class Config:
                 found |= {f"{name}.intensity": shown} if (shown := self._intensity(product)) else {}
             if isinstance(limits, str) and limits:
                 found |= self._emissions(name, limits)
+            if isinstance(metric, DemandConfig) and metric.contract is not None:
+                level = "合同需量/contract", quantity(metric.contract, "kW")
+                found |= {f"{name}.{column}": [level] for column in DEMANDS}
         return found
 
     def _intensity(self, product: str) -> Levels:

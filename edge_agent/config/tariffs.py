@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from itertools import combinations
+from itertools import pairwise
 from pathlib import Path
 
 from edge_agent.config.rows import Row, Table, read_table
@@ -148,19 +148,19 @@ def _day(text: str, otherwise: int) -> int:
 
 def _check_overlaps(path: str, rows: Sequence[tuple[str, str, Band]], faults: list[Fault]) -> None:
     """Report bands of one user class and edition that hold at the same time."""
-    for (kind, year, one), (other_kind, other_year, other) in combinations(rows, 2):
-        same = (kind, year, one.first, one.last) == (
-            other_kind,
-            other_year,
-            other.first,
-            other.last,
-        )
-        meet = one.start < other.end and other.start < one.end
-        if same and meet and set(one.months) & set(other.months):
-            clock = max(one.start, other.start)
-            when = f"{clock // 60:02d}:{clock % 60:02d}"
-            message = f"{year} {kind}: {one.band} and {other.band} overlap at {when}"
-            faults.append(Fault(path, 1, 1, message))
+    groups: dict[tuple[str, str, int, int, int], list[Band]] = {}
+    for kind, year, band in rows:
+        for month in band.months:
+            groups.setdefault((kind, year, band.first, band.last, month), []).append(band)
+    told: set[tuple[str, ...]] = set()
+    for (kind, year, *_), bands in groups.items():
+        for one, other in pairwise(sorted(bands, key=lambda band: band.start)):
+            said = year, kind, one.band, other.band
+            if other.start < one.end and said not in told:
+                told.add(said)
+                when = f"{other.start // 60:02d}:{other.start % 60:02d}"
+                message = f"{year} {kind}: {one.band} and {other.band} overlap at {when}"
+                faults.append(Fault(path, 1, 1, message))
 
 
 def _adjustments(folders: Sequence[Path], faults: list[Fault]) -> dict[int, Adjustment]:

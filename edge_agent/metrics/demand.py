@@ -89,7 +89,8 @@ class Contract:
         return demand if self.rule is None else self.rule.billed(demand, self.kw, self.capacity)
 
 
-_PEAKS = ("power_kw", "demand_kw", "demand_fixed_kw", "forecast_kw")
+DEMANDS = ("demand_kw", "demand_fixed_kw", "forecast_kw", "demand_max_kw")  # a contract's level
+_PEAKS = ("power_kw", *DEMANDS[:3])
 
 
 @dataclass(frozen=True)

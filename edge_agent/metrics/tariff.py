@@ -10,7 +10,7 @@ only, and years add up the months' bills.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo
 
@@ -43,7 +43,7 @@ from edge_agent.metrics.join import Inputs
 from edge_agent.metrics.power import power_factor
 from edge_agent.metrics.prices import PriceList, Prices, faults_of
 from edge_agent.metrics.quarters import HOUR, DemandFormula, Demands, Loads, QuarterMinutes
-from edge_agent.metrics.rollup import SHARES, Chained, Formula, RollUp, Sums, merged, ratio
+from edge_agent.metrics.rollup import SHARES, Chained, Formula, Sums, merged, ratio
 from edge_agent.metrics.tariff_tables import BANDS, Adjustment, TimeOfUse, local_minutes
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
@@ -51,8 +51,6 @@ from edge_agent.units import Unit
 COLUMNS = (*(f"{band.replace('-', '_')}_kwh" for band in BANDS), "unscheduled_kwh")
 COSTS = ("cost_floating", "cost_fixed", "cost_funds")
 GRID = 2.0**-26  # CNY: sums are exact up to 134 million
-DAY = 1440 * MINUTE
-MONTH = (28 * DAY - 120 * MINUTE, 31 * DAY + 120 * MINUTE)  # with the hours of zone changes
 _NOT = np.uint8(Quality.BAD_NOT_AVAILABLE)
 _BAD = int(Quality.BAD)  # an enum's look-up costs 1 µs
 
@@ -79,7 +77,10 @@ class Basic:
 
 @dataclass(frozen=True)
 class Tariff(DemandFormula):
-    """The formula of windows up to a month: energies and costs by the minute are additive."""
+    """The formula of windows up to a month: energies and costs by the minute are additive.
+
+    monthly  it is that of months, whose bill has a basic charge
+    """
 
     energy: tuple[Amount, ...]
     reactive: tuple[Amount, ...]
@@ -89,6 +90,7 @@ class Tariff(DemandFormula):
     adjustment: Adjustment | None
     basic: Basic | None
     limits: QualityLimits
+    monthly: bool = False
 
     @property
     def family(self) -> Family:
@@ -200,26 +202,24 @@ class Tariff(DemandFormula):
 
     def derive(self, sums: Sums) -> tuple[F64, U8]:
         cells = summed_cells(self, sums)
-        month = (sums.length >= MONTH[0]) & (sums.length <= MONTH[1])
         if self.adjustment is not None:
             factor, mark = cells["power_factor"]
             cells["adjustment"] = self.adjustment.share(factor), mark
         if self.basic is not None:
             (demand, q), (price, p) = cells["demand_max_kw"], cells["basic_price"]
-            mark = np.where(month, np.maximum(q, p), _NOT).astype(np.uint8)
+            mark = np.maximum(q, p) if self.monthly else np.full(q.shape, _NOT)
             cells["cost_demand"] = self.basic.cost(demand, price), mark
         if self.prices is not None:
-            self._bill(cells, month)
+            self._bill(cells)
         return stacked(self, cells)
 
-    def _bill(self, cells: Cells, month: NDArray[np.bool_]) -> None:
+    def _bill(self, cells: Cells) -> None:
         """Add the adjustment, the total and the mean price."""
         floating, fixed, funds = (cells[name] for name in COSTS)
         adjustable, mark = floating[0] + fixed[0], np.maximum(floating[1], fixed[1])
-        if self.basic is not None:
+        if self.monthly and self.basic is not None:
             demand, q = cells["cost_demand"]
-            adjustable = np.where(month, adjustable + demand, adjustable)
-            mark = np.where(month, np.maximum(mark, q), mark)
+            adjustable, mark = adjustable + demand, np.maximum(mark, q)
         total, whole = adjustable + funds[0], np.maximum(mark, funds[1])
         if self.adjustment is not None:
             share, q = cells["adjustment"]
@@ -380,11 +380,22 @@ class TariffConfig(MetricConfig):
             plant.quality,
         )
         kind = QuarterMinutes if formula.basic is not None else None
-        years = [window for window in self.windows if window in {"1a", "12mo"}]
-        others = [window for window in self.windows if window not in years]
-        made = inputs.metrics(name, formula, others, kind)
-        for rollup in inputs.rollups(name, Bills(formula), years, "1mo"):
-            made.append(self._behind_months(name, formula, rollup, inputs))
+        months = replace(formula, monthly=True)
+        short = [window for window in self.windows if window not in {"1mo", "1a", "12mo"}]
+        made = inputs.metrics(name, formula, short, kind)
+
+        def month() -> Metric:
+            """Return the months' operator, behind the minutes if they are not published."""
+            rollup = inputs.rollups(name, months, ["1mo"])[0]
+            if "1min" in self.windows:
+                return rollup
+            return Chained(inputs.minutes(name, formula, kind), rollup)
+
+        if "1mo" in self.windows:
+            made.append(month())
+        years: list[Window] = [window for window in self.windows if window in {"1a", "12mo"}]
+        for rollup in inputs.rollups(name, Bills(months), years, "1mo"):
+            made.append(rollup if "1mo" in self.windows else Chained(month(), rollup))
         return made
 
     def _basic(self, plant: Plant) -> Basic:
@@ -392,13 +403,3 @@ class TariffConfig(MetricConfig):
             return Basic(self.method, None, quantity(self.transformer or "", "kVA"))
         terms = self.contract, self.transformer, self.billed, self.rule
         return Basic(self.method, contract_of(*terms, plant), None)
-
-    def _behind_months(self, name: str, formula: Tariff, rollup: RollUp, inputs: Inputs) -> Metric:
-        """Return a year's operator behind those that it needs and that are not published."""
-        if "1mo" in self.windows:
-            return rollup
-        month = inputs.rollups(name, formula, ["1mo"])[0]
-        if "1min" in self.windows:
-            return Chained(month, rollup)
-        kind = QuarterMinutes if formula.basic is not None else None
-        return Chained(Chained(inputs.minutes(name, formula, kind), month), rollup)

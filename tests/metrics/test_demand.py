@@ -121,6 +121,13 @@ def test_a_power_alone_is_integrated() -> None:
     assert at(rows, 30)["demand_kw"] == pytest.approx((7 * 60 + 8 * 360 + 150 / 12) / 15)
 
 
+def test_feeders_are_added_before_the_demand_is_taken() -> None:
+    config = replace(BY_POWER, power=("em-a.power", "em-a.power"))
+    rows = compute(config, [meter(32, [60.0] * 22 + [360.0] * 10)])["kpi/1min"]
+    alone = compute(BY_POWER, [meter(32, [60.0] * 22 + [360.0] * 10)])["kpi/1min"]
+    assert at(rows, 30)["demand_kw"] == 2 * at(alone, 30)["demand_kw"]
+
+
 def test_what_flows_back_is_no_demand() -> None:
     rows = compute(BY_POWER, [meter(32, [-500.0] * 16 + [60.0] * 16)])["kpi/1min"]
     assert at(rows, 15)["demand_kw"] == 0.0

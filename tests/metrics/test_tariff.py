@@ -354,6 +354,18 @@ def test_the_basic_charge_of_a_month_and_years_of_months(
     assert year["demand_max_kw"][0] == months["demand_max_kw"][0]
 
 
+def test_a_running_month_has_the_basic_charge_of_the_maximum_so_far(packaged: Tariffs) -> None:
+    config = replace(
+        CONFIG, prices=(replace(PRICE, demand=38.0),), billed="maximum", windows=("1min", "1mo")
+    )
+    metrics = config.build("bill", plant(others=packaged))
+    run(metrics, [slots(datetime(2026, 1, 1, tzinfo=SHANGHAI), 1440)])
+    month = metrics[1].running(0, {})
+    assert month is not None
+    assert float(month["cost_demand"][0]) == pytest.approx(60 * 38.0)
+    assert float(month["cost_total"][0]) == pytest.approx(1290.0 + 60 * 38.0)
+
+
 def test_years_do_not_need_published_months() -> None:
     config = replace(CONFIG, prices=(PRICE,))
     block = slots(datetime(2026, 12, 1, tzinfo=SHANGHAI), 31 * 1440)
@@ -409,6 +421,9 @@ metrics:
     file = tmp_path / "plant.yaml"
     file.write_text(text.replace("TABLE", "tou_shandong"), "utf-8")
     assert load(file).metrics["bill"].windows == ("1min", "1h", "1d", "1mo")
+    demand = "  incomer: {type: demand, power: em.active_power, contract: 6.3 MW}\n"
+    file.write_text(text.replace("TABLE", "tou_shandong") + demand, "utf-8")
+    assert load(file).targets()["incomer.demand_max_kw"] == [("合同需量/contract", 6300.0)]
     file.write_text(text.replace("TABLE", "tou_jiangsu"), "utf-8")
     with pytest.raises(ConfigError, match=r"plant.yaml:6.*no table .tou_jiangsu"):
         load(file)
