@@ -11,6 +11,7 @@ from datetime import date
 
 import numpy as np
 
+from edge_agent.metrics.demand import Contract, Method
 from edge_agent.model import F64, I64
 
 _EPOCH = date(1970, 1, 1)
@@ -69,6 +70,24 @@ class PriceList:
     def at(self, days: I64) -> I64:
         """Return the row in force on each day, -1 before the first."""
         return np.searchsorted(self.days, days, "right") - 1
+
+
+@dataclass(frozen=True)
+class Basic:
+    """The basic charge of a two-part tariff.
+
+    contract  what the maximum is held against; None: ``capacity`` kVA are billed, or the maximum
+    """
+
+    method: Method
+    contract: Contract | None
+    capacity: float | None
+
+    def cost(self, demand: F64, price: F64) -> F64:
+        """Return the charge of a month, CNY; price: per kW or kVA and month."""
+        if self.capacity is not None:
+            return self.capacity * price
+        return (demand if self.contract is None else self.contract.billed(demand)) * price
 
 
 def faults_of(prices: tuple[Prices, ...]) -> list[tuple[tuple[str | int, ...], str]]:

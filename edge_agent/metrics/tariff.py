@@ -28,7 +28,6 @@ from edge_agent.metrics.base import (
 )
 from edge_agent.metrics.demand import (
     Amount,
-    Contract,
     Method,
     Steps,
     contract_of,
@@ -41,7 +40,7 @@ from edge_agent.metrics.demand import (
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Inputs
 from edge_agent.metrics.power import power_factor
-from edge_agent.metrics.prices import PriceList, Prices, faults_of
+from edge_agent.metrics.prices import Basic, PriceList, Prices, faults_of
 from edge_agent.metrics.quarters import HOUR, DemandFormula, Demands, Loads, QuarterMinutes
 from edge_agent.metrics.rollup import SHARES, Chained, Formula, Sums, merged, ratio
 from edge_agent.metrics.tariff_tables import BANDS, Adjustment, TimeOfUse, local_minutes
@@ -55,24 +54,6 @@ _NOT = np.uint8(Quality.BAD_NOT_AVAILABLE)
 _BAD = int(Quality.BAD)  # an enum's look-up costs 1 µs
 
 Cells = dict[str, tuple[F64, U8]]
-
-
-@dataclass(frozen=True)
-class Basic:
-    """The basic charge of a two-part tariff.
-
-    contract  what the maximum is held against; None: ``capacity`` kVA are billed, or the maximum
-    """
-
-    method: Method
-    contract: Contract | None
-    capacity: float | None
-
-    def cost(self, demand: F64, price: F64) -> F64:
-        """Return the charge of a month, CNY; price: per kW or kVA and month."""
-        if self.capacity is not None:
-            return self.capacity * price
-        return (demand if self.contract is None else self.contract.billed(demand)) * price
 
 
 @dataclass(frozen=True)
