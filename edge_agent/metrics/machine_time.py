@@ -221,17 +221,27 @@ def spent(rows: Trace, category: Index, count: int, ends: I64) -> I64:
 
 
 def counted(time: I64, events: Mask, ends: I64) -> I64:
-    """Return how many events are in each of the minutes with these ends, (n,)."""
-    when = time[events]
+    """Return how many of each kind of events are in the minutes with these ends, (count, n).
+
+    events  (count, m), of rows at these times
+    """
+    found = np.zeros((len(events), len(ends)), np.int64)
+    if not events.any():
+        return found
+    kind, row = np.nonzero(events)
+    when = time[row]
     slot = np.searchsorted(ends, when, "right")
     inside = slot < len(ends)
     inside[inside] = when[inside] >= ends[slot[inside]] - MINUTE
-    return np.bincount(slot[inside], minlength=len(ends))
+    np.add.at(found, (kind[inside], slot[inside]), 1)
+    return found
 
 
 def worst(rows: Trace, ends: I64) -> U8:
     """Return the worst quality of the known rows that hold in each minute, (n,)."""
     found = np.zeros(len(ends), np.uint8)
+    if not rows.quality.any():
+        return found
     for quality in np.unique(rows.quality[rows.quality > 0]).tolist():
         doubtful = rows.quality == quality
         time = rows.time[doubtful]

@@ -228,7 +228,8 @@ class Oee(SlotFormula):
             new = appears(found, given.last, reason)
             for i, name in enumerate(self.machine.reasons):
                 events[f"reason_{name}_n"] = new & (reason == i)
-        values |= {name: counted(found.time, e, ends) * planned for name, e in events.items()}
+        counts = counted(found.time, np.array([*events.values()]), ends) * planned
+        values |= dict(zip(events, counts, strict=True))
         return values, every.sum(axis=0), worst(found, ends)
 
     def _pieces(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[Cells, I64, I64]:
