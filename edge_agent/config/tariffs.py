@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
-from edge_agent.config.rows import Row, Table, read_table
+from edge_agent.config.rows import Row, T, Table, read_table
 from edge_agent.errors import Fault
 from edge_agent.metrics.tariff_tables import (
     ALWAYS,
@@ -21,6 +21,7 @@ from edge_agent.metrics.tariff_tables import (
 )
 
 _EPOCH = date(1970, 1, 1)
+F = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,40 +164,45 @@ def _check_overlaps(path: str, rows: Sequence[tuple[str, str, Band]], faults: li
                 faults.append(Fault(path, 1, 1, message))
 
 
-def _adjustments(folders: Sequence[Path], faults: list[Fault]) -> dict[int, Adjustment]:
-    found: dict[int, Adjustment] = {}
-    rows = read_table(_STEPS, folders, faults)
-    for standard in dict.fromkeys(_hundredths(row.standard) for row in rows):
-        own = [row for row in rows if _hundredths(row.standard) == standard]
-        own.sort(key=lambda row: _hundredths(row.low), reverse=True)
-        steps = [
-            AdjustmentStep(
-                _hundredths(row.low),
-                _hundredths(row.high),
-                float(row.at_high_pct or 0),
-                float(row.per_hundredth_pct or 0),
-            )
-            for row in own
-        ]
-        if [s.high for s in steps] != [100, *(s.low for s in steps[:-1])] or steps[-1].low:
-            message = f"the pieces of {standard / 100:.2f} must join and go from 1.00 to 0.00"
-            faults.append(Fault(_STEPS.path, 1, 1, message))
-        name = _source("power_factor", f"{standard / 100:.2f}", own[0])
-        found[standard] = Adjustment(f"{standard / 100:.2f}", tuple(steps), name)
+def _whole(table: Table[T], folders: Sequence[Path], faults: list[Fault]) -> list[tuple[T, F]]:
+    """Return rows with their numbers by column; one without all of them is a mistake."""
+    found: list[tuple[T, F]] = []
+    for row in read_table(table, folders, faults):
+        numbers = {name: getattr(row, name) for name in table.numbers}
+        missing = sorted(name for name, number in numbers.items() if number is None)
+        if missing:
+            line = int(row.place.rpartition(":")[2])
+            faults.append(Fault(table.path, line, 1, f"{', '.join(missing)}: must have a number"))
+        else:
+            found.append((row, {name: float(number) for name, number in numbers.items()}))
     return found
 
 
-def _hundredths(number: Decimal | None) -> int:
-    return round((number or Decimal(0)) * 100)
+def _adjustments(folders: Sequence[Path], faults: list[Fault]) -> dict[int, Adjustment]:
+    pieces: dict[int, list[tuple[StepRow, AdjustmentStep]]] = {}
+    for row, n in _whole(_STEPS, folders, faults):
+        low, high = round(n["low"] * 100), round(n["high"] * 100)
+        step = AdjustmentStep(low, high, n["at_high_pct"], n["per_hundredth_pct"])
+        pieces.setdefault(round(n["standard"] * 100), []).append((row, step))
+    found: dict[int, Adjustment] = {}
+    for standard, own in pieces.items():
+        steps = sorted((step for _, step in own), key=lambda step: step.low, reverse=True)
+        if [s.high for s in steps] != [100, *(s.low for s in steps[:-1])] or steps[-1].low:
+            message = f"the pieces of {standard / 100:.2f} must join and go from 1.00 to 0.00"
+            faults.append(Fault(_STEPS.path, 1, 1, message))
+        worst = min((row for row, _ in own), key=lambda row: row.approved)
+        name = f"{standard / 100:.2f}"
+        found[standard] = Adjustment(name, tuple(steps), _source("power_factor", name, worst))
+    return found
 
 
 def _rules(folders: Sequence[Path], faults: list[Fault]) -> dict[str, DemandRule]:
     return {
         row.id: DemandRule(
-            float(row.tolerance or 1),
-            float(row.excess_factor or 1),
-            float(row.minimum_share or 0),
+            n["tolerance"],
+            n["excess_factor"],
+            n["minimum_share"],
             _source("demand_rules", row.id, row),
         )
-        for row in read_table(_RULES, folders, faults)
+        for row, n in _whole(_RULES, folders, faults)
     }

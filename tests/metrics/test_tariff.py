@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.config import load
-from edge_agent.config.tables import Tables
+from edge_agent.config.tables import Tables, data_dir
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import Metric
 from edge_agent.metrics.power import apparent, power_factor, unbalance
@@ -180,12 +180,12 @@ def test_no_row_is_approved(packaged: Tariffs) -> None:
 
 
 def test_tables_beside_the_plant_take_precedence_and_change_the_digest(tmp_path: Path) -> None:
-    text = (Path("configs") / "tariffs" / "tou_shandong.csv").read_text("utf-8")
+    text = (data_dir() / "tariffs" / "tou_shandong.csv").read_text("utf-8")
     (tmp_path / "tariffs").mkdir()
     own = tmp_path / "tariffs" / "tou_shandong.csv"
     own.write_text(text.replace(",1.7,", ",1.8,").replace("unapproved", "approved"), "utf-8")
     plain = Tables()
-    changed = Tables(tmp_path, *plain._folders)
+    changed = Tables(tmp_path, data_dir())
     table = changed.tariffs.time_of_use("tou_shandong", "tou", "2026")
     assert 1.8 in table.coefficients
     assert "tou_shandong:2026-winter-tou" in table.ids
@@ -201,12 +201,32 @@ def test_tables_beside_the_plant_take_precedence_and_change_the_digest(tmp_path:
         ("17:00,20:00,sharp", "20:00,17:00,sharp", "start must be before end"),
     ],
 )
-def test_a_mistake_in_a_table_is_told(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = (Path("configs") / "tariffs" / "tou_shandong.csv").read_text("utf-8")
+def test_a_mistake_in_a_table_of_bands_is_told(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = (data_dir() / "tariffs" / "tou_shandong.csv").read_text("utf-8")
     (tmp_path / "tariffs").mkdir()
     (tmp_path / "tariffs" / "tou_shandong.csv").write_text(text.replace(old, new), "utf-8")
     with pytest.raises(ConfigError, match=message):
-        Tables(tmp_path, *Tables()._folders)
+        Tables(tmp_path, data_dir())
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("demand_rules", "two-part,1.05,2,", "two-part,,2,", "tolerance: must have a number"),
+        ("power_factor", "0.85,0.65,0.85,", "0.85,0.70,0.85,", "pieces of 0.85 must join"),
+    ],
+)
+def test_a_number_that_is_missing_is_no_zero_and_no_step_may_be(
+    tmp_path: Path, name: str, old: str, new: str, message: str
+) -> None:
+    text = (data_dir() / "tariffs" / f"{name}.csv").read_text("utf-8")
+    assert old in text
+    (tmp_path / "tariffs").mkdir()
+    (tmp_path / "tariffs" / f"{name}.csv").write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(ConfigError, match=message):
+        Tables(tmp_path, data_dir())
 
 
 # ---- bands -----------------------------------------------------------------------------------
