@@ -124,8 +124,6 @@ class Minutes:
         if feed.seen < self._quiet:  # no input has passed a border since all had been waited for
             return None
         passed = self._newest // MINUTE
-        if passed <= self._next:  # the first open slot is not over: most blocks end here
-            return None
         if not self._due or passed > self._due[-1][0]:
             self._due.append((passed, self._waited))
         until = min(f.settled() for f in self._feeds.values()) // MINUTE
