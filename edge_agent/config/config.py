@@ -22,9 +22,10 @@ from edge_agent.metrics.base import (
 from edge_agent.metrics.demand import DEMANDS, DemandConfig, quantity
 from edge_agent.metrics.references import Named
 from edge_agent.metrics.tariff_tables import Tariffs
+from edge_agent.metrics.water import WaterConfig
 from edge_agent.model import Schema, Site
 from edge_agent.sinks.base import SinkConfig
-from edge_agent.units import Duration, Secret, Size
+from edge_agent.units import Duration, Secret, Size, Unit
 
 DAY = 86400.0
 YEAR = 365 * DAY
@@ -230,7 +231,9 @@ class Config:
             product, limits = (getattr(metric, key, None) for key in ("product", "limits"))
             if isinstance(product, str) and product:
                 found |= {f"{name}.intensity": shown} if (shown := self._intensity(product)) else {}
-            if isinstance(limits, str) and limits:
+            if isinstance(metric, WaterConfig):
+                found |= self._waste_water(name, metric)
+            elif isinstance(limits, str) and limits:
                 found |= self._emissions(name, limits)
             if isinstance(metric, DemandConfig) and metric.contract is not None:
                 level = "合同需量/contract", quantity(metric.contract, "kW")
@@ -254,6 +257,21 @@ class Config:
                 mark = _mark(approved=row.approved)
                 shown = (f"限值{mark[0]}/limit{mark[1]}", float(row.limit))
                 found.setdefault(f"{name}.{row.pollutant}_corrected", [shown])
+        return found
+
+    def _waste_water(self, name: str, outlet: WaterConfig) -> dict[str, Levels]:
+        found: dict[str, Levels] = {}
+        for row in self.tables.emission_limits(outlet.limits or ""):
+            pollutant = row.pollutant.replace("-", "_")
+            if (
+                row.limit is not None
+                and row.averaging == "24h"
+                and pollutant in outlet.concentrations
+            ):
+                mark, unit = _mark(approved=row.approved), Unit.parse("mg/L")
+                limit = float(row.limit) * Unit.parse(row.unit).factor_to(unit)
+                shown = (f"日均限值{mark[0]}/daily limit{mark[1]}", limit)
+                found.setdefault(f"{name}.{pollutant}", [shown])
         return found
 
 

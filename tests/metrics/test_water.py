@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 
+from edge_agent.config import load
 from edge_agent.metrics.base import Limit, Metric, Recalls, Reference
 from edge_agent.metrics.rollup import RollUp
 from edge_agent.metrics.water import WaterConfig
@@ -349,3 +351,22 @@ def test_limits_that_judge_nothing_are_refused() -> None:
     config = replace(CONFIG, limits="works-nox")
     with pytest.raises(ValueError, match=r'"works-nox" has no daily limit of cod, nh3_n'):
         config.build("kpi", Works())
+
+
+def test_daily_limits_are_shown_beside_the_concentrations(tmp_path: Path) -> None:
+    plant = tmp_path / "plant.yaml"
+    plant.write_text(
+        """
+site: {id: works}
+devices:
+  w:
+    connect: modbus+tcp://127.0.0.1:5020?unit=1
+    tags: {c: {at: hr40001, unit: mg/L}, n: {at: hr40003, unit: mg/L}, q: {at: hr40005, unit: L/s}}
+metrics:
+  out: {type: water, concentrations: {cod: w.c, nh3_n: w.n}, flow: w.q, limits: gb18918-1a}
+"""
+    )
+    assert load(plant).targets() == {
+        "out.cod": [("日均限值（未核准）/daily limit (unapproved)", 50.0)],
+        "out.nh3_n": [("日均限值（未核准）/daily limit (unapproved)", 5.0)],
+    }
