@@ -73,8 +73,10 @@ def summary(config: Config) -> Iterator[str]:
             stream, where = group.schema.name, device.connect.split("?")[0]
             rows.append((name, stream, every, str(len(tags)), where))
     yield from table(rows)
+    plant = config.plant()
     for name, metric in config.metrics.items():
         yield f"metric    {name}: {metric.kind}, windows {' '.join(metric.windows)}"
+        yield from (f"attention {name}: {remark}" for remark in metric.remarks(plant))
     for name, sink in config.sinks.items():
         yield f"sink      {name}: {sink.kind}"
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError
-from edge_agent.metrics.energy import CarrierInput, EnergyConfig
+from edge_agent.metrics.carriers import midnight
+from edge_agent.metrics.energy import EnergyConfig, Quantity
 from edge_agent.reports.figures import Label
 from edge_agent.reports.leader import (
     Benchmark,
     Boundary,
     CarrierLine,
+    Later,
     Level,
     leader,
     to_json,
@@ -38,7 +40,7 @@ def write_leader(config: Config, period: str, folder: Path, metric: str | None) 
     except ValueError as e:
         raise ConfigError([f"--period: {e}"]) from e
     name, energy = _chosen(config, metric)
-    boundary = _boundary(config, energy)
+    boundary = _boundary(config, name, energy, span)
     report = leader(
         site=config.site,
         metric=name,
@@ -78,35 +80,69 @@ def _chosen(config: Config, metric: str | None) -> tuple[str, EnergyConfig]:
     return usable[0]
 
 
-def _boundary(config: Config, energy: EnergyConfig) -> Boundary:
+def _boundary(config: Config, name: str, energy: EnergyConfig, period: Period) -> Boundary:
     product = energy.product or ""
     names = [row.product_zh for row in config.tables.benchmark_levels(product)]
-    carriers = dict.fromkeys((*energy.inputs, *energy.returned))
+    made = energy.build(name, config.plant())[0].output
+    if "output_t" not in made.index:
+        raise ConfigError([f"--metric {name}: the sheet is per tonne, and its output has no mass"])
     return Boundary(
         energy.scope,
         product,
         energy.basis,
-        energy.output or "",
-        tuple(_carrier(config, energy, carrier) for carrier in carriers),
+        _shown(energy.output),
+        tuple(_carrier(config, energy, carrier, period) for carrier in energy.carriers),
         (names[0], product) if names else None,
     )
 
 
-def _carrier(config: Config, energy: EnergyConfig, carrier: str) -> CarrierLine:
-    given = energy.inputs.get(carrier, ())
-    returned = energy.returned.get(carrier, ())
-    if isinstance(given, CarrierInput) and given.lhv is not None:
-        source, name = f"metrics: inputs.{carrier}.lhv", _name(config, carrier)
-        return CarrierLine(carrier, given.tags, given.lhv, returned, name=name, row=source)
-    row = config.tables.coal(carrier, energy.basis)
+def _shown(output: str | Quantity | None) -> str:
+    if not isinstance(output, Quantity):
+        return output or ""
+    factor = "" if output.factor is None else f" × {output.factor:g} {output.unit}"
+    return f"{' + '.join(output.tags)}{factor}"
+
+
+def _carrier(config: Config, energy: EnergyConfig, carrier: str, period: Period) -> CarrierLine:
+    given, main = energy.given(carrier), energy.main(carrier)
+    tags = {way: entry.tags for way, entry in given.items()}
+    made = given.get("produced")
+    own = made.tags if made is not None and made.added else ()
+    rates = _rates(config, energy, carrier, period) if main.energy else []
+    first = rates[0] if rates else None
     return CarrierLine(
         carrier,
-        given.tags if isinstance(given, CarrierInput) else given,
-        config.tables.coefficient(carrier, energy.basis),
-        returned,
-        name=_name(config, carrier),
-        row=row.place,
+        (*tags.get("inputs", ()), *own),
+        None if first is None else first.coefficient,
+        tags.get("returned", ()),
+        _name(config, carrier),
+        "" if first is None else first.row,
+        tuple(rates[1:]),
+        by_heat=main.pressure is not None,
     )
+
+
+def _rates(config: Config, energy: EnergyConfig, carrier: str, period: Period) -> list[Later]:
+    """Return the coefficients that count in a period, the first from its start on."""
+    main, zone = energy.main(carrier), config.site.zone
+    place = f"metrics: inputs.{carrier}.lhv"
+    if isinstance(main.lhv, str):
+        return [Later(period.start_ns, main.lhv, place)]
+    if main.lhv is not None:
+        found = [Later(midnight(day, zone), text, place) for day, text in main.lhv.items()]
+    else:
+        code = main.code or ("heat" if main.pressure is not None else carrier)
+        basis, standard = main.basis or energy.basis, main.standard or energy.standard
+        rows = config.tables.coal_rows(code, basis, standard)
+        coefficients = config.tables.coefficients(code, basis, standard)
+        found = [
+            Later(midnight(given.valid_from, zone), given, row.place)
+            for row, given in zip(rows, coefficients, strict=True)
+        ]
+    found.sort(key=lambda rate: rate.since)
+    begun = [rate for rate in found if rate.since <= period.start_ns]
+    later = [rate for rate in found if period.start_ns < rate.since < period.end_ns]
+    return [*begun[-1:], *later] or found[:1]
 
 
 def _name(config: Config, carrier: str) -> Label:

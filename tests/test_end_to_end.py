@@ -153,8 +153,8 @@ def _expected(
         electricity = [(f"{mill}.active_energy_import", 1.0) for mill in MILLS]
         electricity.append(("em-whr.active_energy_export", -1.0))
         carriers = {
-            "electricity": (0.1229, electricity),
-            "raw-coal": (KILOGRAM, [("scale-coal.mass", 1000.0)]),
+            "electricity": (0.1229, 0.0036, electricity),
+            "raw-coal": (KILOGRAM, 0.0231, [("scale-coal.mass", 1000.0)]),
         }
         return energy(streams, carriers, ("scale-clinker.mass", 1.0), spans)
     if kpi == "packer":

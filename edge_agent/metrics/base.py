@@ -289,6 +289,10 @@ class MetricConfig:
         """Return what is wrong beyond types and references: (path below the metric, message)."""
         return []
 
+    def remarks(self, plant: Plant) -> list[str]:  # noqa: ARG002  those that override it use it
+        """Return what is no mistake, but should be known: days without a row, unapproved rows."""
+        return []
+
     def build(self, name: str, plant: Plant) -> list[Metric]:
         """Return its operators, one per window, in the order in which blocks must reach them."""
         raise NotImplementedError

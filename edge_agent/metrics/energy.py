@@ -1,202 +1,345 @@
-"""Energy of a boundary: amounts by carrier, standard coal, and energy per tonne of output.
+"""Energy of a boundary: its configuration, and how the formula of ``boundary.py`` is made of it.
 
-``E = Σ (E_i · k_i)``, net of what is returned, and ``e = E / P`` (GB/T 2589-2020; 1 kgce = 29 307.6
-kJ). A carrier with a measured heating value has ``k = LHV / 29.3076 MJ/kg``; the others take the
-plant's coefficient.
+See ``docs/metrics/energy.md`` for what the figures mean.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import numpy as np
-
-from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference
-from edge_agent.metrics.join import Counter, Inputs, Rows, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
-from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
+from edge_agent.metrics.base import Metric, MetricConfig, Plant, Reference
+from edge_agent.metrics.boundary import GJ, KGCE, TCO2, Boundary, Carrier, Worth
+from edge_agent.metrics.carriers import (
+    Term,
+    amount_grid,
+    co2_terms,
+    dated,
+    gaps,
+    heating_value,
+    measured,
+    tabled,
+)
+from edge_agent.metrics.flows import Flow, meters, steam_of
+from edge_agent.metrics.join import Inputs
+from edge_agent.metrics.per_unit import TONNE, Divisor, Nobody, Quantity
+from edge_agent.metrics.steam import Phase
+from edge_agent.model import Kind, Tag
 from edge_agent.units import Unit
 
-MJ_PER_KGCE = 29.3076  # GB/T 2589-2020
+__all__ = ["CarrierInput", "Co2", "EnergyConfig", "Quantity", "amount_grid", "heating_value"]
+
+Basis = Literal["equivalent", "equal-value"]
+Path = tuple[str | int, ...]
+ELECTRICITY, HEAT, PURCHASED_HEAT, NONE = "electricity", "heat", "purchased-heat", "none"
+_DIRECTIONS = ("inputs", "returned", "produced")
+_WORTH = ("code", "standard", "basis", "lhv", "co2")  # said once for a carrier
 
 
 @dataclass(frozen=True, kw_only=True)
 class CarrierInput:
-    """The counters of one carrier, and its measured lower heating value: ``23.1 MJ/kg``."""
+    """The meters of one carrier in one direction, and what the carrier is worth.
+
+    tags         counters, or gauges of a rate, which are integrated
+    code         its name in the tables, if it is not the carrier's
+    standard     whose coefficients count, if they are not the boundary's; basis: likewise
+    lhv          measured lower heating value ``23.1 MJ/kg``, or one for each date from which on
+    energy       false: counted, but no energy (water, a raw material)
+    co2          its code among the CO2 factors; ``none``: it is not counted
+    non_fossil   share that is not fossil, 0 to 1
+    added        own production: added to what comes in, because the inputs are metered where they
+                 enter; false for what their meters see already, or what is made of counted energy
+    pressure, temperature  gauges of steam or hot water, which is worth its heat; no temperature:
+                 saturated
+    phase        steam or water
+    gauge        whether the pressure is that above the atmosphere's
+    atmosphere   kPa
+    feed_water   enthalpy of the feed water, which does not count, kJ/kg
+    """
 
     tags: tuple[str, ...]
-    lhv: str | None = None
+    code: str | None = None
+    standard: str | None = None
+    basis: Basis | None = None
+    lhv: str | Mapping[str, str] | None = None
+    energy: bool = True
+    co2: str | None = None
+    non_fossil: float = 0.0
+    added: bool = False
+    pressure: str | None = None
+    temperature: str | None = None
+    phase: Phase = "steam"
+    gauge: bool = True
+    atmosphere: float = 101.325
+    feed_water: float = 0.0
 
 
-def heating_value(text: str) -> tuple[float, str]:
-    """Return kgce per unit, and the unit, of a heating value ``23.1 MJ/kg``.
+@dataclass(frozen=True, kw_only=True)
+class Co2:
+    """Which CO2 factors count; never those of two families.
 
-    errors  ``ValueError`` when it is none
+    family         of the fuels: steel, cement-kiln, sector-unstated …
+    electricity    the grid: cn-shandong, cn-north, cn-national …; variant: average, fossil …
+    data_year      year of the grid factor's data; published: the newest known on each day; same:
+                   the year of the day itself
+    heat           whose factor of purchased heat counts
+    heating_value  family, or measured where a heating value is
     """
-    number, _, unit = text.strip().partition(" ")
-    energy, slash, per = unit.strip().partition("/")
-    if not slash:
-        raise ValueError(f'"{text}" is not a heating value (write 23.1 MJ/kg)')
-    factor = Unit.parse(energy).factor_to(Unit.parse("MJ"))
-    Unit.parse(per)
-    return float(number) * factor / MJ_PER_KGCE, per
 
-
-def amount_grid(factor: float) -> float:
-    """Return the binary step of a converted amount: 64 times finer than that of its readings.
-
-    So sums stay exact up to 2**27 of the tag's units, and rounding every minute the same way does
-    not add up to anything that could be seen.
-    """
-    return float(2.0 ** (math.floor(math.log2(abs(factor))) - 26))
-
-
-@dataclass(frozen=True)
-class Carrier:
-    """One carrier: counters with the factor to its unit, negative for what is returned."""
-
-    name: str
-    unit: Unit
-    kgce: float
-    counters: tuple[tuple[Counter, float], ...]
-
-
-@dataclass(frozen=True)
-class Energy(SlotFormula):
-    """The formula: amounts are additive, everything else is derived from them."""
-
-    carriers: tuple[Carrier, ...]
-    output: tuple[Counter, float] | None
-    limits: QualityLimits
-
-    @property
-    def family(self) -> Family:
-        return Family.ENERGY
-
-    @property
-    def tags(self) -> tuple[Tag, ...]:
-        kgce = Unit.parse("kgce")
-        amounts = [Tag(carrier.name, carrier.unit) for carrier in self.carriers]
-        coal = [Tag(f"{carrier.name}_kgce", kgce) for carrier in self.carriers]
-        pairs = [tag for pair in zip(amounts, coal, strict=True) for tag in pair]
-        last = (Tag("output_t", Unit.parse("t")), Tag("intensity", Unit.parse("kgce/t")))
-        return (*pairs, Tag("total_kgce", kgce), *last, *SHARES)
-
-    @property
-    def additive(self) -> tuple[str, ...]:
-        return (*(carrier.name for carrier in self.carriers), "output_t")
-
-    def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
-        n = len(ends)
-        sums = Sums.zeros(len(self.carriers) + 1, n)
-        covered, estimated = np.full(n, sums.length[0] if n else 0), np.zeros(n, np.int64)
-        parts = [*(carrier.counters for carrier in self.carriers)]
-        parts.append((self.output,) if self.output else ())
-        for column, counters in enumerate(parts):
-            total, worst = np.zeros(n), np.zeros(n, np.uint8)
-            if not counters:  # a boundary whose output nobody counts
-                worst += np.uint8(Quality.BAD_MISSING)
-            for counter, factor in counters:
-                value, quality, full, guessed = counter.read(ends, rows)
-                total += np.rint(value * factor / (grid := amount_grid(factor))) * grid
-                worst = np.maximum(worst, quality)
-                covered = np.minimum(covered, full)
-                estimated = np.maximum(estimated, guessed)
-            sums.set(column, total, worst)
-        sums.covered, sums.estimated = covered, np.minimum(estimated, sums.length - covered)
-        return sums
-
-    def derive(self, sums: Sums) -> tuple[F64, U8]:
-        quality = merged(sums, self.limits)
-        amount, output = sums.total[:-1], sums.total[-1]
-        value, marks = [], []
-        total, worst = np.zeros(len(output)), np.zeros(len(output), np.uint8)
-        for i, carrier in enumerate(self.carriers):
-            coal = amount[i] * carrier.kgce
-            value += [amount[i], coal]
-            marks += [quality[i], quality[i]]
-            total = total + coal
-            worst = np.maximum(worst, quality[i])
-        intensity, per_tonne = ratio(total, output, np.maximum(worst, quality[-1]))
-        return (
-            np.stack([*value, total, output, intensity]),
-            np.stack([*marks, worst, quality[-1], per_tonne]),
-        )
+    family: str
+    electricity: str = "cn-national"
+    variant: str = "average"
+    data_year: int | Literal["published", "same"] = "published"
+    heat: str = "default"
+    heating_value: Literal["family", "measured"] = "family"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyConfig(MetricConfig):
-    """Energy of a process, by carrier, as standard coal and per tonne of output.
+    """Energy of a boundary, by carrier, as standard coal and per unit of output.
 
-    basis     coefficients by energy content (当量), or by what the carrier takes to make (等价)
-    output    counter of the product's mass
-    returned  what leaves the boundary again and is deducted
+    standard      whose coefficients count; without its year: that of each day's edition
+    basis         coefficients by energy content (当量), or by what the carrier takes to make (等价)
+    output        what is made: a counter or rate, or a converted quantity
+    denominators  what energy is divided by besides: output value, area
+    specific      carriers whose amount is divided by all of these, too: kWh/t, m3/t
+    returned      what leaves the boundary again and is deducted
+    produced      what is made inside, shown apart; not in the total unless it is ``added``
     """
 
     kind: ClassVar[str] = "energy"
 
     scope: Literal["plant", "process", "unit", "equipment"] = "process"
     product: str | None = None
-    basis: Literal["equivalent", "equal-value"] = "equivalent"
-    output: str | None = None
+    standard: str = "GB/T 2589"
+    basis: Basis = "equivalent"
+    output: str | Quantity | None = None
+    denominators: Mapping[str, Quantity] = field(default_factory=dict)
+    specific: tuple[str, ...] = ()
     inputs: Mapping[str, CarrierInput | tuple[str, ...]]
-    returned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    returned: Mapping[str, CarrierInput | tuple[str, ...]] = field(default_factory=dict)
+    produced: Mapping[str, CarrierInput | tuple[str, ...]] = field(default_factory=dict)
+    co2: Co2 | None = None
+
+    @property
+    def carriers(self) -> tuple[str, ...]:
+        """Their names, those that come in first."""
+        return tuple(dict.fromkeys((*self.inputs, *self.returned, *self.produced)))
+
+    def given(self, carrier: str) -> dict[str, CarrierInput]:
+        """Return what stands about a carrier by direction, those it has."""
+        found = {}
+        for direction in _DIRECTIONS:
+            if carrier in getattr(self, direction):
+                entry = getattr(self, direction)[carrier]
+                found[direction] = (
+                    entry if isinstance(entry, CarrierInput) else CarrierInput(tags=entry)
+                )
+        return found
+
+    def main(self, carrier: str) -> CarrierInput:
+        """Return the entry that says what a carrier is worth: the first of its directions."""
+        return next(iter(self.given(carrier).values()))
+
+    # ---- what it refers to, and what is wrong -------------------------------------------------
 
     def references(self) -> list[Reference]:
         found = []
-        for carrier, given in self.inputs.items():
-            below = ("tags",) if isinstance(given, CarrierInput) else ()
-            for i, tag in enumerate(_tags(given)):
-                found.append(Reference(("inputs", carrier, *below, i), tag, Kind.COUNTER))
-        for carrier, tags in self.returned.items():
-            found += [
-                Reference(("returned", carrier, i), t, Kind.COUNTER) for i, t in enumerate(tags)
-            ]
-        if self.output is not None:
-            found.append(Reference(("output",), self.output, Kind.COUNTER, "t"))
+        for direction in _DIRECTIONS:
+            for carrier, entry in getattr(self, direction).items():
+                here: Path = (direction, carrier)
+                below = (*here, "tags") if isinstance(entry, CarrierInput) else here
+                tags = entry.tags if isinstance(entry, CarrierInput) else entry
+                found += [Reference((*below, i), tag) for i, tag in enumerate(tags)]
+                if isinstance(entry, CarrierInput) and entry.pressure is not None:
+                    path = (*here, "pressure")
+                    found.append(Reference(path, entry.pressure, Kind.GAUGE, "MPa"))
+                if isinstance(entry, CarrierInput) and entry.temperature is not None:
+                    found.append(Reference((*here, "temperature"), entry.temperature, Kind.GAUGE))
+        if isinstance(self.output, str):
+            found.append(Reference(("output",), self.output))
+        for path, quantity in self._quantities():
+            tags = enumerate(quantity.tags)
+            found += [Reference((*path, "tags", i), tag) for i, tag in tags]
         return found
 
-    def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        for carrier, given in self.inputs.items():
-            if not _tags(given):
-                found.append((("inputs", carrier), "needs at least one counter"))
-            if isinstance(given, CarrierInput) and given.lhv is not None:
-                try:
-                    heating_value(given.lhv)
-                except ValueError as error:
-                    found.append((("inputs", carrier, "lhv"), f"{error} (write 23.1 MJ/kg)"))
+    def _quantities(self) -> Iterator[tuple[Path, Quantity]]:
+        if isinstance(self.output, Quantity):
+            yield ("output",), self.output
+        for name, quantity in self.denominators.items():
+            yield ("denominators", name), quantity
+
+    def faults(self) -> list[tuple[Path, str]]:
+        found: list[tuple[Path, str]] = []
         if not self.inputs:
             found.append((("inputs",), "needs at least one carrier"))
+        for carrier in self.carriers:
+            found += self._carrier_faults(carrier)
+        for path, quantity in self._quantities():
+            found += [(path, message) for message in quantity.faults()]
+        if isinstance(self.output, Quantity) and not self.output.tags:
+            found.append((("output",), "needs tags: only a denominator may be monthly or constant"))
+        for i, carrier in enumerate(self.specific):
+            if carrier not in self.carriers:
+                known = ", ".join(self.carriers)
+                found.append((("specific", i), f'"{carrier}" is no carrier of this: {known}'))
         return found
+
+    def _carrier_faults(self, carrier: str) -> Iterator[tuple[Path, str]]:
+        given = self.given(carrier)
+        first, main = next(iter(given.items()))
+        for direction, entry in given.items():
+            for key, message in _entry_faults(entry, produced=direction == "produced"):
+                yield (direction, carrier, *key), message
+            if (entry.pressure is None) != (main.pressure is None):
+                message = "needs pressure as well, or nowhere: steam is worth its heat"
+                yield (direction, carrier), message
+            for name in _WORTH if entry is not main else ():
+                if getattr(entry, name) is not None:
+                    message = f"is said once, where the carrier stands in {first}"
+                    yield (direction, carrier, name), message
+        if main.lhv is not None:
+            here = (first, carrier, "lhv")
+            if main.pressure is not None:
+                yield here, "steam is worth its heat: it has no heating value"
+            try:
+                measured(carrier, main.lhv)
+            except ValueError as error:
+                yield here, f"{error} (write 23.1 MJ/kg, or {{2026-01-01: 23.1 MJ/kg}})"
+
+    # ---- what it is made into -----------------------------------------------------------------
 
     def build(self, name: str, plant: Plant) -> list[Metric]:
         inputs = Inputs(plant)
-        names = dict.fromkeys((*self.inputs, *self.returned))
-        carriers = tuple(self._carrier(carrier, inputs) for carrier in names)
-        output = None
-        if self.output is not None:
-            counter = inputs.increment(self.output)
-            output = (counter, counter.unit.factor_to(Unit.parse("t")))
-        return inputs.metrics(name, Energy(carriers, output, plant.quality), self.windows)
+        carriers = tuple(self._carrier(carrier, inputs) for carrier in self.carriers)
+        others = tuple(q.build(key, inputs) for key, q in self.denominators.items())
+        output = self._output(inputs)
+        formula = Boundary(carriers, output, others, self.specific, plant.quality)
+        return inputs.metrics(name, formula, self.windows)
+
+    def remarks(self, plant: Plant) -> list[str]:
+        found, rows = list[str](), list[str]()
+        for carrier in self.carriers:
+            main = self.main(carrier)
+            terms = self._terms(carrier, plant)[1] if main.energy else ()
+            missing = gaps(terms) if terms else []
+            if main.lhv is None:  # nobody asks for what was before a table's first edition
+                missing = [when for when in missing if not when.startswith("before")]
+            found += [f"{carrier}: no coefficient is in force {when}" for when in missing]
+            rows += [term.source for term in (*terms, *self._co2(carrier, plant))]
+        unapproved = dict.fromkeys(row for row in rows if row.endswith(":unapproved"))
+        if unapproved:
+            found.append(f"rests on rows that nobody has approved: {', '.join(unapproved)}")
+        return found
+
+    def _output(self, inputs: Inputs) -> Divisor:
+        if self.output is None:
+            return Nobody(Tag("output_t", TONNE))
+        given = self.output
+        quantity = Quantity(tags=(given,)) if isinstance(given, str) else given
+        made = quantity.build("output", inputs)
+        return quantity.build("output_t", inputs) if made.tag.unit is TONNE else made
 
     def _carrier(self, name: str, inputs: Inputs) -> Carrier:
-        given = self.inputs.get(name, ())
-        if isinstance(given, CarrierInput) and given.lhv is not None:
-            kgce, code = heating_value(given.lhv)
-        else:
-            coefficient = inputs.plant.coefficient(name, self.basis)
-            kgce, code = coefficient.kgce_per_unit, coefficient.unit
-        unit = Unit.parse(code)
-        signed = [(tag, 1.0) for tag in _tags(given)] + [
-            (t, -1.0) for t in self.returned.get(name, ())
-        ]
-        counters = [(inputs.increment(tag), sign) for tag, sign in signed]
+        given, main = self.given(name), self.main(name)
+        plant, zone = inputs.plant, inputs.plant.site.zone
+        unit, terms = self._terms(name, plant) if main.energy else (None, ())
+        if unit is None:
+            unit = inputs.amount(main.tags[0]).unit
+        counted = TONNE if main.pressure is not None else unit
+        flows = {way: _flow(entry, counted, inputs) for way, entry in given.items()}
+        worth: list[Worth] = []
+        if terms:
+            coal, heat = dated(terms, zone)
+            every = list(flows.values())
+            worth = [
+                Worth.of("_kgce", KGCE, coal, every),
+                Worth.of("_gj", GJ, heat, every),
+            ]
+        emitted = self._co2(name, plant)
+        if emitted:
+            (tonnes,) = dated(emitted, zone)
+            worth.append(Worth.of("_tco2", TCO2, tonnes, list(flows.values())))
+        produced = given.get("produced")
+        bought = 0.0 if "inputs" not in given else given["inputs"].non_fossil
         return Carrier(
-            name, unit, kgce, tuple((c, s * c.unit.factor_to(unit)) for c, s in counters)
+            name,
+            counted,
+            flows.get("inputs"),
+            flows.get("returned"),
+            flows.get("produced"),
+            produced is not None and produced.added,
+            tuple(worth),
+            (bought, 0.0 if produced is None else produced.non_fossil),
+            tuple(term.source for term in (*terms, *emitted)),
         )
 
+    def _terms(self, carrier: str, plant: Plant) -> tuple[Unit, tuple[Term, ...]]:
+        """Return the unit that a carrier is worth by, and its terms (kgce, GJ)."""
+        main = self.main(carrier)
+        if main.lhv is not None:
+            return measured(carrier, main.lhv)
+        code = main.code or (HEAT if main.pressure is not None else carrier)
+        basis, standard = main.basis or self.basis, main.standard or self.standard
+        unit, terms = tabled(plant.coefficients(code, basis, standard))
+        if main.pressure is None:
+            return unit, terms
+        scale = Unit.parse("MJ").factor_to(unit)
+        heat = [Term(t.since, t.until, _scaled(t.values, scale), t.source) for t in terms]
+        return Unit.parse("MJ"), tuple(heat)
 
-def _tags(given: CarrierInput | tuple[str, ...]) -> tuple[str, ...]:
-    return given.tags if isinstance(given, CarrierInput) else given
+    def _co2(self, carrier: str, plant: Plant) -> tuple[Term, ...]:
+        """Return the terms (tCO2 per unit) of a carrier; none when they are not wanted."""
+        main = self.main(carrier)
+        if self.co2 is None or main.co2 == NONE or not main.energy:
+            return ()
+        unit, terms = self._terms(carrier, plant)
+        code = main.co2 or main.code or carrier
+        year: int | str = "published"
+        try:
+            if code == ELECTRICITY:
+                rows = plant.co2_factors(self.co2.electricity, self.co2.variant)
+                year = self.co2.data_year
+            elif main.pressure is not None or code == HEAT:
+                rows = plant.co2_factors(main.co2 or PURCHASED_HEAT, self.co2.heat)
+            else:
+                rows = plant.co2_factors(code, self.co2.family)
+        except KeyError as error:
+            advice = "write co2: CODE beside its tags, or co2: none"
+            raise KeyError(f"{carrier}: {error.args[0]}; {advice}") from error
+        own = main.lhv is not None and self.co2.heating_value == "measured"
+        try:
+            return co2_terms(rows, unit, year, terms if own else ())
+        except ValueError as error:
+            raise ValueError(f"{carrier}: its CO2 factor does not fit: {error}") from error
+
+
+def _entry_faults(entry: CarrierInput, *, produced: bool) -> Iterator[tuple[Path, str]]:
+    """Yield what is wrong with one entry by itself."""
+    if not entry.tags:
+        yield (), "needs at least one meter"
+    if not 0 <= entry.non_fossil <= 1:
+        yield ("non_fossil",), "must be a share, 0 to 1"
+    if entry.added and not produced:
+        yield ("added",), "only own production (produced) is added"
+    if entry.temperature is not None and entry.pressure is None:
+        yield ("temperature",), "needs the pressure, too"
+
+
+def _flow(entry: CarrierInput, unit: Unit, inputs: Inputs) -> Flow:
+    """Return the meters of one direction, and the state of the steam that goes through them."""
+    found = meters(entry.tags, unit, inputs)
+    if entry.pressure is None:
+        return Flow(found)
+    steam = steam_of(
+        entry.pressure,
+        entry.temperature,
+        inputs,
+        phase=entry.phase,
+        atmosphere=entry.atmosphere / 1e3 if entry.gauge else 0.0,
+        base=entry.feed_water,
+    )
+    return Flow(found, steam)
+
+
+def _scaled(values: tuple[float, ...], factor: float) -> tuple[float, ...]:
+    return tuple(value * factor for value in values)

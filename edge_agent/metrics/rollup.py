@@ -133,6 +133,17 @@ def unknown(sums: Sums) -> U8:
     return reason.astype(np.uint8)
 
 
+def worse(one: tuple[U8, I64], other: tuple[U8, I64]) -> U8:
+    """Return the worst quality of known rows of two parts; of unknown ones only if no row is known.
+
+    Each part is (worst, known), as in ``Sums``.
+    """
+    (first, some), (second, more) = one, other
+    first = np.where((some == 0) & (more > 0), 0, first)
+    second = np.where((more == 0) & (some > 0), 0, second)
+    return np.maximum(first, second).astype(np.uint8)
+
+
 def graded(quality: U8, share: F64, limits: QualityLimits) -> U8:
     """Return a quality that is at least as bad as the share of good time makes it."""
     quality = np.where(share < limits.uncertain_below, np.maximum(quality, UNCERTAIN), quality)
@@ -286,12 +297,17 @@ class RollUp:
             highest = np.where(np.isfinite(highest), highest, 0.0)
             total = np.where(self._peaks[:, None], highest, total)
         sums.total = total
-        sums.known = sums.known + good.sum(axis=1, keepdims=True)
+        known = good.sum(axis=1, keepdims=True)
         # a minute that is UNCERTAIN for its coverage does not make the hour so: it has its own
         thin = block.value[-2:].sum(axis=0) < self._formula.limits.uncertain_below
         counts = good & ~(thin & (quality == UNCERTAIN))
         worst = np.where(counts, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
-        sums.worst = np.maximum(sums.worst, worst)
+        if known.all() and sums.known.all():
+            sums.worst = np.maximum(sums.worst, worst)
+        else:  # of a column that is not known: why
+            worst = np.where(known > 0, worst, quality.max(axis=1, keepdims=True))
+            sums.worst = worse((sums.worst, sums.known), (worst, known))
+        sums.known = sums.known + known
         lengths = self._lengths(block.time)
         shares = np.rint(block.value[-2:] * lengths).astype(np.int64).sum(axis=1)
         sums.covered = sums.covered + shares[0]
@@ -384,8 +400,8 @@ class Rolling(RollUp):
             highest = np.where(whole.known > 0, np.maximum(whole.total, part.total), part.total)
             highest = np.where(part.known > 0, highest, whole.total)
             whole.total = np.where(self._peaks[:, None], highest, whole.total + part.total)
+            whole.worst = worse((whole.worst, whole.known), (part.worst, part.known))
             whole.known = whole.known + part.known
-            whole.worst = np.maximum(whole.worst, part.worst)
             whole.covered = whole.covered + part.covered
             whole.estimated = whole.estimated + part.estimated
         whole.length[0], whole.expected[0] = time - start, self._expected(start, time)

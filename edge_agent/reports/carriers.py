@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
 from edge_agent.metrics.base import Coefficient
 from edge_agent.reports.figures import CONTEXT, STATUS, Figure, Label, exact
-from edge_agent.reports.period import Period
+from edge_agent.reports.period import SECOND, Period
 from edge_agent.reports.windows import History, Rows, covers, increments
 from edge_agent.units import Unit
 
@@ -23,15 +24,28 @@ class CarrierLine:
 
     carrier      the column of the metric's rows: ``electricity``
     tags         its counters; returned_tags: those of what leaves the boundary again
-    coefficient  the row of the table, or a measured heating value: ``23.1 MJ/kg``
+    coefficient  the row of the table, or a measured heating value: ``23.1 MJ/kg``; None: no energy
     name         Chinese and English; row: where the coefficient stands, ``file:line``
+    later        coefficients that count from a later time in the period on
+    by_heat      whether the coefficient is that of its heat, as for steam
     """
 
     carrier: str
     tags: tuple[str, ...]
-    coefficient: Coefficient | str
+    coefficient: Coefficient | str | None
     returned_tags: tuple[str, ...] = ()
     name: Label | None = None
+    row: str = ""
+    later: "tuple[Later, ...]" = ()
+    by_heat: bool = False
+
+
+@dataclass(frozen=True)
+class Later:
+    """A coefficient that counts from a time on, in ns; row: where it stands."""
+
+    since: int
+    coefficient: Coefficient | str
     row: str = ""
 
 
@@ -92,23 +106,75 @@ def carrier_lines(work: Work, line: CarrierLine) -> list[Figure]:
             status="" if covers(rows, work.period) else "partial",
         )
     )
-    figures.append(_coefficient(line, unit, (zh, en)))
     work.keep(figures)
-    amount, k = work.value(f"{key}.amount"), work.value(f"{key}.k")
-    coal = None if amount is None or k is None else CONTEXT.multiply(amount, k)
+    return figures if line.coefficient is None else [*figures, *_coal(work, line, (zh, en))]
+
+
+def _coal(work: Work, line: CarrierLine, name: Label) -> list[Figure]:
+    """Return coefficient and coal equivalent; each coefficient counts for its own days."""
+    rows, key = work.rows, line.carrier
+    column = f"{key}_gj" if line.by_heat else key
+    unit = (
+        rows.unit(column) if rows.block is not None and column in rows.block.schema.index else None
+    )
+    given = [Later(work.period.start_ns, line.coefficient or "", line.row), *line.later]
+    figures, terms = list[Figure](), list[str]()
+    coal: Decimal | None = Decimal(0)
+    for i, part in enumerate(given):
+        number = "" if len(given) == 1 else str(i + 1)
+        measure = f"{key}.amount"
+        if number or line.by_heat:
+            until = given[i + 1].since if i + 1 < len(given) else None
+            measure = f"{key}.measure{number}"
+            figures.append(_measure(work, column, unit, (measure, name), (part.since, until)))
+        k = _coefficient(f"{key}.k{number}", part, unit, name)
+        work.keep([*figures, k])
+        figures.append(k)
+        amount, factor = work.value(measure), work.value(k.key)
+        coal = (
+            None
+            if coal is None or amount is None or factor is None
+            else CONTEXT.add(coal, CONTEXT.multiply(amount, factor))
+        )
+        terms.append(f"{{{measure}}}*{{{k.key}}}")
+    source = "实物量 × 系数 / amount × coefficient"
+    source = "焓值热量 × 系数 / heat by enthalpy × coefficient" if line.by_heat else source
     figures.append(
         Figure(
             f"{key}.kgce",
-            (f"{zh} · 折标煤", f"{en}: coal equivalent"),
+            (f"{name[0]} · 折标煤", f"{name[1]}: coal equivalent"),
             coal,
-            f"实物量 × 系数 / amount × coefficient; 存储/stored: "
-            f"{rows.source(f'{key}_kgce', work.digest)}",
+            f"{source}; 存储/stored: {rows.source(f'{key}_kgce', work.digest)}",
             "kgce",
-            f"{{{key}.amount}}*{{{key}.k}}",
+            "+".join(terms),
             rows.sum(f"{key}_kgce"),
         )
     )
     return work.keep(figures)
+
+
+def _measure(
+    work: Work,
+    column: str,
+    unit: Unit | None,
+    named: tuple[str, Label],
+    span: tuple[int, int | None],
+) -> Figure:
+    """Return what one coefficient counts for: the amount, or the heat, of its days."""
+    key, (zh, en) = named
+    status = "" if covers(work.rows, work.period) else "partial"
+    source = f"{work.rows.source(column, work.digest)}; {_days(work.period, *span)}"
+    code = unit.code if unit is not None else ""
+    label = (f"{zh} · 计算量", f"{en}: of these days")
+    return Figure(key, label, work.rows.sum(column, *span), source, code, status=status)
+
+
+def _days(period: Period, since: int, until: int | None) -> str:
+    first, last = (
+        datetime.fromtimestamp(ns // SECOND, period.zone)
+        for ns in (max(since, period.start_ns), period.end_ns if until is None else until)
+    )
+    return f"{first:%Y-%m-%d %H:%M} – {last:%Y-%m-%d %H:%M}"
 
 
 def _returned(work: Work, line: CarrierLine, unit: Unit | None, name: Label) -> list[Figure]:
@@ -130,11 +196,11 @@ def _returned(work: Work, line: CarrierLine, unit: Unit | None, name: Label) -> 
     return figures
 
 
-def _coefficient(line: CarrierLine, unit: Unit | None, name: Label) -> Figure:
+def _coefficient(key: str, part: Later, unit: Unit | None, name: Label) -> Figure:
     """Return kgce per unit of the amount, and what it rests on."""
     code = unit.code if unit is not None else ""
     label = (f"{name[0]} · 折标准煤系数", f"{name[1]}: coefficient")
-    given = line.coefficient
+    given = part.coefficient
     if isinstance(given, str):
         number, _, per = given.strip().partition(" ")
         energy, _, quantity = per.strip().partition("/")
@@ -145,18 +211,16 @@ def _coefficient(line: CarrierLine, unit: Unit | None, name: Label) -> Figure:
             f"实测低位发热量/measured LHV {given}; k = LHV / {MJ_PER_KGCE} MJ/kgce (GB/T 2589-2020)"
         )
         formula = f"{number}*{megajoules.normalize():f}*{factor.normalize():f}/{MJ_PER_KGCE}"
-        return Figure(
-            f"{line.carrier}.k", label, value, source, f"kgce/{code}", formula, status="measured"
-        )
+        return Figure(key, label, value, source, f"kgce/{code}", formula, status="measured")
     status = "approved" if given.approved else "unapproved"
     source = (
         f"{given.standard} ({given.edition}), {given.code}, {BASIS.get(given.basis, ('', ''))[0]}; "
         f"{given.source}; 有效/valid {given.valid_from}–{given.valid_to}; "
         f"可信度/confidence {given.confidence}; {both(STATUS[status])}"
     )
-    source += f"; {line.row}" if line.row else ""
+    source += f"; {part.row}" if part.row else ""
     value = CONTEXT.multiply(exact(given.kgce_per_unit), _factor(unit, given.unit))
-    return Figure(f"{line.carrier}.k", label, value, source, f"kgce/{code}", status=status)
+    return Figure(key, label, value, source, f"kgce/{code}", status=status)
 
 
 def _factor(unit: Unit | None, per: str) -> Decimal:

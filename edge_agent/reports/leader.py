@@ -14,7 +14,15 @@ from pathlib import Path
 import orjson
 
 from edge_agent.model import Site
-from edge_agent.reports.carriers import BASIS, Boundary, CarrierLine, Work, both, carrier_lines
+from edge_agent.reports.carriers import (
+    BASIS,
+    Boundary,
+    CarrierLine,
+    Later,
+    Work,
+    both,
+    carrier_lines,
+)
 from edge_agent.reports.comparison import compared
 from edge_agent.reports.figures import CONTEXT, Figure, Label, Section
 from edge_agent.reports.levels import Benchmark, Level
@@ -22,7 +30,7 @@ from edge_agent.reports.period import Period
 from edge_agent.reports.windows import History, Rows, choose, covers
 
 __all__ = [
-    "Benchmark", "Boundary", "CarrierLine", "LeaderReport", "Level", "leader", "to_json",
+    "Benchmark", "Boundary", "CarrierLine", "Later", "LeaderReport", "Level", "leader", "to_json",
     "write_xlsx",
 ]  # fmt: skip
 
@@ -69,7 +77,7 @@ def leader(
 
     levels, benchmarks  rows of the tables for the boundary's product, in kgce/t; may be empty
     """
-    columns = [f"{c.carrier}{s}" for c in boundary.carriers for s in ("", "_kgce")]
+    columns = [f"{c.carrier}{s}" for c in boundary.carriers for s in ("", *_suffixes(c))]
     ranked = choose(history, metric, period, [*columns, "total_kgce", "output_t"])
     work = Work(boundary, history, period, ranked[0], config_digest)
     carriers = [figure for line in boundary.carriers for figure in carrier_lines(work, line)]
@@ -92,6 +100,12 @@ def leader(
         approved,
         covers(work.rows, period),
     )
+
+
+def _suffixes(line: CarrierLine) -> tuple[str, ...]:
+    if line.coefficient is None:
+        return ()
+    return ("_kgce", "_gj") if line.by_heat else ("_kgce",)
 
 
 def _warnings(work: Work, figures: Sequence[Figure]) -> tuple[Label, ...]:
@@ -140,7 +154,8 @@ def _subject(work: Work, site: Site, metric: str, version: str) -> tuple[Figure,
 def _result(work: Work) -> list[Figure]:
     """Return total, output and energy per tonne, the last one last."""
     rows, status = work.rows, "" if covers(work.rows, work.period) else "partial"
-    coals = [work.value(f"{line.carrier}.kgce") for line in work.boundary.carriers]
+    counted = [line.carrier for line in work.boundary.carriers if line.coefficient is not None]
+    coals = [work.value(f"{carrier}.kgce") for carrier in counted]
     known = [coal for coal in coals if coal is not None]
     energy = None
     if len(known) == len(coals) and known:
@@ -151,7 +166,7 @@ def _result(work: Work) -> list[Figure]:
     intensity = None if energy is None or not output else CONTEXT.divide(energy, output)
     stored = rows.sum("total_kgce")
     per_tonne = None if stored is None or not output else CONTEXT.divide(stored, output)
-    formula = "+".join(f"{{{line.carrier}.kgce}}" for line in work.boundary.carriers)
+    formula = "+".join(f"{{{carrier}.kgce}}" for carrier in counted)
     return [
         Figure("total", ("综合能耗", "Total energy"), energy,
                "各能源折标煤之和 / sum of the carriers; 存储/stored: "

@@ -57,11 +57,21 @@ class Rows:
         """Whether every window of the period has its numbers."""
         return self.expected > 0 and len(self.usable) == self.expected
 
-    def sum(self, column: str) -> Decimal | None:
-        """Return the sum of a column over the usable rows; None without any."""
+    def sum(
+        self, column: str, after: int | None = None, until: int | None = None
+    ) -> Decimal | None:
+        """Return the sum of a column over the usable rows; None without any.
+
+        after, until  ns; of those rows only that lie between
+        """
         if self.block is None or not self.usable:
             return None
-        return total(self.block[column][list(self.usable)].tolist())
+        rows = np.array(self.usable)
+        time = self.block.time[rows]
+        inside = (time > (time[0] - 1 if after is None else after)) & (
+            time <= (time[-1] if until is None else until)
+        )
+        return total(self.block[column][rows[inside]].tolist())
 
     def share(self, column: str) -> Decimal:
         """Return the mean of a share over the whole period; a window without a row counts as 0."""

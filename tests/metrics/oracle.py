@@ -396,6 +396,8 @@ def merged(parts: Sequence[Part], minutes: int, peaks: Container[str] = ()) -> P
         """A minute that is uncertain for its coverage does not make the hour so."""
         if len(parts) == 1:
             return part.worst[name]
+        if not any(p.known[name] for p in parts):
+            return part.worst[name]  # why it is not known
         thin = part.share() < LIMITS[0] and part.worst[name] == UNCERTAIN
         return 0 if thin or not part.known[name] else part.worst[name]
 

@@ -10,6 +10,7 @@ from random import Random
 import numpy as np
 
 from edge_agent.metrics.base import (
+    Co2Factor,
     Coefficient,
     InstrumentFlag,
     Limit,
@@ -107,7 +108,13 @@ OUTLET = Schema(
     ),
     5.0,
 )
-STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER, KILN, DUCT, OUTLET)
+STEAM = Schema(
+    "fm-steam/raw",
+    Family.SAMPLE,
+    (tag("mass", "t", Kind.COUNTER), tag("pressure", "bar"), tag("steam_temperature", "°C")),
+    30.0,
+)
+STREAMS = (METER, SCALE, PACKER, STACK, SUB_METER, KILN, DUCT, OUTLET, STEAM)
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,45 @@ class Works:
         )
 
     def coefficient(self, carrier: str, basis: str) -> Coefficient:
-        table = {"electricity": ("kWh", 0.1229), "raw-coal": ("kg", 0.7143)}
-        unit, kgce = table[carrier]
-        return Coefficient(carrier, unit, kgce, basis, "", "test", "", "", "", "M", False)
+        return self.coefficients(carrier, basis, "")[-1]
+
+    def coefficients(self, carrier: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
+        rows = [
+            ("electricity", "kWh", 0.404, "2008-06-01", "2021-03-31", None),
+            ("electricity", "kWh", 0.1229, "2021-04-01", "", 3.6),
+            ("raw-coal", "kg", 0.7143, "2021-04-01", "", 20.934),
+            ("heat", "MJ", 0.03412, "2021-04-01", "", 1.0),
+            ("diesel", "kg", 1.4571, "2021-04-01", "2025-12-31", 42.705),
+            ("fresh-water", "t", 0.2571, "2021-04-01", "", None),
+        ]
+        found = tuple(
+            Coefficient(code, unit, k, basis, standard, "test", "", since, until, "M", False, heat)
+            for code, unit, k, since, until, heat in rows
+            if code == carrier
+        )
+        if not found:
+            raise KeyError(f'no coefficient for "{carrier}"')
+        return found
+
+    def co2_factors(self, code: str, variant: str) -> tuple[Co2Factor, ...]:
+        rows = [
+            ("cn-works", "average", "2023", "kWh", 0.6e-3, None, "2025-12-31"),
+            ("cn-works", "average", "2022", "kWh", 0.7e-3, None, "2024-12-20"),
+            ("bituminous-coal", "works", "", "t", 2.2329, 0.02618 * 0.98, ""),
+            ("natural-gas", "works", "", "10000.Nm3", 21.6502, 0.01532 * 0.99, ""),
+            ("purchased-heat", "default", "", "GJ", 0.11, None, ""),
+        ]
+        found = tuple(
+            Co2Factor(
+                code=c, variant=v, data_year=year, unit=unit, tco2_per_unit=t, tc_per_gj=carbon,
+                valid_from=since, valid_to="", approved=True,
+            )
+            for c, v, year, unit, t, carbon, since in rows
+            if (c, v) == (code, variant)
+        )  # fmt: skip
+        if not found:
+            raise KeyError(f'no CO2 factor for "{code}" ({variant})')
+        return found
 
     def limits(self, prefix: str) -> tuple[Limit, ...]:
         rows = [
@@ -222,7 +265,8 @@ def column(random: Random, signal: Tag, n: int) -> tuple[list[float], list[int]]
             level = float(random.randint(1, 6)) if random.random() < 0.2 else level
             values.append(level)
     else:
-        center = {"o2": 16.0, "flow": 1e5, "humidity": 9.0}.get(signal.name, 40.0)
+        centers = {"o2": 16.0, "flow": 1e5, "humidity": 9.0, "steam_temperature": 260.0}
+        center = centers.get(signal.name, 40.0)
         values = [random.gauss(center, center / 10) for _ in range(n)]
     for i in range(n):
         if random.random() < 0.03:

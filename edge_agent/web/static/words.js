@@ -104,7 +104,15 @@ Object.assign(COLUMNS, {  // stack gas
   shut_down_min: ["停机过程分钟", "minutes of shut-down"], stopped_min: ["停运分钟", "minutes stopped"],
   fault_min: ["仪表故障分钟", "minutes of fault"], maintenance_min: ["仪表维护分钟", "minutes of maintenance"], calibration_min: ["仪表标定分钟", "minutes of calibration"],
 });
+Object.assign(COLUMNS, {
+  total_gj: ["综合能耗（热量）", "total energy, GJ"], total_tco2: ["二氧化碳排放", "CO₂"], produced_kgce: ["自产能源", "own production"], output: ["产量", "output"],
+  non_fossil_kgce: ["非化石能源", "non-fossil energy"], non_fossil_share: ["非化石能源占比", "non-fossil share"],
+  value: ["产值", "output value"], "output-value": ["产值", "output value"], area: ["用地面积", "area"], condensate: ["凝结水", "condensate"],
+  intensity_value: ["单位产值综合能耗", "energy per value"], "intensity_output-value": ["单位产值综合能耗", "energy per value"], intensity_area: ["亩均综合能耗", "energy per area"],
+});
 Object.assign(SUFFIXES, {
+  _gj: ["热量", "heat"], _tco2: ["二氧化碳", "CO₂"], _produced: ["自产", "own production"], _produced_kgce: ["自产折标煤", "own production, coal equivalent"],
+  _per_output: ["单耗", "per unit"], _per_value: ["单位产值消耗", "per value"], "_per_output-value": ["单位产值消耗", "per value"], _per_area: ["亩均消耗", "per area"],
   _judged: ["考核浓度", "judged"], _mass_substituted_kg: ["替代排放量", "mass, substituted"], _kg_per_t: ["单位产品排放量", "per tonne"],
   _limit: ["限值", "limit"], _exceeded: ["超标", "exceeded"], _exceeded_h: ["超标小时", "hours exceeded"], _judged_h: ["考核小时", "hours judged"],
   _exceeded_d: ["超标天数", "days exceeded"], _judged_d: ["考核天数", "days judged"], _valid_h: ["有效小时", "valid hours"], _valid_d: ["有效天数", "valid days"],

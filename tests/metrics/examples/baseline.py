@@ -136,7 +136,7 @@ def expected(rows: Mapping[str, SampleBlock], _spans: list[Span] | None) -> Resu
     """The rows of CONFIG."""
     streams = as_streams(rows)
     clinker = energy.energy(
-        streams, {"electricity": (0.1229, [("em-a.energy", 1.0)])}, ("scale.mass", 1e-3)
+        streams, {"electricity": (0.1229, 0.0036, [("em-a.energy", 1.0)])}, ("scale.mass", 1e-3)
     )
     power = slots(find(streams, "em-a.power"))
     fit, model, told = Fit(), False, False

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from math import inf, nan
 from operator import itemgetter
@@ -38,7 +38,7 @@ CONFIG = ProductConfig(
     batch="packer.state",
     windows=("1min", "15min", "1d", "12mo"),
 )
-OTHERS = {"boundary": replace(energy.CONFIG, windows=("1min",))}
+OTHERS = {"boundary": energy.PLAIN}
 NAMES = (*PRODUCTS, "unknown")
 SUMS = ("kgce_cement-425", "output_unknown", "total_kgce")
 MEANING = {float(n): name for name, numbers in PRODUCTS.items() for n in numbers}
@@ -94,7 +94,7 @@ def minutes(
     rows: Mapping[str, SampleBlock],
 ) -> Iterator[tuple[int, tuple[Cell, Cell, int, int], list[Stretch], int]]:
     """Each minute: its end, energy, output, covered and estimated ns; the stretches and worst."""
-    boundary, streams = energy.expected(rows, None), as_streams(rows)
+    boundary, streams = energy.plain(rows), as_streams(rows)
     stream = find(streams, "packer.state")
     state = stream.rows["state"]
     first = min(*boundary, state[0][0] // MINUTE * MINUTE + MINUTE)
