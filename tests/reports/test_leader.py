@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from openpyxl.worksheet.worksheet import Worksheet
 from edge_agent.clock import SECOND
 from edge_agent.model import Family, SampleBlock, Schema, Tag
 from edge_agent.reports.figures import CONTEXT
-from edge_agent.reports.leader import LeaderReport, leader, to_json, write_xlsx
+from edge_agent.reports.leader import Later, LeaderReport, leader, to_json, write_xlsx
 from edge_agent.reports.period import Period
 from edge_agent.units import Unit
 from tests.reports.clinker import (
     COAL,
     DAY,
+    ELECTRICITY,
     SITE,
     ZONE,
     benchmark,
@@ -222,6 +224,47 @@ async def test_returned_energy_without_minute_rows_says_so(tmp_path: Path) -> No
     returned = report.figure("electricity.returned")
     assert (returned.value, returned.status) == (None, "partial")
     assert "no minute rows" in returned.source
+
+
+async def test_each_coefficient_counts_for_its_own_part_of_the_period(tmp_path: Path) -> None:
+    block = rows("1h", ends("1h"))
+    noon = DAY.start_ns + 12 * 3600 * SECOND
+    value_, index = block.value.copy(), block.schema.index
+    afternoon = block.time > noon
+    more = block["electricity"] * (0.2 - 0.1229) * afternoon
+    for column in ("electricity_kgce", "total_kgce"):
+        value_[index[column]] += more
+    block = SampleBlock(block.schema, block.time, value_, block.quality)
+    plain = boundary()
+    first = plain.carriers[0]
+    changed = replace(ELECTRICITY, kgce_per_unit=0.2)
+    line = replace(first, later=(Later(noon, changed, "own.csv:7"),))
+    of = replace(plain, carriers=(line, *plain.carriers[1:]))
+    report = sheet(await store(tmp_path, block), of=of)
+
+    kwh = [Decimal(repr(v)) for v in block["electricity"].tolist()]
+    assert value(report, "electricity.measure1") == sum(kwh[:12])
+    assert value(report, "electricity.measure2") == sum(kwh[12:])
+    coal = sum(kwh[:12]) * Decimal("0.1229") + sum(kwh[12:]) * Decimal("0.2")
+    assert value(report, "electricity.kgce") == coal
+    assert report.figure("electricity.kgce").agrees is True
+    assert report.figure("total").agrees is True
+    assert "own.csv:7" in report.figure("electricity.k2").source
+    page = read(report, tmp_path)
+    formulas = [row[0].value for row in page["B1:B80"] if isinstance(row[0].value, str)]
+    assert any(formula.startswith("=") and formula.count("*") == 2 for formula in formulas)
+
+
+async def test_what_is_no_energy_is_shown_and_not_counted(tmp_path: Path) -> None:
+    plain = boundary()
+    coal = replace(plain.carriers[1], coefficient=None)
+    of = replace(plain, carriers=(plain.carriers[0], coal))
+    report = sheet(await store(tmp_path, rows("1h", ends("1h"), k_coal=0.0)), of=of)
+
+    assert value(report, "raw-coal.amount") > 0
+    assert value(report, "total") == value(report, "electricity.kgce")
+    with pytest.raises(KeyError):
+        report.figure("raw-coal.k")
 
 
 # the sheet itself --------------------------------------------------------------------------------
