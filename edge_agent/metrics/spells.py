@@ -6,12 +6,14 @@ known, and the last state is not taken to go on. States are numbers from 0; ``UN
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from edge_agent.metrics.base import MINUTE, SILENCE, usable
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Reading
+from edge_agent.metrics.machine_time import Meaning
 from edge_agent.model import F64, I64, U8
 
 UNKNOWN = -1
@@ -49,13 +51,14 @@ class Machine:
     reading: Reading
     numbers: tuple[tuple[int, ...], ...]
 
+    @cached_property
+    def _meaning(self) -> Meaning:
+        return Meaning({n: i for i, numbers in enumerate(self.numbers) for n in numbers})
+
     def read(self, rows: Mapping[str, Rows]) -> tuple[I64, I64, U8]:
         """Return time, state and quality of the rows."""
         time, value, quality = self.reading.read(rows)
-        good = usable(value, quality)
-        state = np.full(len(time), UNKNOWN, np.int64)
-        for i, numbers in enumerate(self.numbers):
-            state[good & np.isin(value, numbers)] = i
+        state = self._meaning.of(value, usable(value, quality), UNKNOWN)
         return time, state, quality
 
     def spells(self, ends: I64, rows: Mapping[str, Rows]) -> list[Spells]:

@@ -73,7 +73,10 @@ STACK = Schema(
     5.0,
 )
 SUB_METER = Schema(
-    "em-b/raw", Family.SAMPLE, (tag("energy", "kWh", Kind.COUNTER, modulus=1e6),), 20.0
+    "em-b/raw",
+    Family.SAMPLE,
+    (tag("energy", "kWh", Kind.COUNTER, modulus=1e6), tag("power", "kW")),
+    20.0,
 )
 KILN = Schema(
     "kiln/raw",

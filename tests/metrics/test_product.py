@@ -231,9 +231,9 @@ def total(found: Mapping[str, SampleBlock], until: int) -> float:
     return float(np.nansum(block["total_kgce"][block.time <= until]))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_batches_equal_the_oracle_and_lose_nothing(seed: int) -> None:
-    tags = {"scale.mass", "em-a.energy", "packer.state"}
+    tags = {"scale.mass", "packer.state"}
     streams = {Works().raw(name).stream for name in tags}
     blocks = {name: block for name, block in plant_rows(seed, 19.0).items() if name in streams}
     configs = {**product.OTHERS, "kpi": product.CONFIG}

@@ -35,7 +35,7 @@ from tests.metrics.plants import as_streams
 
 STATES = {"producing": (1,), "idle": (2,), "fault": (3, 6), "setup": (4,)}
 CONFIG = EnergyByStateConfig(
-    energy=("em-a.energy", "em-a.power"),
+    energy=("em-b.energy", "em-b.power"),
     state="packer.state",
     states=STATES,
     windows=("1min", "15min", "1d", "12mo"),
@@ -158,8 +158,8 @@ def expected(rows: Mapping[str, SampleBlock], spans: list[Span] | None) -> Resul
     """The rows of CONFIG."""
     streams = as_streams(rows)
     joined = Joined(streams)
-    counted = joined.increments("em-a.energy")
-    state, meter = joined.readings("packer.state"), find(streams, "em-a.energy")
+    counted = joined.increments("em-b.energy")
+    state, meter = joined.readings("packer.state"), find(streams, "em-b.energy")
     power, registers = integrals(meter, "power", 3600.0), slots(meter)
     parts = {}
     for end in joined.ends():

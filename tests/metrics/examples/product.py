@@ -7,10 +7,11 @@ from fractions import Fraction
 from math import inf, nan
 from operator import itemgetter
 
+from edge_agent.metrics.energy import CarrierInput, EnergyConfig
 from edge_agent.metrics.product import ProductConfig, ProductTag
 from edge_agent.model import SampleBlock
-from tests.metrics.examples import energy
 from tests.metrics.oracle import (
+    ABSENT,
     BAD,
     ESTIMATED,
     LIMITS,
@@ -18,6 +19,7 @@ from tests.metrics.oracle import (
     MISSING,
     UNCERTAIN,
     Cell,
+    Joined,
     Part,
     Result,
     Row,
@@ -38,12 +40,17 @@ CONFIG = ProductConfig(
     batch="packer.state",
     windows=("1min", "15min", "1d", "12mo"),
 )
-OTHERS = {"boundary": energy.PLAIN}
+OTHERS = {
+    "boundary": EnergyConfig(  # a kilogram is a kgce, so that nothing is rounded on the way
+        inputs={"raw-coal": CarrierInput(tags=("scale.mass",), lhv="29.3076 MJ/kg")},
+        output="scale.mass",
+        windows=("1min",),
+    )
+}
 NAMES = (*PRODUCTS, "unknown")
 SUMS = ("kgce_cement-425", "output_unknown", "total_kgce")
 MEANING = {float(n): name for name, numbers in PRODUCTS.items() for n in numbers}
 FINE = Fraction(2) ** 32
-ABSENT: tuple[Cell, Cell, int, int] = ((None, MISSING), (None, MISSING), 0, 0)
 
 
 @dataclass
@@ -94,19 +101,15 @@ def minutes(
     rows: Mapping[str, SampleBlock],
 ) -> Iterator[tuple[int, tuple[Cell, Cell, int, int], list[Stretch], int]]:
     """Each minute: its end, energy, output, covered and estimated ns; the stretches and worst."""
-    boundary, streams = energy.plain(rows), as_streams(rows)
-    stream = find(streams, "packer.state")
-    state = stream.rows["state"]
-    first = min(*boundary, state[0][0] // MINUTE * MINUTE + MINUTE)
-    last = min(max(boundary), state[-1][0] // MINUTE * MINUTE)
-    for end in range(first, last + 1, MINUTE):
-        cells, told = boundary.get(end), ABSENT
-        if cells is not None:
-            covered, estimated = (
-                round(cells[name][0] * MINUTE) for name in ("coverage", "estimated")
-            )
-            told = cells["total_kgce"], cells["output_t"], covered, estimated
-        yield end, told, *stretches(state, stream.period, end)
+    joined = Joined(as_streams(rows))
+    counted, state = joined.increments("scale.mass"), joined.readings("packer.state")
+    period = find(joined.streams, "packer.state").period
+    for end in joined.ends():
+        (value, quality), covered, estimated = counted.get(end, ABSENT)
+        coal = round((value or 0.0) * 2.0**26) / 2.0**26
+        made = round((value or 0.0) * 1e-3 * 2.0**36) / 2.0**36
+        told = (coal, quality), (made, quality), covered, min(estimated, MINUTE - covered)
+        yield end, told, *stretches(state, period, end)
 
 
 def expected(rows: Mapping[str, SampleBlock], spans: list[Span] | None) -> Result:
