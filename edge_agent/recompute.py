@@ -28,7 +28,7 @@ from edge_agent.model import SampleBlock, Schema, concatenate
 from edge_agent.outbox_archive import Archive
 from edge_agent.pipeline import Flow
 from edge_agent.reports.period import Period
-from edge_agent.sinks.history import History
+from edge_agent.sinks.history import History, HistorySink
 
 SHOWN = 10  # differences that are told one by one
 AFTER = 25 * 3600 * SECOND  # a slot waits a day for a counter at most: then its rows are there
@@ -84,6 +84,7 @@ def recompute(config: Config, begin: str, end: str) -> Recomputation:
     rows = {
         stream: _inside(block, calendar, period)
         for stream, block in _again(archive, history, config, start, period.end_ns).items()
+        if HistorySink.takes(block.schema)
     }
     rows = {stream: block for stream, block in rows.items() if len(block)}
     stored: dict[str, SampleBlock] = {}

@@ -77,6 +77,12 @@ metrics:
     variables: {{load: mill.power, output: mill-energy.output_t_1h}}
     baseline: {{from: "2026-03-01T20:00", to: "2026-03-02T06:00"}}
     windows: [1h]
+  mill-load:
+    type: computed
+    tags: {{share: {{value: "mean(mill.power, 10min) / 80 kW", unit: "%"}}}}
+alarms:
+  mill-busy: {{when: mill-load.share > 88, delay: 2min, deadband: 0.5}}
+  mill-used: {{when: mill-energy.electricity_1h > 1, delay: 1min}}
 """
 
 
@@ -145,6 +151,11 @@ def test_what_a_metric_remembers_for_long_comes_from_its_stored_rows(plant: Path
     assert status == 0, out + err
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert lines["mill-stack/1h"] == ["8", "8", "8"]
+    assert int(lines["mill-busy/event"][0]) > 5
+    # this alarm is active since the first hour, hours before the raw rows that are fed
+    assert "mill-used/event" not in lines
+    assert lines["mill-load/slot"] == ["480", "480", "480"]
+    assert "mill-load/raw" not in lines  # only its slots are in the history
 
 
 def test_a_baseline_goes_on_from_its_stored_rows(plant: Path) -> None:

@@ -13,14 +13,17 @@ import numpy as np
 
 from edge_agent.metrics.alarm_states import AlarmEvent, AlarmState, Rules, Situation, after
 from edge_agent.metrics.aligned import Aligned, Together
-from edge_agent.metrics.base import SILENCE, State, usable
+from edge_agent.metrics.base import State, usable
 from edge_agent.metrics.conditions import Condition, Delays, Judged
+from edge_agent.metrics.held import floats
 from edge_agent.metrics.operations import Program
 from edge_agent.metrics.rollup import SHARES
-from edge_agent.model import I64, Kind, Quality, SampleBlock, Schema, Tag
+from edge_agent.model import Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.units import Unit
 
 HOUR = 3600 * 1_000_000_000
+REMEMBERED = 366 * 24 * HOUR  # how far back the last event is looked for
+_MISSING = int(Quality.BAD_MISSING)
 COUNTED = 100  # occurrences that are remembered
 
 
@@ -60,14 +63,11 @@ class Alarm:
     ) -> None:
         self._output, self._aligned = output, aligned
         self._condition, self._delays, self._settings = condition, delays, settings
-        self._silence = round(SILENCE * aligned.driver.period * 1e9)
         self.situation = Situation(shelved=settings.until >= 0, removed=settings.removed)
         self._told: AlarmState | None = None  # by the last event row; None: there is none yet
-        self._time, self._known = -1, False  # of the last row
-        self._known_ns = 0  # for how long the condition was known since the last event
         self._since = 0  # time of the last event
-        self._raised: list[int] = []  # when it occurred, in the last hour
-        self._latest = (np.nan, int(Quality.BAD_MISSING), np.nan, int(Quality.BAD_MISSING))
+        self._raised: list[int] = []  # when it occurred, the last ones
+        self._latest = Reading(-1, np.nan, _MISSING, np.nan, _MISSING, known=False)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -88,33 +88,27 @@ class Alarm:
             return None
         judged = self._condition.judge(rows)
         events = self._events(rows, judged)
-        told = []
-        passed = self._passed(rows, judged)
+        told: list[tuple[list[float], list[int]]] = []
+        times: list[int] = []
         if self._told is None:
             self._since = int(rows.time[0])
             events.setdefault(0, [])
         for i in sorted(events):
+            now = int(rows.time[i])
             for event in events[i]:
                 if event is AlarmEvent.OCCUR:
-                    self._raised = [*self._raised[1 - COUNTED :], int(rows.time[i])]
+                    self._raised = [*self._raised[1 - COUNTED :], now]
                 self.situation = after(self.situation, event, self._settings.rules)
             if self.situation.state is not self._told:
-                told.append(
-                    (
-                        int(rows.time[i]),
-                        self._row(int(rows.time[i]), _at(judged, i), int(passed[i])),
-                    )
-                )
-                self._told, self._since = self.situation.state, int(rows.time[i])
-                passed = passed - passed[i]
-        self._known_ns = int(passed[-1])
-        self._time, self._known = int(rows.time[-1]), bool(judged.known[-1])
-        self._latest = _at(judged, -1)
+                told.append(self._row(_reading(now, judged, i)))
+                times.append(now)
+                self._told, self._since = self.situation.state, now
+        self._latest = _reading(int(rows.time[-1]), judged, -1)
         if not told:
             return None
-        value = np.array([v for _, (v, _) in told]).T
-        quality = np.array([q for _, (_, q) in told], np.uint8).T
-        return SampleBlock(self._output, np.array([t for t, _ in told], np.int64), value, quality)
+        value = np.array([v for v, _ in told]).T
+        quality = np.array([q for _, q in told], np.uint8).T
+        return SampleBlock(self._output, np.array(times, np.int64), value, quality)
 
     def _events(self, rows: Together, judged: Judged) -> dict[int, list[AlarmEvent]]:
         """Return what happens at which row, in order: first what silences, then the condition."""
@@ -134,73 +128,86 @@ class Alarm:
             found.setdefault(i, []).append(event)
         return found
 
-    def _passed(self, rows: Together, judged: Judged) -> I64:
-        """Return for how long the condition was known since the last event, at each row, ns."""
-        first = int(rows.time[0]) if self._time < 0 else self._time
-        spans = np.minimum(np.diff(rows.time, prepend=first), self._silence)
-        spans = spans * np.concatenate([[self._known], judged.known[:-1]])
-        return np.cumsum(spans) + self._known_ns
-
-    def _row(
-        self, time: int, judged: tuple[float, int, float, int], known_ns: int
-    ) -> tuple[list[float], list[int]]:
-        """Return values and qualities of a row of the situation at a time."""
-        value, quality, limit, limit_quality = judged
-        lately = sum(t > time - HOUR for t in self._raised)
-        length = time - self._since
-        share = known_ns / length if length > 0 else 1.0
+    def _row(self, now: "Reading") -> tuple[list[float], list[int]]:
+        """Return values and qualities of a row of the situation at a reading."""
+        lately = sum(time > now.time - HOUR for time in self._raised)
         state, active = float(self.situation.state), float(self.situation.active)
-        numbers = [state, active, value, limit, float(self._settings.priority)]
-        numbers += [length / 1e9, float(lately), min(1.0, share), 0.0]
-        return numbers, [0, 0, quality, limit_quality, 0, 0, 0, 0, 0]
+        numbers = [state, active, now.value, now.limit, float(self._settings.priority)]
+        numbers += [(now.time - self._since) / 1e9, float(lately), float(now.known), 0.0]
+        return numbers, [0, 0, now.quality, now.limit_quality, 0, 0, 0, 0, 0]
 
-    def running(self, now: int, _open: Mapping[str, SampleBlock], /) -> SampleBlock | None:
+    def running(self, _now: int, _open: Mapping[str, SampleBlock], /) -> SampleBlock | None:
         """Return the situation as it stands, at the newest row that was judged; never stored."""
         if self._told is None:
             return None
-        del now  # what is not judged yet is not known
-        numbers, marks = self._row(self._time, self._latest, self._known_ns)
+        numbers, marks = self._row(self._latest)
         value, quality = np.array([numbers]).T, np.array([marks], np.uint8).T
-        return SampleBlock(self._output, np.array([self._time]), value, quality)
+        return SampleBlock(self._output, np.array([self._latest.time]), value, quality)
+
+    @property
+    def memory(self) -> int:
+        """How far back its own rows tell of the state that it is in, ns."""
+        return REMEMBERED
+
+    def recall(self, rows: SampleBlock, /) -> None:
+        """Take over the situation that the last of its own rows tells of."""
+        active = rows["active"] == 1
+        begun = np.flatnonzero(active & ~np.concatenate([[False], active[:-1]]))
+        self._raised = rows.time[begun][-COUNTED:].tolist()
+        self._told, self._since = AlarmState(round(float(rows["state"][-1]))), int(rows.time[-1])
+        told, until = self._told, self._settings.until
+        self.situation = Situation(
+            active=bool(active[-1]),
+            announced=told if told < AlarmState.SHELVED else AlarmState.NORMAL,
+            shelved=self._since < until,
+            suppressed=told is AlarmState.SUPPRESSED,
+            removed=self._settings.removed,
+        )
+        self._delays.active = self.situation.active
 
     def save(self) -> State:
-        s = self.situation
-        flags = [s.active, s.shelved, s.suppressed, s.removed, self._known]
+        s, now = self.situation, self._latest
+        flags = [s.active, s.shelved, s.suppressed, s.removed, now.known]
         return {
             "aligned": self._aligned.save(),
             "condition": self._condition.save(),
             "delays": self._delays.save(),
             "flags": [int(flag) for flag in flags],
             "states": [int(s.announced), -1 if self._told is None else int(self._told)],
-            "times": [self._time, self._known_ns, self._since],
+            "since": self._since,
             "raised": list(self._raised),
-            "latest": list(self._latest),
+            "latest": [now.time, now.quality, now.limit_quality],
+            "numbers": [now.value, now.limit],
         }
 
     def load(self, state: State, /) -> None:
         self._aligned.load(cast("State", state["aligned"]))
         self._condition.load(int(str(state["condition"])))
         self._delays.load(cast("list[int]", state["delays"]))
-        active, shelved, suppressed, removed, self._known = map(
-            bool, cast("list[int]", state["flags"])
-        )
+        *flags, known = map(bool, cast("list[int]", state["flags"]))
         announced, told = cast("list[int]", state["states"])
-        told_state = None if told < 0 else AlarmState(told)
-        self.situation = Situation(active, AlarmState(announced), shelved, suppressed, removed)
-        self._told = told_state
-        self._time, self._known_ns, self._since = (
-            int(t) for t in cast("list[int]", state["times"])
-        )
-        self._raised = [int(t) for t in cast("list[int]", state["raised"])]
-        value, quality, limit, limit_quality = cast("list[float | None]", state["latest"])
-        self._latest = (_number(value), int(quality or 0), _number(limit), int(limit_quality or 0))
+        self.situation = Situation(flags[0], AlarmState(announced), *flags[1:])
+        self._told = None if told < 0 else AlarmState(told)
+        self._since = int(str(state["since"]))
+        self._raised = [int(time) for time in cast("list[int]", state["raised"])]
+        time, quality, limit_quality = map(int, cast("list[int]", state["latest"]))
+        value, limit = floats(state, "numbers").tolist()
+        self._latest = Reading(time, value, quality, limit, limit_quality, known=known)
 
 
-def _number(written: float | None) -> float:
-    return np.nan if written is None else float(written)
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was judged at one row, and by what limit; known: it counts."""
+
+    time: int
+    value: float
+    quality: int
+    limit: float
+    limit_quality: int
+    known: bool
 
 
-def _at(judged: Judged, i: int) -> tuple[float, int, float, int]:
-    """Return value, its quality, limit and its quality of one row."""
+def _reading(time: int, judged: Judged, i: int) -> Reading:
     value, limit = float(judged.value[i]), float(judged.limit[i])
-    return value, int(judged.quality[i]), limit, int(judged.limit_quality[i])
+    marks = int(judged.quality[i]), int(judged.limit_quality[i])
+    return Reading(time, value, marks[0], limit, marks[1], known=bool(judged.known[i]))

@@ -30,15 +30,13 @@ def expected(rows: Mapping[str, SampleBlock], _spans: list[Span] | None) -> Rows
     found: list[tuple[int, dict[str, Cell]]] = []
     active = suppressed = False
     shown, told = "normal", None
-    pending = last_known = last = None
-    known_before, known_ns, since = False, 0, 0
+    pending = last_known = None
+    since = 0
     raised: list[int] = []
     numbers = {"normal": 0, "unacknowledged": 1, "returned": 3, "suppressed": 7}
     for t, value, quality in find(streams, "cems.nox").rows["nox"]:
         if t > state[-1][0]:
             break
-        if last is not None and known_before:
-            known_ns += min(t - last, 15 * SECOND)
         working = held(state, 5.0, t)
         if working[0] is not None and working[1] != 70 and (working[0] == 5) != suppressed:
             suppressed = not suppressed
@@ -71,11 +69,10 @@ def expected(rows: Mapping[str, SampleBlock], _spans: list[Span] | None) -> Rows
                         "priority": (3.0, 0),
                         "duration_s": (length / 1e9, 0),
                         "raised_1h": (float(len(raised)), 0),
-                        "coverage": (known_ns / length if length else 1.0, 0),
+                        "coverage": (float(known), 0),
                         "estimated": (0.0, 0),
                     },
                 )
             )
-            told, since, known_ns = shown, t, 0
-        last, known_before = t, known
+            told, since = shown, t
     return found
