@@ -30,6 +30,7 @@ _HOUR = 60 * MINUTE
 _NOISE = 1e-12  # relative: what sums of binary fractions may be off; a mean at its limit is within
 _NOT_AVAILABLE = int(Quality.BAD_NOT_AVAILABLE)
 _SUBSTITUTED = int(Quality.UNCERTAIN_SUBSTITUTED)
+_ESTIMATED = int(Quality.UNCERTAIN_ESTIMATED)
 
 
 def cell(value: float, quality: int = 0) -> "tuple[np.ndarray, np.ndarray]":
@@ -150,23 +151,27 @@ class Hours(_Rows):
         stand_in = ledger.book("volume_m3", volume)
         cells["volume_substituted_m3"] = _filled(volume is not None, stand_in)
         flowed = volume if volume is not None else stand_in
-        whole = volume is not None or stand_in is not None
+        added, whole = 0.0, flowed is not None
         for name in self._level.columns.pollutants:
-            mass = _known(cells, f"{name}_mass_kg")
-            had = _known(cells, name)
+            mass, had = _known(cells, f"{name}_mass_kg"), _known(cells, name)
             stand_in = ledger.book(name, None if mass is None else np.nan if had is None else had)
-            lacking = None if stand_in is None or flowed is None else stand_in * flowed * 1e-3
-            cells[f"{name}_mass_substituted_kg"] = _filled(mass is not None, lacking)
+            if mass is not None:  # minutes of a valid hour without a concentration have the hour's
+                without = (volume or 0.0) - (_known(cells, f"{name}_volume_m3") or 0.0)
+                amount = (had or 0.0) * max(without, 0.0) * 1e-3
+                filled = cell(amount, _ESTIMATED if amount else 0)
+            else:
+                amount = 0.0 if stand_in is None or flowed is None else stand_in * flowed * 1e-3
+                filled = _filled(False, None if stand_in is None or flowed is None else amount)
+                whole &= stand_in is not None
+            cells[f"{name}_mass_substituted_kg"] = filled
             cells[f"{name}_valid_h"] = cell(float(mass is not None))
-            whole &= mass is not None or lacking is not None
+            added += amount
         if self._level.columns.ph:
             ledger.book("ph", _known(cells, "ph"))
             middle = ledger.middle("ph")
             known = cell(0.0, _NOT_AVAILABLE) if middle is None else cell(middle, _SUBSTITUTED)
             cells["ph_substitute"] = known
-        if whole and any(
-            _known(cells, f"{n}_mass_kg") is None for n in self._level.columns.pollutants
-        ):
+        if whole and (added or volume is None):
             sums.estimated = sums.length - sums.covered
 
     @property
