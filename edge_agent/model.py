@@ -95,6 +95,8 @@ class Tag:
     low, high the limits of the instrument, in tag units; a value outside is ``UNCERTAIN_RANGE``
     max_rate  the largest plausible increase of a counter, tag units per second (from the rated
               power)
+    resolution  what one count of a counter's register is, in tag units; None: not known, or it is
+              a floating point number
     """
 
     name: str
@@ -104,6 +106,7 @@ class Tag:
     low: float = -np.inf
     high: float = np.inf
     max_rate: float | None = None
+    resolution: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return what ``from_json`` reads; infinite limits are left out, JSON has none."""
@@ -112,7 +115,7 @@ class Tag:
             "unit": self.unit.code,
             "kind": self.kind.value,
         }
-        for name in ("modulus", "max_rate"):
+        for name in ("modulus", "max_rate", "resolution"):
             if getattr(self, name) is not None:
                 written[name] = float(getattr(self, name))
         for name in ("low", "high"):

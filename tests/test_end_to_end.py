@@ -128,7 +128,7 @@ def _streams(run: Run) -> list[tuple[str, oracle.Stream]]:
     found = []
     for stream, block in run.raw().items():
         signals = {
-            tag.name: oracle.Signal(tag.kind.value, tag.modulus, tag.max_rate)
+            tag.name: oracle.Signal(tag.kind.value, tag.modulus, tag.max_rate, tag.resolution)
             for tag in block.schema.tags
         }
         values = {

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
@@ -26,6 +26,9 @@ NumberType = Literal[
     "bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64",
     "bcd16", "bcd32", "bcd64", "m10k32", "m10k48", "m10k64", "text",
 ]  # fmt: skip
+COUNTED = frozenset(  # whole numbers: one of them is the resolution of a counter
+    get_args(NumberType)
+) - {"bool", "f32", "f64", "text"}
 Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 
 KEEP_ALIVE = 5.0  # seconds: a subscribed stream advances at least this often
@@ -318,12 +321,14 @@ class DeviceConfig:
         kind = Kind.TEXT if tag.type == "text" else Kind(tag.kind)
         low, high = tag.range or (float("-inf"), float("inf"))
         modulus = None if tag.modulus is None else float(_exact(tag.modulus) * ratio)
-        max_rate = None
+        max_rate = resolution = None
+        if kind is Kind.COUNTER and tag.type in COUNTED and tag.scale_from is None:
+            resolution = float(abs(ratio))
         if kind is Kind.COUNTER and self.rated is not None:
             power = Unit.parse("kW.h")
             if unit.dimension == power.dimension:
                 max_rate = self.rated * TOLERANCE / 3600.0 * power.factor_to(unit)
-        return Tag(name, unit, kind, modulus, low, high, max_rate)
+        return Tag(name, unit, kind, modulus, low, high, max_rate, resolution)
 
     @cached_property
     def streams(self) -> tuple[tuple[str, float | None, tuple[Tag, ...]], ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.metrics.base import split_tag, usable
-from edge_agent.metrics.counters import grid_of
+from edge_agent.metrics.booked import grid_of
 from edge_agent.metrics.energy import amount_grid
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Counter, Inputs, Integral, Reading

@@ -16,6 +16,11 @@ the step is
   many readings between them;
 - otherwise another meter, or a total that came late: a reset, and nothing is booked.
 
+A fall is a rollover if the step over the modulus is within the rated power. Without one, if it is
+at most ``OUTAGE`` times the fastest rate, as it is after an outage; or if it went from the modulus'
+top tenth to its bottom tenth and is at most ``SHARE`` of the modulus, or within what is allowed, or
+went on as a load that began does.
+
 A believed step counts for the fastest rate, others do not. So of a counter whose first step is a
 large count no more than two counts are left out, marked as resets, and then none.
 """
@@ -29,9 +34,19 @@ from edge_agent.model import F64, Tag
 
 FACTOR = 10.0
 SHARE = 0.01
+LARGEST = 1e11  # modulus of a register with eight digits, with its transformers; not of 64 bits
+OUTAGE = 3.0  # times the fastest rate, which is that over a period more than there was
+TOP = 0.9  # of the modulus: where a counter that rolls over stands before
 
 Mask = NDArray[np.bool_]
 Some = NDArray[np.intp] | Mask
+
+
+def _count(tag: Tag) -> float:
+    """Return what one count is, of eight digits if it is not known of how many; 0: not known."""
+    if tag.resolution is not None:
+        return tag.resolution
+    return 1e-8 * tag.modulus if tag.modulus is not None and tag.modulus <= LARGEST else 0.0
 
 
 class Pace:
@@ -43,17 +58,18 @@ class Pace:
         self._scale = np.where(self.learns, FACTOR, 0.0)
         self._rate = np.array([tag.max_rate or 0.0 for tag in tags])  # allowed, not the fastest
         self._unbelieved = np.zeros(len(tags))  # rate of the last step that was not believed
-        # what a step may exceed the rate by: two counts of eight digits, or float32's resolution
-        self._slack = np.array([2e-8 * (tag.modulus or 0.0) for tag in tags])
-        self._relative = np.array([2.0**-20 if tag.modulus is None else 0.0 for tag in tags])
+        counts = np.array([_count(tag) for tag in tags])
+        self._slack = 2.0 * counts  # what a step may exceed the rate by
+        self._relative = np.where(counts > 0, 0.0, 2.0**-20)  # or float32's resolution
 
     # rows ----------------------------------------------------------------------------------------
 
-    def allows(self, step: F64, seconds: F64, reading: F64) -> Mask:
-        """Return which steps to a reading are allowed; all (c,)."""
+    def allows(self, step: F64, seconds: F64, reading: F64, backward: Mask | None) -> Mask:
+        """Return which steps to a reading are allowed; backward: who may fall too; all (c,)."""
         allowed = self._rate * seconds
         allowed += self._slack + self._relative * np.abs(reading)
-        return (step >= 0) & (step <= allowed)
+        lowest = 0.0 if backward is None else np.where(backward, -allowed, 0.0)
+        return (step >= lowest) & (step <= allowed)
 
     def learn(self, chosen: Some | None, step: F64, seconds: F64) -> None:
         """Take note of accepted steps (c,) of all counters, or of some of them."""
@@ -104,6 +120,27 @@ class Pace:
         believed = rate <= FACTOR * float(self._unbelieved[c])
         self._unbelieved[c] = rate
         return believed
+
+    def turns_over(
+        self, c: int, levels: tuple[float, float, float], seconds: float, went_on: float
+    ) -> bool:
+        """Return whether a fall is a rollover: of how far it stepped over the modulus.
+
+        levels   the old reading, the new one and the modulus
+        went_on  rate of what followed it
+        """
+        old, new, modulus = levels
+        step = modulus - old + new
+        if np.isinf(modulus) or step < 0.0 or new < 0.0:
+            return False
+        if not self.learns[c]:
+            return step <= self.allowed(c, seconds, new)
+        if step <= OUTAGE * float(self._rate[c]) / FACTOR * seconds:
+            return True
+        if old < TOP * modulus or new > (1.0 - TOP) * modulus:
+            return False
+        believed = step <= SHARE * modulus or went_on * FACTOR >= step / seconds
+        return believed or step <= self.allowed(c, seconds, new)
 
     def fell(self, c: int) -> None:
         """Take note of a reset downward: what was not believed may come back after it."""

@@ -138,7 +138,7 @@ class SlotOperator:
         cells, marks = self._counters.standing(self._time)
         value[self._targets[Kind.COUNTER], 0] = cells
         quality[self._targets[Kind.COUNTER], 0] = marks
-        end = np.array([(self._counters.first + 1) * MINUTE], np.int64)
+        end = np.array([(self._counters.slots.first + 1) * MINUTE], np.int64)
         return SampleBlock(self._output, end, value, quality)
 
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
@@ -150,7 +150,7 @@ class SlotOperator:
             return None
         self._take_aside()
         done = self._taken(block)
-        waiting = self._counters.open > 1
+        waiting = self._counters.slots.open > 1
         self._border = 0 if waiting else (self._time // MINUTE + 1) * MINUTE
         return concatenate(done) if done else None
 
@@ -196,12 +196,12 @@ class SlotOperator:
         for i in range(n):
             if (
                 i
-                and self._counters.open == 1
+                and self._counters.slots.open == 1
                 and self._counters.run(block.time[i:], value[:, i:], quality[:, i:], good[:, i:])
             ):
                 break
             self._counters.row(int(block.time[i]), value[:, i], quality[:, i], good[:, i])
-            if self._counters.open > 1:
+            if self._counters.slots.open > 1:
                 self._close(int(block.time[i]), done)
         self._time = int(block.time[-1])
 
@@ -209,7 +209,7 @@ class SlotOperator:
         """Go on to the time of the next row, over borders if there are some between."""
         slot, last = time // MINUTE, self._time // MINUTE
         if self._time < 0:
-            self._counters.begin(slot)
+            self._counters.slots.begin(slot)
             return
         until = min(time, self._time + self._silence)  # the values of the last row hold till then
         if slot == last:
@@ -225,11 +225,11 @@ class SlotOperator:
             self._keep(span)
             self._put(held_slot)
         if slot - last > LONGEST_GAP:
-            self._emit(last + 1 - self._counters.first, done)
+            self._emit(last + 1 - self._counters.slots.first, done)
             self._cells.clear()
-            self._counters.begin(slot)
+            self._counters.slots.begin(slot)
         else:
-            self._counters.extend(slot)
+            self._counters.slots.extend(slot)
             self._keep(until - slot * MINUTE)
 
     def _keep(self, span: int) -> None:
@@ -253,16 +253,16 @@ class SlotOperator:
         asked = any(time < q.since + self._hold for q in self._counters.questions.values())
         waited = (time - (DAY if asked else self._hold)) // MINUTE
         until = min(time // MINUTE, max(self._counters.resolved(), waited))
-        if until > self._counters.first:
-            self._emit(until - self._counters.first, done)
+        if until > self._counters.slots.first:
+            self._emit(until - self._counters.slots.first, done)
 
     def _emit(self, n: int, done: list[SampleBlock]) -> None:
-        first = self._counters.first
+        first = self._counters.slots.first
         value = np.repeat(self._empty[0][:, None], n, axis=1)
         quality = np.repeat(self._empty[1][:, None], n, axis=1)
         for slot in [slot for slot in self._cells if slot < first + n]:
             value[:, slot - first], quality[:, slot - first] = self._cells.pop(slot)
-        cells, marks = self._counters.close(n)
+        cells, marks = self._counters.slots.close(n)
         targets = self._targets[Kind.COUNTER]
         value[targets] = cells.transpose(0, 2, 1)
         quality[targets] = marks.transpose(0, 2, 1)

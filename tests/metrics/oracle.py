@@ -33,6 +33,7 @@ class Signal:
     kind: str  # gauge, counter, state
     modulus: float | None = None
     max_rate: float | None = None
+    resolution: float | None = None
 
 
 @dataclass
@@ -69,49 +70,81 @@ class Link:
 
 
 @dataclass
+class Level:
+    """Readings held back: (ns, reading, quality), each going on from the one before."""
+
+    rows: list[Row]
+    backward: bool
+
+
+@dataclass
 class CounterOracle:
     signal: Signal
     period: float
     last: tuple[int, float] | None = None
     offset: Fraction = Fraction(0)
-    suspects: list[tuple[int, float]] = field(default_factory=list)
     since: int = 0
+    levels: list[Level] = field(default_factory=list)  # the first jump, and what does not fit it
     links: list[Link] = field(default_factory=list)
     firsts: list[tuple[int, float, int]] = field(default_factory=list)
-    border: tuple[int, Fraction] | None = None  # the last one booked
+    border: tuple[int, Fraction] | None = None  # the last one booked, and the highest reading
     fastest: float = 0.0  # of all steps accepted and booked, counts per second
     refused: float = 0.0  # rate of the last step upward that was not believed
+    peak: Fraction | None = None  # before it ran backwards, on the scale that never turns
+    reset: tuple[int, Fraction] | None = None  # time and scale before the last reset
+    changed: int = 0  # when the reading last rose
 
     @property
     def grid(self) -> float:
         m = self.signal.modulus
-        return 2.0**-20 if m is None or m <= 2.0**32 else 2.0 ** (ceil(log2(m)) - 52)
+        return 2.0**-20 if m is None or m <= 2.0**32 else 2.0 ** min(ceil(log2(m)) - 52, -12)
 
     @property
     def modulus(self) -> float:
         m = self.signal.modulus
         return inf if m is None else round(m / self.grid) * self.grid
 
+    @property
+    def coarse(self) -> bool:
+        return self.signal.max_rate is not None and self.signal.resolution is None
+
     def rate(self, before: tuple[int, float], t: int, r: float) -> float:
         return (r - before[1]) / ((t - before[0]) / 1e9 + self.period)
 
-    def follows(self, before: tuple[int, float], t: int, r: float, factor_of: float = 0.0) -> bool:
-        """Whether a reading can go on from another; ``factor_of``: a rate to compare with."""
+    def allowed(self, since: int, t: int, r: float, factor_of: float = 0.0) -> float:
+        """How far a counter may step to a reading; ``factor_of``: a rate to compare with."""
         m, rate = self.signal.modulus, self.signal.max_rate
         if rate is None:
             rate = 10 * max(factor_of, self.fastest)
-        slack = 2e-8 * m if m is not None else 2.0**-20 * abs(r)
-        seconds = (t - before[0]) / 1e9 + self.period
-        return 0 <= r - before[1] <= rate * seconds + slack
+        count = self.signal.resolution
+        if count is None and m is not None and m <= 1e11:
+            count = 1e-8 * m
+        slack = 2.0**-20 * abs(r) if count is None else 2 * count
+        return rate * ((t - since) / 1e9 + self.period) + slack
 
-    def agrees(self, t: int, r: float) -> bool:
-        """Whether a reading goes on from the suspects."""
-        first, latest = self.suspects[0], self.suspects[-1]
-        if self.signal.max_rate is not None:
-            return self.follows(latest, t, r)
-        if first[1] > self.last[1]:
-            return self.follows(latest, t, r, self.rate(self.last, *first))
-        return latest[1] <= r and not first[1] < self.last[1] <= r
+    def follows(self, before: tuple[int, float], t: int, r: float, factor_of: float = 0.0) -> bool:
+        """Whether a reading can go on from another."""
+        return 0 <= r - before[1] <= self.allowed(before[0], t, r, factor_of)
+
+    def agrees(self, level: Level, t: int, r: float) -> bool:
+        """Whether a reading goes on from those held back."""
+        (t1, r1, _), (latest, value, _) = level.rows[0], level.rows[-1]
+        known = self.signal.max_rate is not None
+        if not known and r1 < self.last[1] <= r:
+            return False
+        if r >= value:
+            if known or r1 > self.last[1]:
+                rate = 0.0 if known else self.rate(self.last, t1, r1)
+                if self.coarse:
+                    rises = [b[0] for a, b in pairwise(level.rows) if b[1] > a[1]]
+                    latest = rises[-1] if rises else self.changed
+                return self.follows((latest, value), t, r, rate)
+            return True  # after a fall it may begin with any load
+        fell = self.last[1] - r1
+        small = 0 < fell <= self.allowed(self.last[0], t1, r1)
+        again = small and value - r <= self.allowed(latest, t, r)
+        level.backward = level.backward or again
+        return again
 
     def read(self, t: int, value: float, quality: int) -> None:
         if usable(value, quality):
@@ -119,31 +152,60 @@ class CounterOracle:
 
     def judge(self, t: int, r: float, quality: int) -> None:
         if self.last is None:
-            self.last = (t, r)
+            self.last, self.changed = (t, r), t
             self.firsts.append((t, r, quality))
             if t % MINUTE == 0:
                 self.border = (t, Fraction(r))
-        elif self.follows(self.last, t, r):
-            self.suspects = []
+            return
+        fall = self.last[1] - r
+        may = self.allowed(self.last[0], t, r)
+        if self.follows(self.last, t, r) or (self.peak is not None and 0 < fall <= may):
+            self.levels = []
             self.fastest = max(self.fastest, self.rate(self.last, t, r))
             self.accept(t, r, quality)
-        elif not self.suspects:
-            self.suspects, self.since = [(t, r)], t
-        elif not self.agrees(t, r):
-            self.suspects = [(t, r)]
+            return
+        if not self.levels:
+            self.since = t
+        for level in self.levels:
+            if self.agrees(level, t, r):
+                level.rows.append((t, r, quality))
+                self.levels = self.levels[: self.levels.index(level) + 1]
+                break
         else:
-            self.suspects.append((t, r))
-            if len(self.suspects) > 3 or t - self.suspects[0][0] >= 30_000_000_000:
-                rest = self.suspects[1:]
-                self.turn(quality)
-                for t1, r1 in rest:
-                    self.judge(t1, r1, quality)
+            level = Level([(t, r, quality)], 0 < fall <= min(may, 0.01 * self.last[1]))
+            self.levels = [*self.levels[:1], level]
+        if len(level.rows) > 3 and t - level.rows[0][0] >= 30_000_000_000:
+            self.levels = []
+            self.answer(level)
 
-    def believes(self) -> bool:
-        """Whether the suspects are a load that began, of a counter without a rated power."""
-        old, first = self.last[1], self.suspects[0]
+    def answer(self, level: Level) -> None:
+        rows = level.rows
+        if level.backward and self.undone(*rows[0][:2]) is None:
+            self.peak = Fraction(self.last[1]) + self.offset
+        else:
+            self.turn(rows)
+            rows = rows[1:]
+        for t, r, quality in rows:
+            self.judge(t, r, quality)
+
+    def undone(self, t: int, r: float) -> float | None:
+        """The reading before the last reset, an hour ago at most, if one goes on from it.
+
+        It is on the scale of that one, which may have rolled over.
+        """
+        if self.reset is None or t - self.reset[0] > 3600_000_000_000:
+            return None
+        before = float(Fraction(self.last[1]) + self.offset - self.reset[1])
+        for level in (before, before - self.modulus):
+            if self.follows((self.reset[0], level), t, r):
+                return level
+        return None
+
+    def believes(self, rows: list[Row]) -> bool:
+        """Whether a level is a load that began, of a counter without a rated power."""
+        old, first = self.last[1], rows[0][:2]
         rate = self.rate(self.last, *first)
-        if self.rate(first, *self.suspects[-1]) >= rate / 10:
+        if self.rate(first, *rows[-1][:2]) >= rate / 10:
             return True
         if first[1] - old <= abs(old) / 100:
             return True
@@ -152,37 +214,62 @@ class CounterOracle:
         before, self.refused = self.refused, rate
         return rate <= 10 * before
 
-    def turn(self, quality: int) -> None:
-        t, new = self.suspects[0]
-        t0, r0 = self.last
-        m = self.modulus
+    def rolled_over(self, rows: list[Row]) -> bool:
+        (t0, r0), (t, new, _), m = self.last, rows[0], self.modulus
         wrapped = m - r0 + new
-        unknown = self.signal.max_rate is None
-        if unknown and new > r0 and self.believes():
-            self.suspects = []
+        if m == inf or new >= r0 or new < 0 or wrapped < 0:
+            return False
+        if self.signal.max_rate is not None:
+            return wrapped <= self.allowed(self.changed if self.coarse else t0, t, new)
+        seconds = (t - t0) / 1e9 + self.period
+        if wrapped <= 3 * self.fastest * seconds:
+            return True
+        if r0 < 0.9 * m or new > (1 - 0.9) * m:
+            return False
+        went_on = self.rate((t, new), *rows[-1][:2])
+        return (
+            wrapped <= 0.01 * m
+            or went_on >= wrapped / seconds / 10
+            or wrapped <= self.allowed(t0, t, new)
+        )
+
+    def turn(self, rows: list[Row]) -> None:
+        t, new, quality = rows[0]
+        t0, r0 = self.last
+        if (level := self.undone(t, new)) is not None:
+            if new < r0:
+                self.refused = 0.0
+            self.offset += Fraction(r0) - Fraction(level)
+            self.last, self.reset = (t0, level), None
+            self.accept(t, new, max(quality, ESTIMATED))
+            return
+        if self.signal.max_rate is None and new > r0 and self.believes(rows):
             self.fastest = max(self.fastest, self.rate(self.last, t, new))
             self.accept(t, new, quality)
             return
-        self.suspects = []
-        if m == inf or new >= r0:
-            over = False
-        elif unknown:
-            over = r0 >= 0.9 * m and 0 <= new <= 0.1 * m
-        else:
-            over = self.follows((t0, new - wrapped), t, new)
-        if over:
-            self.offset += Fraction(m)
-            self.last = (t0, r0 - m)
+        if self.coarse and r0 < new <= r0 + self.allowed(self.changed, t, new):
+            self.accept(t, new, quality)
+            return
+        if self.rolled_over(rows):
+            self.offset += Fraction(self.modulus)
+            self.last, self.reset = (t0, r0 - self.modulus), None
             self.accept(t, new, max(quality, ROLLOVER))
-        else:
-            if new < r0:
-                self.refused = 0.0
-            self.offset += Fraction(r0) - Fraction(new)
-            self.last = (t0, new)
-            self.accept(t, new, max(quality, RESET))
+            return
+        if new < r0:
+            self.refused = 0.0
+        self.reset = (t0, self.offset)
+        self.offset += Fraction(r0) - Fraction(new)
+        self.last = (t0, new)
+        self.accept(t, new, max(quality, RESET))
 
     def accept(self, t: int, r: float, quality: int) -> None:
         t0, r0 = self.last
+        if self.peak is not None:
+            quality = max(quality, UNCERTAIN)
+            if Fraction(r) + self.offset >= self.peak:
+                self.peak = None
+        if r > r0:
+            self.changed = t
         self.links.append(Link(t0, r0, t, r, self.offset, quality))
         self.last = (t, r)
 
@@ -214,9 +301,11 @@ class CounterOracle:
                 reading = r + self.modulus if r < 0 and self.modulus < inf else r
         if at_end is not None:
             if self.border is not None:
-                increment = float(at_end - self.border[1])
                 if self.border[0] != start:
                     quality = max(quality, ESTIMATED)
+                highest = max(self.border[1], at_end)
+                increment = float(highest - self.border[1])
+                at_end = highest
             self.border = (end, at_end)
         if estimated:
             quality = max(quality, ESTIMATED)
@@ -333,7 +422,7 @@ def slots(stream: Stream) -> Result:
         while first < slot:
             end = (first + 1) * MINUTE
             known = all(c.last is not None and c.last[0] >= end for c in counters.values())
-            asked = any(c.suspects and t < c.since + hold for c in counters.values())
+            asked = any(c.levels and t < c.since + hold for c in counters.values())
             waited = t - end >= (86_400_000_000_000 if asked else hold)
             if not known and not waited:
                 break

@@ -246,7 +246,7 @@ def column(random: Random, signal: Tag, n: int) -> tuple[list[float], list[int]]
         bad = 0
         for i in range(n):
             if random.random() < 0.02:
-                load = random.choice([0.0, 0.001, 1.0])
+                load = random.choice([0.0, 0.001, 1.0, -0.3])  # it may run backwards
             level += random.random() * rate * load
             if signal.modulus and level >= signal.modulus:
                 level -= signal.modulus
@@ -387,7 +387,9 @@ def as_oracle(block: SampleBlock) -> oracle.Stream:
     """The same rows as plain lists."""
     signals, rows = {}, {}
     for i, signal in enumerate(block.schema.tags):
-        signals[signal.name] = oracle.Signal(signal.kind.value, signal.modulus, signal.max_rate)
+        signals[signal.name] = oracle.Signal(
+            signal.kind.value, signal.modulus, signal.max_rate, signal.resolution
+        )
         columns = block.time.tolist(), block.value[i].tolist(), block.quality[i].tolist()
         rows[signal.name] = list(zip(*columns, strict=True))
     return oracle.Stream(block.schema.period, signals, rows)

@@ -6,6 +6,7 @@ A metric added to ``METRICS`` is under them with a module in ``tests/metrics/exa
 import timeit
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -103,6 +104,8 @@ def test_slots_do_not_depend_on_the_partition_or_on_restarts(seed: int) -> None:
     random = Random(seed)
     for block in of_every_kind(seed):
         whole = SlotOperator(block.schema).update(block)
+        if whole is None:  # a question after an outage of all minutes: its answer has not come
+            continue
         output = SlotOperator(block.schema).output.stream
         for longest in (1, 7, 40):
             cut = pieces(block, random, longest)
@@ -119,9 +122,10 @@ def test_slots_do_not_depend_on_the_partition_or_on_restarts(seed: int) -> None:
 @given(seed=SEEDS)
 def test_slots_equal_the_oracle(seed: int) -> None:
     for block in of_every_kind(seed):
-        found = SlotOperator(block.schema).update(block)
-        assert found is not None
-        agrees(found, oracle.slots(as_oracle(block)), 1e-12)
+        found, wanted = SlotOperator(block.schema).update(block), oracle.slots(as_oracle(block))
+        assert (found is None) == (not wanted)
+        if found is not None:
+            agrees(found, wanted, 1e-12)
 
 
 @KINDS
@@ -242,7 +246,8 @@ def test_a_day_adds_up_what_its_minutes_have(kind: str) -> None:
 def test_slots_of_a_fast_source_are_at_least_five_times_faster_than_plain_python() -> None:
     random = Random(1)
     slow = plant_rows(1)[METER.stream]
-    schema = Schema("fast/raw", Family.SAMPLE, slow.schema.tags, 0.1)
+    tags = tuple(replace(tag, max_rate=1.0) for tag in slow.schema.tags)  # so that none asks
+    schema = Schema("fast/raw", Family.SAMPLE, tags, 0.1)
     n = 1800
     time = START + np.arange(n) * SECOND // 10
     value = np.vstack([[random.random() for _ in range(n)], *[np.arange(n) / 1e4] * 3])
