@@ -5,6 +5,7 @@ from edge_agent.metrics.balance import BalanceConfig
 from edge_agent.metrics.base import MetricConfig
 from edge_agent.metrics.baseline import BaselineConfig
 from edge_agent.metrics.by_state import EnergyByStateConfig
+from edge_agent.metrics.check import CheckConfig
 from edge_agent.metrics.computed import ComputedConfig
 from edge_agent.metrics.demand import DemandConfig
 from edge_agent.metrics.emissions import EmissionsConfig
@@ -29,4 +30,5 @@ METRICS: tuple[type[MetricConfig], ...] = (
     EnergyByStateConfig,
     WaterConfig,
     ProductConfig,
+    CheckConfig,
 )

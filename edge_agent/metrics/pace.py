@@ -42,7 +42,7 @@ Mask = NDArray[np.bool_]
 Some = NDArray[np.intp] | Mask
 
 
-def _count(tag: Tag) -> float:
+def count_of(tag: Tag) -> float:
     """Return what one count is, of eight digits if it is not known of how many; 0: not known."""
     if tag.resolution is not None:
         return tag.resolution
@@ -58,7 +58,7 @@ class Pace:
         self._scale = np.where(self.learns, FACTOR, 0.0)
         self._rate = np.array([tag.max_rate or 0.0 for tag in tags])  # allowed, not the fastest
         self._unbelieved = np.zeros(len(tags))  # rate of the last step that was not believed
-        counts = np.array([_count(tag) for tag in tags])
+        counts = np.array([count_of(tag) for tag in tags])
         self._slack = 2.0 * counts  # what a step may exceed the rate by
         self._relative = np.where(counts > 0, 0.0, 2.0**-20)  # or float32's resolution
 

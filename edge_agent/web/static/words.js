@@ -24,6 +24,7 @@ const WORDS = {
 };
 Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"], batch: ["批次", "batch"] });
 Object.assign(WORDS, { computed: ["计算量", "computed tags"], raw: ["逐行", "each row"], alarm: ["报警", "alarm"], event: ["事件", "event"] });
+Object.assign(WORDS, { check: ["计量核对", "meter check"] });
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
@@ -79,6 +80,7 @@ Object.assign(COLUMNS, {
   unknown_output: ["未知产量", "unknown output"], unknown_s: ["未知时间", "unknown time"], kgce_unknown: ["未知能耗", "unknown energy"], output_unknown: ["未知产量", "unknown output"],
   not_producing_share: ["非生产能耗占比", "share while not producing"], standby_kw: ["待机功率", "standby power"],
 });
+Object.assign(COLUMNS, { counted: ["电表计数", "counted"], integrated: ["功率积分", "integrated"], deviation: ["偏差", "deviation"], disagrees: ["不一致", "disagrees"] });
 Object.assign(WORDS, { water: ["废水排放", "waste water"] });
 Object.assign(COLUMNS, {
   cod: ["化学需氧量", "COD"], nh3_n: ["氨氮", "NH₃-N"], tn: ["总氮", "total N"], tp: ["总磷", "total P"], ss: ["悬浮物", "suspended solids"], bod5: ["五日生化需氧量", "BOD₅"], oil: ["石油类", "oil"],
