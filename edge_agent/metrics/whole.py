@@ -11,7 +11,7 @@ from edge_agent.metrics.spells import shared_out
 from edge_agent.model import F64, I64, U8
 from edge_agent.units import Unit
 
-GRID = 2.0**-32  # kgce, t: shares of a minute are whole steps of it, so they sum up exactly
+GRID = 2.0**-36  # kgce, t: shares of a minute are whole steps of it, so they sum up exactly
 
 
 @dataclass(frozen=True)

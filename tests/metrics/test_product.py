@@ -126,6 +126,38 @@ def test_a_silent_tag_is_unknown_after_three_periods() -> None:
     assert found["kgce_unknown"][4] == found["total_kgce"][4] > 0
 
 
+def test_a_boundary_that_waits_for_its_meters_is_waited_for() -> None:
+    """The meters give no rows for ten minutes, the tag goes on: no minute is lost or made up."""
+    away = [
+        SampleBlock(b.schema, b.time[keep], b.value[:, keep], b.quality[:, keep])
+        for b in mill(30.0)
+        if (keep := (b.time < START + 200 * SECOND) | (b.time > START + 800 * SECOND)) is not None
+    ]
+    found = compute(BY_RECIPE, *away, recipe(30.0, lambda s: 1 if s < 390 else 2))
+    part, whole = found["kpi/1min"], found["mill/1min"]
+    assert part.time.tolist() == whole.time.tolist()
+    np.testing.assert_allclose(part["total_kgce"], whole["total_kgce"], rtol=1e-9)
+    column, of = part.schema.index["total_kgce"], whole.schema.index["total_kgce"]
+    np.testing.assert_array_equal(part.quality[column], whole.quality[of])
+
+
+def test_the_open_minute_is_shown_by_product_so_far() -> None:
+    metrics = built(BY_RECIPE)
+    blocks = [*mill(4.5), recipe(4.5, lambda _: 2)]
+    single = [block.rows(i, i + 1) for block in blocks for i in range(len(block))]
+    run(metrics, sorted(single, key=lambda row: int(row.time[0])))
+    open_rows: dict[str, SampleBlock] = {}
+    for metric in metrics:
+        row = metric.running(START + 270 * SECOND, open_rows)
+        if row is not None:
+            open_rows[row.schema.stream] = row
+    minute, whole = open_rows["kpi/1min"], open_rows["mill/1min"]
+    assert minute["total_kgce"][0] == pytest.approx(whole["total_kgce"][0], rel=1e-9)
+    quarter = open_rows["kpi/15min"]
+    assert quarter["kgce_cement-525"][0] == pytest.approx(4.0 * KGCE, rel=0.2)
+    assert quarter["kgce_cement-425"][0] == 0.0
+
+
 # batches ------------------------------------------------------------------------------------------
 
 

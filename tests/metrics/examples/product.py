@@ -50,7 +50,7 @@ OTHERS = {
 NAMES = (*PRODUCTS, "unknown")
 SUMS = ("kgce_cement-425", "output_unknown", "total_kgce")
 MEANING = {float(n): name for name, numbers in PRODUCTS.items() for n in numbers}
-FINE = Fraction(2) ** 32
+FINE = Fraction(2) ** 36
 
 
 @dataclass
@@ -85,7 +85,7 @@ def stretches(rows: Sequence[Row], period: float, end: int) -> tuple[list[Stretc
 
 
 def shares(amount: float, spans: Sequence[int]) -> list[Fraction]:
-    """The parts of a minute's amount by time, in whole steps of 2**-32, with the whole exactly."""
+    """The parts of a minute's amount by time, in whole steps of 2**-36, with the whole exactly."""
     whole = Fraction(round(amount * FINE)) / FINE
     found, upto, before = [], 0, Fraction()
     for i, span in enumerate(spans):
