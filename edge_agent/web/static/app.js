@@ -22,7 +22,7 @@ const rank = (quality) => (quality >= 128 ? "bad" : quality >= 64 ? "uncertain" 
 const SYMBOL = { good: "●", uncertain: "▲", bad: "✕", stale: "◷" };
 
 // ---- numbers and times ------------------------------------------------------------------------
-const SHARES = new Set(["coverage", "estimated", "availability", "effectiveness", "quality_ratio", "oee", "nee", "teep", "utilization_efficiency",
+const SHARES = new Set(["gap_share", "not_producing_share", "coverage", "estimated", "availability", "effectiveness", "quality_ratio", "oee", "nee", "teep", "utilization_efficiency",
   "technical_efficiency", "allocation_efficiency", "setup_ratio", "scrap_ratio", "rework_ratio"]);
 function figure(value, name = "", unit = "") {
   if (value === null || value === undefined) return "—";
@@ -71,7 +71,11 @@ function staleWindow(window) {
 // ---- KPI cards ------------------------------------------------------------------------------------
 function mainColumns(kpi, columns) {
   const names = columns.map((c) => c.name);
-  const wanted = { energy: ["intensity", "total_kgce", "output_t"], oee: ["oee", "availability", "effectiveness", "quality_ratio"] }[kpi.family]
+  const wanted = {
+    energy: ["intensity", "total_kgce", "output_t"], oee: ["oee", "availability", "effectiveness", "quality_ratio"],
+    balance: ["gap_share", "gap", "main", "sum_subs"], "energy-by-state": ["not_producing_share", "standby_kw", "producing_kwh", "total_kwh"],
+    product: [...names.filter((n) => n.startsWith("intensity")), "batch", "total_kgce"],
+  }[kpi.family]
     || [...names.filter((n) => n.endsWith("_corrected")).slice(0, 4), ...Object.keys(kpi.targets)];
   const found = [...new Set(wanted)].filter((n) => names.includes(n));
   return found.length ? found : names.filter((n) => !["coverage", "estimated", "quality"].includes(n)).slice(0, 4);
@@ -133,7 +137,7 @@ function grid(kpi, names, all, heading = shortName) {
 }
 
 function card(kpi) {
-  const all = kpi.windows[0]?.columns ?? [];
+  const all = [...new Map(kpi.windows.flatMap((w) => w.columns).map((c) => [c.name, c])).values()];
   const names = mainColumns(kpi, all);
   const rest = all.map((c) => c.name).filter((n) => !names.includes(n) && n !== "coverage");
   const closed = kpi.windows.filter((w) => !w.running);
