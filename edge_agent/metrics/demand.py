@@ -7,6 +7,7 @@ or the fixed one where the contract says so (``method``).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -111,7 +112,7 @@ class Demand(DemandFormula):
     def family(self) -> Family:
         return Family.DEMAND
 
-    @property
+    @cached_property
     def tags(self) -> tuple[Tag, ...]:
         kw, one = Unit.parse("kW"), Unit.parse("1")
         found = [Tag("energy_kwh", Unit.parse("kWh")), *(Tag(name, kw) for name in _PEAKS)]
@@ -120,7 +121,7 @@ class Demand(DemandFormula):
             found += [Tag("contract_share", one), Tag("billed_kw", kw)]
         return (*found, *SHARES)
 
-    @property
+    @cached_property
     def additive(self) -> tuple[str, ...]:
         return ("energy_kwh", *_PEAKS)
 

@@ -17,7 +17,7 @@ source  DL/T 645 (需量周期 15 min, 滑差时间 1 min)
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -33,6 +33,7 @@ from edge_agent.model import F64, I64, U8, Quality, Schema
 PERIOD = 15  # minutes
 LENGTH = PERIOD * MINUTE
 HOUR = 60.0 * MINUTE  # ns
+Number = TypeVar("Number", np.float64, np.int64, np.uint8)
 # an enum's look-up costs 1 µs
 _BAD, _MISSING = int(Quality.BAD), int(Quality.BAD_MISSING)
 _UNCERTAIN, _ESTIMATED = int(Quality.UNCERTAIN), int(Quality.UNCERTAIN_ESTIMATED)
@@ -191,11 +192,7 @@ class Quarter:
         worst = np.where((known > 0) & ~thin, loads.quality, 0).astype(np.uint8)
         energy = np.append(self._energy, np.where(known > 0, loads.energy, 0.0))
         time, marks = np.append(self._known, known), np.append(self._worst, worst)
-        windows = (
-            sliding_window_view(energy, PERIOD)[1:],
-            sliding_window_view(time, PERIOD)[1:],
-            sliding_window_view(marks, PERIOD)[1:],
-        )
+        windows = _last_15(energy), _last_15(time), _last_15(marks)
         self._energy, self._known = energy[-PERIOD:].copy(), time[-PERIOD:].copy()
         self._worst = marks[-PERIOD:].copy()
         now = loads.power, loads.power_quality
@@ -217,6 +214,13 @@ class Quarter:
         self._known = np.array(state["known"], np.int64)
         self._worst = np.array(state["worst"], np.uint8)
         self._end, self._since = int(str(state["end"])), int(str(state["since"]))
+
+
+def _last_15(minutes: NDArray[Number]) -> NDArray[Number]:
+    """Return the 15 minutes up to each but the first 15, (n, 15)."""
+    if len(minutes) == PERIOD + 1:  # one row, as when it is live: a view of it costs less
+        return minutes[None, 1:]
+    return sliding_window_view(minutes, PERIOD)[1:]
 
 
 def _joined(parts: list[tuple[F64, U8]]) -> tuple[F64, U8]:

@@ -11,6 +11,7 @@ only, and years add up the months' bills.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo
 
@@ -77,7 +78,7 @@ class Tariff(DemandFormula):
     def family(self) -> Family:
         return Family.TARIFF
 
-    @property
+    @cached_property
     def tags(self) -> tuple[Tag, ...]:
         kwh, one, cny = Unit.parse("kWh"), Unit.parse("1"), Unit.parse("CNY")
         found = [Tag(name, kwh) for name in (*COLUMNS, "energy_kwh")]
@@ -99,7 +100,7 @@ class Tariff(DemandFormula):
             found += [Tag("cost_total", cny), Tag("price_mean", Unit.parse("CNY/kWh"))]
         return (*found, *SHARES)
 
-    @property
+    @cached_property
     def additive(self) -> tuple[str, ...]:
         found = [*COLUMNS]
         found += ["reactive_kvarh"] if self.reactive else []
@@ -223,11 +224,11 @@ class Bills(Formula):
     def family(self) -> Family:
         return Family.TARIFF
 
-    @property
+    @cached_property
     def tags(self) -> tuple[Tag, ...]:
         return self.tariff.tags
 
-    @property
+    @cached_property
     def additive(self) -> tuple[str, ...]:
         derived = {tag.name for tag in self.tags} & {"cost_demand", "cost_adjustment"}
         return (*self.tariff.additive, *sorted(derived))

@@ -130,15 +130,21 @@ class Adjustment:
     def share(self, power_factor: F64) -> F64:
         """Return what the bill changes by, as a fraction: -0.0075 is a reward; NaN where NaN.
 
+        power_factor  0 to 1
         The power factor is rounded to two decimals first, half up, as the table is printed.
         """
-        hundredths = np.floor(power_factor * 100.0 + 0.5)
-        percent = np.full(hundredths.shape, np.nan)
-        for step in self.steps:
-            inside = (hundredths >= step.low) & (hundredths <= step.high) & np.isnan(percent)
-            here = step.at_high + (step.high - hundredths) * step.per_hundredth
-            percent = np.where(inside, here, percent)
-        return percent / 100.0
+        known = np.isfinite(power_factor)
+        hundredths = np.floor(np.where(known, power_factor, 0.0) * 100.0 + 0.5).astype(np.int64)
+        return np.where(known, self._percent[hundredths] / 100.0, np.nan)
+
+    @cached_property
+    def _percent(self) -> F64:
+        """The adjustment of each hundredth from 0.00 to 1.00; where pieces meet, of the upper."""
+        percent = np.full(101, np.nan)
+        for step in reversed(self.steps):
+            at = np.arange(step.low, step.high + 1)
+            percent[at] = step.at_high + (step.high - at) * step.per_hundredth
+        return percent
 
 
 @dataclass(frozen=True)
