@@ -51,9 +51,26 @@ def _schemas() -> Json:
         streams=_list(stream),
         rows=_list(value),
     )
-    column = _object(name=_TEXT, unit=_TEXT, value=_NUMBER, quality=_QUALITY, quality_name=_TEXT)
+    figures = {"value": _NUMBER, "quality": _QUALITY, "quality_name": _TEXT}
+    said = {"type": ["string", "null"], "description": "what a text column says; others have none"}
+    column = _object(name=_TEXT, unit=_TEXT, **figures)
+    column["properties"] = {"name": _TEXT, "unit": _TEXT, **figures, "text": said}
     window = _object(
-        name={"enum": ["1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo", "raw", "event"]},
+        name={
+            "enum": [
+                "1min",
+                "15min",
+                "1h",
+                "shift",
+                "1d",
+                "1mo",
+                "1a",
+                "12mo",
+                "raw",
+                "event",
+                "batch",
+            ]
+        },
         stream=_TEXT,
         running={"type": "boolean", "description": "the window is still open and will change"},
         from_ms=_MS,

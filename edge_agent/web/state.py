@@ -239,6 +239,7 @@ def _window(sources: Sources, block: SampleBlock, *, running: bool) -> Json:
                 "quality": int(block.quality[i, -1]),
                 "quality_name": quality_name(int(block.quality[i, -1])),
             }
+            | ({"text": block.text(i, -1)} if tag.kind is Kind.TEXT else {})
             for i, tag in enumerate(schema.tags)
         ],
     }

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.health import LinkHealth, LogCounts, State
-from edge_agent.model import Family, Quality, SampleBlock, concatenate
+from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, concatenate
 from edge_agent.web import stream
 from edge_agent.web.app import WebServer, create_app
 from edge_agent.web.server import split_address
@@ -84,6 +84,22 @@ async def test_a_state_has_its_word(serve: Serve) -> None:
 
     texts = {r["tag"]: r["text"] for d in state["devices"] for r in d["rows"]}
     assert (texts["state"], texts["flag"], texts["bags"]) == ("producing", "normal", None)
+
+
+async def test_a_batch_has_the_text_that_names_it(serve: Serve) -> None:
+    plant = small_plant()
+    tags = (tag("batch", kind=Kind.TEXT), tag("total_kgce", "kgce"))
+    schema = Schema("cement/batch", Family.PRODUCT, tags, 86400.0)
+    time, value = np.array([NOON], np.int64), np.array([[3.0], [812.5]])
+    texts = {"batch": {3: "A-2026/017"}}
+    plant.live.put(SampleBlock(schema, time, value, np.zeros(value.shape, np.uint8), texts))
+
+    state = (await get(await serve(plant), "/api/v1/state")).json()
+
+    (window,) = next(k for k in state["kpis"] if k["id"] == "cement")["windows"]
+    assert (window["name"], window["from_ms"]) == ("batch", None)
+    assert window["columns"][0]["text"] == "A-2026/017"
+    assert "text" not in window["columns"][1]
 
 
 async def test_sinks_and_log_show_their_rows(serve: Serve) -> None:

@@ -83,7 +83,7 @@ function mainColumns(kpi, columns) {
 
 function cell(window, column, tag = "td") {
   const stale = staleWindow(window), level = rank(column.quality);
-  const shown = figure(column.value, column.name, column.unit);
+  const shown = column.text ?? figure(column.value, column.name, column.unit);
   const note = level === "good" ? null : el("i", { class: `mark ${level}`, title: qualityWord(column.quality_name), "aria-label": qualityWord(column.quality_name) }, SYMBOL[level]);
   return el(tag, {
     class: `figure ${level}${stale ? " stale" : ""}`, title: `${columnWord(column.name)} ${column.value ?? ""} ${column.unit} · ${qualityWord(column.quality_name)}`,
