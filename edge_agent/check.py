@@ -75,7 +75,8 @@ def summary(config: Config) -> Iterator[str]:
     yield from table(rows)
     plant = config.plant()
     for name, metric in config.metrics.items():
-        yield f"metric    {name}: {metric.kind}, windows {' '.join(metric.windows)}"
+        windows = f", windows {' '.join(metric.windows)}" if metric.windows else ""
+        yield f"{metric.section.rstrip('s'):<9} {name}: {metric.kind}{windows}"
         yield from (f"attention {name}: {remark}" for remark in metric.remarks(plant))
     for name, sink in config.sinks.items():
         yield f"sink      {name}: {sink.kind}"

@@ -198,6 +198,9 @@ async def _guide(
         await _until(agent, clock, demo.length)
 
 
+_NO_FIGURES = {Family.SLOT, Family.COMPUTED, Family.CHECK, Family.ALARM}
+
+
 async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
     """Return when the time asked for has passed and its windows are closed."""
     begin = -(-clock.wall_ns() // MINUTE) * MINUTE
@@ -213,7 +216,7 @@ async def _until(agent: Agent, clock: PlantClock, length: Duration) -> None:
 
 
 def _kpi_rows(agent: Agent) -> list[SampleBlock]:
-    families = (Family.ENERGY, Family.OEE, Family.EMISSIONS)
+    families = [f for f in Family if f.derived and f not in _NO_FIGURES]
     return [row for family in families for row in agent.newest(family)]
 
 

@@ -69,14 +69,19 @@ function staleWindow(window) {
 }
 
 // ---- KPI cards ------------------------------------------------------------------------------------
+const MAIN = {
+  energy: () => ["intensity", "total_kgce", "output_t"],
+  oee: () => ["oee", "availability", "effectiveness", "quality_ratio"],
+  demand: () => ["demand_kw", "demand_fixed_kw", "forecast_kw", "demand_max_kw"],
+  tariff: () => ["cost_total", "price_mean", "power_factor", "demand_max_kw"],
+  balance: () => ["gap_share", "gap", "main", "sum_subs"],
+  baseline: () => ["saving_ipmvp", "expected", "actual", "cusum"],
+  "energy-by-state": () => ["not_producing_share", "standby_kw", "producing_kwh", "total_kwh"],
+  product: (names) => [...names.filter((n) => n.startsWith("intensity")), "batch", "total_kgce"],
+};
 function mainColumns(kpi, columns) {
   const names = columns.map((c) => c.name);
-  const wanted = {
-    energy: ["intensity", "total_kgce", "output_t"], oee: ["oee", "availability", "effectiveness", "quality_ratio"],
-    balance: ["gap_share", "gap", "main", "sum_subs"], "energy-by-state": ["not_producing_share", "standby_kw", "producing_kwh", "total_kwh"],
-    product: [...names.filter((n) => n.startsWith("intensity")), "batch", "total_kgce"],
-  }[kpi.family]
-    || [...names.filter((n) => n.endsWith("_corrected")).slice(0, 4), ...Object.keys(kpi.targets)];
+  const wanted = MAIN[kpi.family]?.(names) || [...names.filter((n) => n.endsWith("_corrected")).slice(0, 4), ...Object.keys(kpi.targets)];
   const found = [...new Set(wanted)].filter((n) => names.includes(n));
   return found.length ? found : names.filter((n) => !["coverage", "estimated", "quality"].includes(n)).slice(0, 4);
 }
