@@ -12,12 +12,12 @@ from functools import cached_property
 import numpy as np
 
 from edge_agent.metrics.base import MINUTE, QualityLimits
-from edge_agent.metrics.carriers import Dated, rounded, worth, worth_grid
+from edge_agent.metrics.carriers import Dated, rounded, worth_grid
 from edge_agent.metrics.flows import Flow, Taken
 from edge_agent.metrics.join import Rows, SlotFormula
 from edge_agent.metrics.per_unit import Constant, Divisor
 from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
-from edge_agent.model import F64, I64, U8, Family, Signals, Tag, shared
+from edge_agent.model import F64, I64, U8, Family, Quality, Signals, Tag, shared
 from edge_agent.units import Unit
 
 KGCE, GJ, TCO2 = Unit.parse("kgce"), Unit.parse("GJ"), Unit.parse("tCO2")
@@ -43,10 +43,6 @@ class Worth:
         given = [flow for flow in flows if flow is not None]
         step = min(flow.step * (_STEAM if flow.steam else 1.0) for flow in given)
         return cls(suffix, unit, factor, worth_grid(step * factor.least))
-
-    def read(self, taken: Taken, ends: I64) -> Cell:
-        """Return what was taken is worth."""
-        return worth(taken.measure, taken.marks, self.factor.at(ends), self.grid)
 
 
 @dataclass(frozen=True)
@@ -79,50 +75,54 @@ class Carrier:
             found.append(Tag(f"{self.name}_produced_kgce", KGCE))
         return found
 
-    def read(self, ends: I64, rows: Mapping[str, Rows]) -> tuple[list[Cell], Cell | None, Taken]:
-        """Return its columns, its non-fossil kgce, and all that was read for coverage."""
-        parts = {
-            name: flow.read(ends, rows)
-            for name, flow in (
-                ("in", self.inputs), ("returned", self.returned), ("produced", self.produced)
-            )
-            if flow is not None
-        }  # fmt: skip
-        net = parts.get("in") or _nothing(len(ends))
-        seen = net
-        if (made := parts.get("produced")) is not None:
+    def read(self, ends: I64, rows: Mapping[str, Rows]) -> "Read":
+        """Return what its meters say of the minutes with these ends."""
+        net = _nothing(len(ends)) if self.inputs is None else self.inputs.read(ends, rows)
+        seen, cells = net, list[Cell]()
+        made = returned = None
+        if self.returned is not None:
+            returned = self.returned.read(ends, rows)
+            seen = seen.less(returned)
+            cells.append((returned.amount, returned.quality))
+        if self.produced is not None:
+            made = self.produced.read(ends, rows)
             seen = seen.less(made)
             net = net.less(made, 1.0) if self.added else net
-        if (returned := parts.get("returned")) is not None:
-            seen, net = seen.less(returned), net.less(returned)
-        cells = [(net.amount, net.quality)]
-        cells += [(part.amount, part.quality) for part in (returned, made) if part is not None]
-        cells += [part.read(net, ends) for part in self.worth]
-        green: Cell | None = None
+            cells.append((made.amount, made.quality))
+        net = net if returned is None else net.less(returned)
+        measures = [(net.measure, net.marks)] * len(self.worth)
+        if made is not None and self.worth:
+            measures.append((made.measure, made.marks))
+        return Read([(net.amount, net.quality), *cells], measures, seen)
+
+    @property
+    def worths(self) -> list[Worth]:
+        """What makes its columns after the amounts, in their order."""
+        return [*self.worth, *(self.worth[:1] if self.produced else ())]
+
+    @property
+    def shares(self) -> list[float]:
+        """Shares of these columns that are non-fossil energy."""
+        found = [0.0] * len(self.worths)
         if self.worth:
-            coal, step = cells[-len(self.worth)], self.worth[0].grid
-            green = _share(coal, self.non_fossil[0], step)
-            if made is not None:
-                own = self.worth[0].read(made, ends)
-                cells.append(own)
-                green = _plus(green, _share(own, self.non_fossil[1], step))
-        return cells, green, seen
+            found[0] = self.non_fossil[0]
+            found[-1] = self.non_fossil[1] if self.produced else found[-1]
+        return found
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the meters of a carrier say: amounts, what its columns are worth by, and coverage."""
+
+    amounts: list[Cell]
+    measures: list[Cell]
+    seen: Taken
 
 
 def _nothing(n: int) -> Taken:
     """Return a flow that nobody has asked for: none of it, fully known."""
     zero, good = np.zeros(n), np.zeros(n, np.uint8)
     return Taken(zero, good, zero, good, np.full(n, MINUTE), np.zeros(n, np.int64))
-
-
-def _share(cell: Cell, share: float, grid: float) -> Cell | None:
-    return (rounded(cell[0] * share, grid / 64), cell[1]) if share else None
-
-
-def _plus(one: Cell | None, other: Cell | None) -> Cell | None:
-    if one is None or other is None:
-        return one or other
-    return one[0] + other[0], np.maximum(one[1], other[1])
 
 
 @dataclass(frozen=True)
@@ -193,28 +193,52 @@ class Boundary(SlotFormula):
     def sources(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row for carrier in self.carriers for row in carrier.sources))
 
+    @cached_property
+    def _plan(self) -> tuple[list[int], list[int], list[Worth], F64, F64]:
+        """Where amounts and what they are worth stand, what makes the latter, steps and shares."""
+        amounts, worth, found = list[int](), list[int](), list[Worth]()
+        place = 0
+        for carrier in self.carriers:
+            made = carrier.worths
+            first = place + len(carrier.tags) - len(made)
+            amounts += range(place, first)
+            worth += range(first, first + len(made))
+            found += made
+            place = first + len(made)
+        grids = np.array([[part.grid] for part in found])
+        shares = [share for carrier in self.carriers for share in carrier.shares]
+        return amounts, worth, found, grids, np.array(shares)
+
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         n = len(ends)
         sums = Sums.zeros(len(self.additive), n)
-        covered, estimated = np.full(n, MINUTE), np.zeros(n, np.int64)
-        found: list[Cell] = []
-        green: Cell | None = None
-        for carrier in self.carriers:
-            cells, own, seen = carrier.read(ends, rows)
-            found += cells
-            green = _plus(green, own)
-            covered = np.minimum(covered, seen.covered)
-            estimated = np.maximum(estimated, seen.estimated)
+        amounts, worth, made, grids, shares = self._plan
+        carried = [carrier.read(ends, rows) for carrier in self.carriers]
+        divided = [divisor.read(ends, rows) for divisor in self._metered.values()]
+        value, marks = sums.total, sums.worst
+        cells = [cell for read in carried for cell in read.amounts]
+        value[amounts], marks[amounts] = _stacked(cells)
+        if made:
+            measure, mark = _stacked([cell for read in carried for cell in read.measures])
+            factor = np.stack([np.broadcast_to(part.factor.at(ends), n) for part in made])
+            none = np.isnan(factor)
+            value[worth] = rounded(measure * np.where(none, 0.0, factor), grids)
+            marks[worth] = np.maximum(mark, none * np.uint8(Quality.BAD_NOT_AVAILABLE))
         if self.own:
-            found.append(green or (np.zeros(n), np.zeros(n, np.uint8)))
-        for divisor in self._metered.values():
-            value, quality, full, guessed = divisor.read(ends, rows)
-            found.append((value, quality))
-            covered = covered if full is None else np.minimum(covered, full)
-            estimated = estimated if guessed is None else np.maximum(estimated, guessed)
-        for column, (value, quality) in enumerate(found):
-            sums.set(column, value, quality)
-        sums.covered, sums.estimated = covered, np.minimum(estimated, sums.length - covered)
+            place, green = self._index["non_fossil_kgce"], np.flatnonzero(shares)
+            where = np.array(worth, np.intp)[green]
+            parts = rounded(value[where] * shares[green, None], grids[green] / 64)
+            value[place], marks[place] = parts.sum(axis=0), marks[where].max(axis=0, initial=0)
+        last = len(self.additive) - len(divided)
+        for i, (amount, quality, _) in enumerate(divided):
+            value[last + i], marks[last + i] = amount, quality
+        good = marks < Quality.BAD
+        sums.total, sums.known = np.where(good, value, 0.0), good.astype(np.int64)
+        spans = [(read.seen.covered, read.seen.estimated) for read in carried]
+        spans += [span for _, _, span in divided if span is not None]
+        sums.covered = np.minimum.reduce([covered for covered, _ in spans])
+        guessed = np.maximum.reduce([estimated for _, estimated in spans])
+        sums.estimated = np.minimum(guessed, sums.length - sums.covered)
         return sums
 
     def derive(self, sums: Sums) -> tuple[F64, U8]:
@@ -245,6 +269,10 @@ class Boundary(SlotFormula):
             for carrier in self.carriers
             if any(part.suffix == suffix for part in carrier.worth)
         ]
+
+
+def _stacked(cells: Sequence[Cell]) -> Cell:
+    return np.array([value for value, _ in cells]), np.array([mark for _, mark in cells])
 
 
 def per(unit: Unit, divisor: Unit) -> Unit:

@@ -7,16 +7,18 @@ rows in one search, without a calendar.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from edge_agent.clock import SECOND
 from edge_agent.metrics.base import Co2Factor, Coefficient
-from edge_agent.model import F64, I64, U8, Quality
+from edge_agent.model import F64, I64
 from edge_agent.units import Unit
 
 MJ_PER_KGCE = 29.3076  # GB/T 2589-2020: 1 kgce = 29 307.6 kJ
@@ -49,8 +51,17 @@ class Dated:
     values: F64
 
     def at(self, ends: I64) -> F64:
-        """Return the factor of the minutes with these ends, (n,)."""
+        """Return the factor of the minutes with these ends, (n,), or (1,) if it is one for all."""
+        borders = self._borders
+        if not borders or bisect_right(borders, int(ends[0]) - 1) == (
+            last := bisect_right(borders, int(ends[-1]) - 1)
+        ):
+            return self.values[-1:] if not borders else self.values[last : last + 1]
         return np.asarray(self.values[np.searchsorted(self.borders, ends - 1, "right")])
+
+    @cached_property
+    def _borders(self) -> list[int]:
+        return [int(border) for border in self.borders]
 
     @property
     def least(self) -> float:
@@ -218,13 +229,6 @@ def worth_grid(factor: float) -> float:
     return amount_grid(factor) / 64
 
 
-def rounded(value: F64, grid: float) -> F64:
+def rounded(value: F64, grid: float | F64) -> F64:
     """Return values in whole steps."""
     return np.asarray(np.rint(value / grid) * grid)
-
-
-def worth(value: F64, quality: U8, factor: F64, grid: float) -> tuple[F64, U8]:
-    """Return what amounts are worth: not available on a day without a factor."""
-    none = np.isnan(factor)
-    marks = np.where(none, np.maximum(quality, Quality.BAD_NOT_AVAILABLE), quality).astype(np.uint8)
-    return rounded(value * np.where(none, 0.0, factor), grid), marks

@@ -32,6 +32,7 @@ Basis = Literal["equivalent", "equal-value"]
 Path = tuple[str | int, ...]
 ELECTRICITY, HEAT, PURCHASED_HEAT, NONE = "electricity", "heat", "purchased-heat", "none"
 _DIRECTIONS = ("inputs", "returned", "produced")
+_TAKEN = ("output", "output_t", "intensity", "coverage", "estimated", "quality")
 _WORTH = ("code", "standard", "basis", "lhv", "co2")  # said once for a carrier
 
 
@@ -178,6 +179,9 @@ class EnergyConfig(MetricConfig):
             found += [(path, message) for message in quantity.faults()]
         if isinstance(self.output, Quantity) and not self.output.tags:
             found.append((("output",), "needs tags: only a denominator may be monthly or constant"))
+        for name in self.denominators:
+            if name in {*self.carriers, *_TAKEN}:
+                found.append((("denominators", name), f'there is a column "{name}" already'))
         for i, carrier in enumerate(self.specific):
             if carrier not in self.carriers:
                 known = ", ".join(self.carriers)

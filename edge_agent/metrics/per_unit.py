@@ -15,7 +15,7 @@ from edge_agent.model import F64, I64, U8, Quality, Tag
 from edge_agent.units import Unit
 
 TONNE = Unit.parse("t")
-Read = tuple[F64, U8, I64 | None, I64 | None]
+Read = tuple[F64, U8, tuple[I64, I64] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Divisor:
     tag: Tag
 
     def read(self, ends: I64, rows: Mapping[str, Rows], /) -> Read:
-        """Return value and quality of minutes, and covered and estimated ns if it is metered."""
+        """Return value and quality of minutes; covered and estimated ns if it is metered."""
         raise NotImplementedError
 
 
@@ -96,7 +96,7 @@ class Counted(Divisor):
 
     def read(self, ends: I64, rows: Mapping[str, Rows], /) -> Read:
         taken = self.flow.read(ends, rows)
-        return taken.amount, taken.quality, taken.covered, taken.estimated
+        return taken.amount, taken.quality, (taken.covered, taken.estimated)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Nobody(Divisor):
 
     def read(self, ends: I64, _rows: Mapping[str, Rows], /) -> Read:
         n = len(ends)
-        return np.zeros(n), np.full(n, Quality.BAD_MISSING, np.uint8), None, None
+        return np.zeros(n), np.full(n, Quality.BAD_MISSING, np.uint8), None
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Constant(Divisor):
     value: float
 
     def read(self, ends: I64, _rows: Mapping[str, Rows], /) -> Read:
-        return np.full(len(ends), self.value), np.zeros(len(ends), np.uint8), None, None
+        return np.full(len(ends), self.value), np.zeros(len(ends), np.uint8), None
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Monthly(Divisor):
         per = self.totals[month] / self.minutes[month] / self.grid
         value = (np.rint(per * passed) - np.rint(per * (passed - 1))) * self.grid
         none = np.where(inside, Quality.GOOD, Quality.BAD_NOT_AVAILABLE).astype(np.uint8)
-        return np.where(inside, value, 0.0), none, None, None
+        return np.where(inside, value, 0.0), none, None
 
 
 def _after(month: str) -> str:

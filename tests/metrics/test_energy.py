@@ -515,6 +515,10 @@ KWH = ("m.kwh",)
             ("denominators", "a"), "above 0",
         ),
         ({"denominators": {"a": Quantity(tags=KWH, unit="ells")}}, ("denominators", "a"), "ells"),
+        (
+            {"denominators": {"output": Quantity(constant=1.0, unit="m2")}},
+            ("denominators", "output"), "already",
+        ),
         ({"specific": ("gas",)}, ("specific", 0), "no carrier of this: electricity"),
     ],
 )  # fmt: skip
