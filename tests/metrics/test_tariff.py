@@ -304,7 +304,7 @@ def test_before_the_first_price_there_is_no_cost() -> None:
     config = replace(CONFIG, prices=(PRICE,))
     rows = compute(config, slots(datetime(2025, 12, 31, tzinfo=SHANGHAI), 1440))
     assert mark(rows, "1min", "cost_total") == Quality.BAD_NOT_AVAILABLE
-    assert mark(rows, "1d", "cost_total") == Quality.BAD_MISSING
+    assert mark(rows, "1d", "cost_total") == Quality.BAD_NOT_AVAILABLE
     assert mark(rows, "1d", "energy_kwh") == Quality.GOOD
 
 
