@@ -168,10 +168,9 @@ class Batches(Minutes):
         self, told: Totals, i: int, stretch: Spells, values: F64, closed: list[Batch]
     ) -> None:
         """Add the stretches of a minute to the batches that they are of."""
-        first = np.flatnonzero(np.append(True, np.diff(stretch.state) != 0))  # of equal ones
-        border = np.append(stretch.border[first], stretch.border[-1])
+        border = stretch.border
         parts = list(told.shared(i, np.diff(border)))
-        for j, state in enumerate(stretch.state[first].tolist()):
+        for j, state in enumerate(stretch.state.tolist()):
             begin, end = int(border[j]), int(border[j + 1])
             amounts = [float(part[j]) if mark < _BAD else 0.0 for part, mark in parts]
             if state == UNKNOWN:
@@ -181,7 +180,7 @@ class Batches(Minutes):
             batch = self._going_on(float(values[state]), begin, closed)
             batch.end = end
             batch.amounts = [a + b for a, b in zip(batch.amounts, amounts, strict=True)]
-            self._judge(batch, told, i, stretch.worst, (begin, end), mixed=len(first) > 1)
+            self._judge(batch, told, i, stretch.worst, (begin, end), mixed=len(stretch.state) > 1)
 
     def _going_on(self, value: float, begin: int, closed: list[Batch]) -> Batch:
         """Return the batch that a value belongs to; another that is open has ended."""

@@ -72,17 +72,17 @@ class Counted:
         readings = Readings.of(self.reading.read(rows), self.grid)
         step, parts = amount_grid(self.factor), []
         for i, stretch in enumerate(stretches):
-            states = stretch.states
-            if quality[i] >= _BAD:
-                none = np.zeros(states + 1)
-                parts.append(Part(none, int(quality[i]), int(covered[i]), int(estimated[i]), 0))
-                continue
-            last = float(slots.value[slots.index[self.register], found[i]])
-            border = last - float(increment[i]), last
-            amounts, shared = _by_readings(stretch, readings, border, int(quality[i]))
-            total = float(increment[i])
-            amounts = converted(amounts, total, self.factor, step)
-            parts.append(Part(amounts, int(quality[i]), int(covered[i]), int(estimated[i]), shared))
+            total, mark, shared = float(increment[i]), int(quality[i]), 0
+            amounts = np.zeros(stretch.states + 1)
+            if mark < _BAD:
+                if len(stretch.state) == 1 and mark < _ESTIMATED:  # no need of the readings
+                    amounts[stretch.state] = total
+                else:
+                    last = float(slots.value[slots.index[self.register], found[i]])
+                    border = last - total, last
+                    amounts, shared = _by_readings(stretch, readings, border, mark)
+                amounts = converted(amounts, total, self.factor, step)
+            parts.append(Part(amounts, mark, int(covered[i]), int(estimated[i]), shared))
         return parts
 
 

@@ -21,7 +21,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Spells:
-    """The stretches of a minute in which the state did not change.
+    """The stretches of a minute between changes of the state.
 
     border  int64 (m + 1,), ns, from the minute's start to its end
     state   int64 (m,), of the stretch between two borders
@@ -87,13 +87,11 @@ def spells(told: tuple[I64, I64, U8], silence: int, end: int, states: int) -> Sp
     between = np.full(len(edges), UNKNOWN, np.int64)
     between[1::2] = state
     long = np.diff(border) > 0
+    begins, between = border[:-1][long], between[long]
+    new = np.append(True, between[1:] != between[:-1])
     known = (until > begin) & (state != UNKNOWN)
-    return Spells(
-        np.append(border[:-1][long], end),
-        between[long],
-        int(quality[known].max(initial=0)),
-        states,
-    )
+    worst = int(quality[known].max(initial=0))
+    return Spells(np.append(begins[new], end), between[new], worst, states)
 
 
 def shared_out(amount: float, spans: Sequence[int] | I64, grid: float) -> F64:
