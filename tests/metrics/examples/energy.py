@@ -60,15 +60,6 @@ CONFIG = EnergyConfig(
     co2=Co2(family="works", electricity="cn-works"),
     windows=WINDOWS,
 )
-PLAIN = EnergyConfig(
-    output="scale.mass",
-    inputs={
-        "electricity": ("em-a.energy",),
-        "raw-coal": CarrierInput(tags=("scale.mass",), lhv="23.1 MJ/kg"),
-    },
-    returned={"electricity": ("em-a.export",)},
-    windows=("1min",),
-)
 SUMS = ("electricity", "electricity_kgce", "raw-coal_gj", "steam_tco2", "output_t", "value")
 NAMES = ("electricity", "raw-coal", "natural-gas", "steam", "water")
 LHV = {"raw-coal": 23.1 / 29.3076, "natural-gas": 35.6 / 29.3076}
@@ -242,15 +233,6 @@ def derived(part: Part) -> dict[str, Cell]:
         cells[f"intensity_{name}"] = over("total_kgce", name)
         cells[f"electricity_per_{name}"] = over("electricity", name)
     return cells
-
-
-def plain(rows: Mapping[str, SampleBlock]) -> Result:
-    """The minutes of PLAIN."""
-    carriers = {
-        "electricity": (0.1229, 0.0036, [("em-a.energy", 1.0), ("em-a.export", -1000.0)]),
-        "raw-coal": (23.1 / 29.3076, 0.0231, [("scale.mass", 1.0)]),
-    }
-    return energy(as_streams(rows), carriers, ("scale.mass", 1e-3))
 
 
 def energy(
