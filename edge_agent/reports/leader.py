@@ -82,11 +82,14 @@ def leader(
     work = Work(boundary, history, period, ranked[0], config_digest)
     carriers = [figure for line in boundary.carriers for figure in carrier_lines(work, line)]
     result = work.keep(_result(work))
-    comparison = compared(result[-1], levels, benchmarks, partial=not covers(work.rows, period))
+    comparison = compared(
+        work.figures["intensity"], levels, benchmarks, partial=not covers(work.rows, period)
+    )
     sections = (
         Section(("对象与边界", "Subject and boundary"), _subject(work, site, metric, version)),
         Section(("能源消耗", "Energy by carrier"), tuple(carriers)),
         Section(("综合能耗与单位产品能耗", "Total and energy per tonne"), tuple(result)),
+        *_beside(work),
         Section(("能效对标", "Comparison with the levels"), comparison),
         Section(("数据完整性", "Completeness of the data"), _completeness(work, ranked)),
     )
@@ -179,6 +182,45 @@ def _result(work: Work) -> list[Figure]:
                "综合能耗 ÷ 产量 / total ÷ output; 存储/stored: Σ total_kgce ÷ Σ output_t",
                "kgce/t", "{total}/{output}", per_tonne, status, style="main"),
     ]  # fmt: skip
+
+
+_BESIDE: Mapping[str, Label] = {
+    "total_gj": ("综合能耗（热量）", "Total energy, heat"),
+    "total_tco2": ("二氧化碳排放", "CO2"),
+    "produced_kgce": ("自产能源", "Own production"),
+    "non_fossil_kgce": ("非化石能源", "Non-fossil energy"),
+}
+
+
+def _beside(work: Work) -> tuple[Section, ...]:
+    """Return what the rows have beside the energy; the leader notice asks for 20 % non-fossil."""
+    rows, status = work.rows, "" if covers(work.rows, work.period) else "partial"
+    found = []
+    for key, label in _BESIDE.items():
+        if rows.block is None or key not in rows.block.schema.index:
+            continue
+        unit = rows.unit(key)
+        value = rows.sum(key) if rows.known(key) else None  # a day without a factor has none
+        mark = status if value is not None else "partial"
+        code = "" if unit is None else unit.code
+        found.append(Figure(key, label, value, rows.source(key, work.digest), code, status=mark))
+    work.keep(found)
+    green = work.value("non_fossil_kgce") if "non_fossil_kgce" in work.figures else None
+    energy = work.value("total")
+    if green is not None and energy:
+        label = ("非化石能源占比", "Non-fossil share")
+        source = (
+            "非化石能源 ÷ 综合能耗 / non-fossil ÷ total; 官方算法未核实 / official way not known"
+        )
+        share, formula = CONTEXT.divide(green, energy), "{non_fossil_kgce}/{total}"
+        found.append(
+            Figure(
+                "non_fossil_share", label, share, source,
+                formula=formula, status=status, style="share",
+            )
+        )  # fmt: skip
+    title = ("热量、排放与非化石能源", "Heat, emissions, non-fossil energy")
+    return (Section(title, tuple(found)),) if found else ()
 
 
 def _completeness(work: Work, ranked: Sequence[Rows]) -> tuple[Figure, ...]:

@@ -73,6 +73,10 @@ class Rows:
         )
         return total(self.block[column][rows[inside]].tolist())
 
+    def known(self, column: str) -> bool:
+        """Return whether every usable row has a number in a column that was not asked for."""
+        return self.block is not None and not np.isnan(self.block[column][list(self.usable)]).any()
+
     def share(self, column: str) -> Decimal:
         """Return the mean of a share over the whole period; a window without a row counts as 0."""
         if self.block is None or column not in self.block.schema.index or not self.expected:
