@@ -118,7 +118,8 @@ def _used(config: Config, tag: str, group: Group) -> Iterator[tuple[str, str]]:
     series = f"sample,device={schema.owner},site={config.site.id},stream={schema.name}"
     yield "InfluxDB", f"{series} {field}=…{integer}"
     used = [
-        f"{metric}: {'.'.join(map(str, reference.path))}, windows {' '.join(kpi.windows)}"
+        f"{metric}: {'.'.join(map(str, reference.path))}"
+        + (f", windows {' '.join(kpi.windows)}" if kpi.windows else "")
         for metric, kpi in config.metrics.items()
         for reference in kpi.references()
         if reference.tag == tag

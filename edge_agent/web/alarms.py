@@ -1,17 +1,21 @@
 """The alarms as they stand: what ``/api/v1/alarms`` and the page show."""
 
+from collections.abc import Sequence
+
 from edge_agent.metrics.alarm import PRIORITIES
 from edge_agent.metrics.alarm_states import AlarmState
 from edge_agent.model import Family, SampleBlock
-from edge_agent.web.sources import Sources
 
 Json = dict[str, object]
 MS = 1_000_000
 
 
-def alarms(sources: Sources) -> list[Json]:
-    """Return every alarm that has judged a row: what is not normal first, then by priority."""
-    rows = [row for row in sources.running() if row.schema.family is Family.ALARM]
+def alarms(running: Sequence[SampleBlock]) -> list[Json]:
+    """Return every alarm that has judged a row: what is not normal first, then by priority.
+
+    running  the open rows of all metrics
+    """
+    rows = [row for row in running if row.schema.family is Family.ALARM]
     return sorted(map(_alarm, rows), key=_rank)
 
 

@@ -239,7 +239,7 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _alarms(request: Request) -> Response:
-    return _json(alarms(request.app.state.sources))
+    return _json(alarms(request.app.state.sources.running()))
 
 
 async def _metrics(request: Request) -> Response:

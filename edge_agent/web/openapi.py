@@ -128,6 +128,7 @@ def _schemas() -> Json:
             speed={"type": "number", "description": "plant seconds per real second"},
             devices=_list(_ref("Device")),
             kpis=_list(_ref("Kpi")),
+            alarms=_list(_ref("Alarm")),
             ok=_FLAG,
             faults={"type": "object", "additionalProperties": _TEXT},
             links=_list(link),

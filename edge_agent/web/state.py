@@ -5,7 +5,7 @@ twice, as whole milliseconds for a browser and as nanoseconds in text: 64-bit in
 survive JSON there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -16,6 +16,7 @@ from edge_agent.health import LinkHealth, LogCounts, ReaderCounts
 from edge_agent.metrics.base import Window
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema
+from edge_agent.web.alarms import alarms
 from edge_agent.web.sources import Sources
 
 Json = dict[str, object]
@@ -50,6 +51,7 @@ def plain(value: float, quality: int) -> float | None:
 
 def full_state(sources: Sources) -> Json:
     """Return everything the page shows."""
+    running = sources.running()
     return {
         "site": {
             "id": sources.site.id,
@@ -61,7 +63,8 @@ def full_state(sources: Sources) -> Json:
         "now_ms": sources.clock.wall_ns() // MS,
         "speed": sources.clock.speed,
         "devices": devices(sources),
-        "kpis": kpis(sources),
+        "kpis": kpis(sources, running),
+        "alarms": alarms(running),
         **health(sources),
     }
 
@@ -154,9 +157,9 @@ def change(sources: Sources, stream: str) -> Json | None:
     }
 
 
-def kpis(sources: Sources) -> list[Json]:
+def kpis(sources: Sources, open_rows: Sequence[SampleBlock]) -> list[Json]:
     """Return every KPI: of each window the last closed row and the one that is still open."""
-    rows = [block for block in sources.running() if block.schema.family not in _NO_KPIS]
+    rows = [block for block in open_rows if block.schema.family not in _NO_KPIS]
     running = {block.schema.stream: block for block in rows}
     schemas = {block.schema.stream: block.schema for block in running.values()}
     for schema in sources.live.streams():

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import orjson
 
+from edge_agent.web.alarms import alarms
 from edge_agent.web.sources import Sources
 from edge_agent.web.state import MS, Json, change, full_state, health, kpis
 
@@ -101,12 +102,13 @@ class _Viewer:
             rows.append(row)
         event: Json = {"now_ms": self._sources.clock.wall_ns() // MS, "streams": rows}
         changed = []
-        for kpi in kpis(self._sources):
+        running = self._sources.running()
+        for kpi in kpis(self._sources, running):
             written = orjson.dumps(kpi)
             if self._kpis.get(str(kpi["id"])) != written:
                 self._kpis[str(kpi["id"])] = written
                 changed.append(kpi)
-        event["kpis"] = changed
+        event |= {"kpis": changed, "alarms": alarms(running)}
         state = health(self._sources)
         if (written := orjson.dumps(state)) != self._health:
             self._health = written

@@ -15,6 +15,7 @@ from edge_agent.health import (
     State,
 )
 from edge_agent.live import Live
+from edge_agent.metrics.alarm_rows import alarm_tags
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag
 from edge_agent.units import Unit
 from edge_agent.web.app import Sources
@@ -90,6 +91,16 @@ def kpi(owner: str, family: Family, tags: tuple[Tag, ...], window: str) -> Schem
 CLINKER = {w: kpi("clinker", Family.ENERGY, ENERGY, w) for w in WINDOWS}
 PACKING = {w: kpi("packer", Family.OEE, OEE, w) for w in WINDOWS}
 KILN_STACK = {w: kpi("kiln-stack", Family.EMISSIONS, STACK, w) for w in WINDOWS}
+
+
+def alarm(owner: str, state: int, priority: int, *, limit: bool = True) -> SampleBlock:
+    """The present row of an alarm that has been in its state for five minutes."""
+    schema = Schema(f"{owner}/event", Family.ALARM, alarm_tags(Unit.parse("mg/m3")), 86400.0)
+    numbers = {"state": state, "active": state in {1, 2}, "value": 95.5, "limit": 90.0}
+    numbers |= {"priority": priority, "duration_s": 300.0, "raised_1h": 3.0, "coverage": 1.0}
+    bad = {} if limit else {"limit": int(Quality.BAD_NOT_AVAILABLE)}
+    return block(schema, NOON, numbers, bad)
+
 
 KILN_ROW = {
     "active_power": 2481.3,

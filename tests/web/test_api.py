@@ -26,6 +26,7 @@ from tests.web.plant import (
     KILN_ROW,
     NOON,
     Plant,
+    alarm,
     block,
     energy_row,
     small_plant,
@@ -480,3 +481,21 @@ async def test_ten_thousand_tags_cost_the_loop_little(serve: Serve) -> None:
     state = orjson.loads(answer.content)
     assert sum(len(d["rows"]) for d in state["devices"]) == 10_000
     assert state["devices"][99]["rows"][99]["value"] == 99.1
+
+
+async def test_alarms_are_told_what_is_not_normal_first(serve: Serve) -> None:
+    plant = small_plant()
+    plant.open += [alarm("calm", 0, 4), alarm("low", 1, 1), alarm("high", 1, 3, limit=False)]
+    address = await serve(plant)
+
+    found = (await get(address, "/api/v1/alarms")).json()
+
+    assert [a["id"] for a in found] == ["high", "low", "calm"]
+    assert found[0] == {
+        "id": "high", "state": "unacknowledged", "active": True, "priority": "high",
+        "value": 95.5, "limit": None, "unit": "mg/m3", "quality": 0,
+        "since_ms": NOON // 10**6 - 300_000, "time_ms": NOON // 10**6, "raised_1h": 3,
+    }  # fmt: skip
+    state = (await get(address, "/api/v1/state")).json()
+    assert state["alarms"] == found
+    assert "high" not in {kpi["id"] for kpi in state["kpis"]}

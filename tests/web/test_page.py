@@ -12,7 +12,7 @@ from edge_agent.clock import SECOND
 from edge_agent.model import Quality
 from edge_agent.web.app import WebServer, create_app
 from tests.web.conftest import Serve
-from tests.web.plant import CLINKER, KILN, KILN_ROW, NOON, block, energy_row, small_plant
+from tests.web.plant import CLINKER, KILN, KILN_ROW, NOON, alarm, block, energy_row, small_plant
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -255,3 +255,18 @@ async def test_backlog_is_shown_for_each_sink(serve: Serve, tab: Tab) -> None:
         )
     await expect(broker).to_contain_text("中断")
     await expect(broker).to_contain_text("connection refused")
+
+
+async def test_an_alarm_is_shown_until_it_is_normal_again(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    plant.open += [alarm("nox-near-limit", 1, 3), alarm("calm", 0, 2)]
+    page = await tab.open(await serve(plant))
+
+    shown = await page.locator('[data-alarm="nox-near-limit"]').inner_text()
+    assert "未确认" in shown
+    assert "95.50 mg/m³" in shown
+    assert await page.locator('[data-alarm="calm"]').count() == 0
+
+    plant.open[-2] = alarm("nox-near-limit", 0, 3)
+    await page.wait_for_selector("#alarms", state="hidden", timeout=5000)
+    assert tab.complaints == []

@@ -227,6 +227,20 @@ function drawKpis() {
   box.querySelectorAll(".scroll").forEach((s, i) => { s.scrollLeft = at.get(i) ?? 0; });
 }
 
+// ---- alarms -----------------------------------------------------------------------------------------
+function drawAlarms() {
+  const open = state.alarms.filter((a) => a.state !== "normal"), heads = ["alarm", "priority", "state", "value", "limit", "since"];
+  $("alarms").hidden = !open.length;
+  const rows = open.map((a) => {
+    const level = a.active ? "bad" : ["returned", "latched", "latched_acknowledged"].includes(a.state) ? "uncertain" : "stale";
+    return el("tr", { "data-alarm": a.id }, el("th", { scope: "row" }, a.id), el("td", {}, word(a.priority)),
+      el("td", {}, el("span", { class: `tagged ${level}` }, `${SYMBOL[level]} ${word(`is_${a.state}`)}`)),
+      ...[a.value, a.limit].map((n) => el("td", { class: "figure" }, n === null ? "—" : `${figure(n)} ${unitWord(a.unit)}`)),
+      el("td", { class: "figure" }, at(a.since_ms, DHM)));
+  });
+  $("alarms").lastElementChild.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((w) => el("th", { scope: "col" }, word(w))))), el("tbody", {}, ...rows)));
+}
+
 // ---- live values ------------------------------------------------------------------------------------
 const cells = new Map(); // "em-kiln/raw" -> [{ row, value, mark, age }], in the order of the schema
 function drawDevices() {
@@ -325,7 +339,7 @@ function drawAll() {
   document.title = state.site.name || state.site.id;
   put($("gateway"), `${state.site.id} · ${state.site.gateway} · ${state.site.timezone}`);
   put($("version"), `edge-agent ${state.site.version}`);
-  drawKpis(); drawHealth(); drawDevices(); drawHead();
+  drawAlarms(); drawKpis(); drawHealth(); drawDevices(); drawHead();
 }
 
 // ---- the stream of events ---------------------------------------------------------------------------------
@@ -356,6 +370,8 @@ function take(change) {
     if (i < 0) state.kpis.push(kpi); else state.kpis[i] = kpi;
   }
   if (change.kpis.length) drawKpis();
+  state.alarms = change.alarms;
+  drawAlarms();
   if (change.sinks) {
     Object.assign(state, { ok: change.ok, faults: change.faults, links: change.links, sinks: change.sinks, log: change.log });
     for (const device of state.devices) {

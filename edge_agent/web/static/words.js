@@ -25,6 +25,13 @@ const WORDS = {
 Object.assign(WORDS, { balance: ["平衡", "balance"], "energy-by-state": ["分状态能耗", "energy by state"], product: ["产品能耗", "energy by product"], batch: ["批次", "batch"] });
 Object.assign(WORDS, { computed: ["计算量", "computed tags"], raw: ["逐行", "each row"], alarm: ["报警", "alarm"], event: ["事件", "event"] });
 Object.assign(WORDS, { check: ["计量核对", "meter check"] });
+Object.assign(WORDS, {
+  priority: ["优先级", "priority"], limit: ["限值", "limit"], since: ["自", "since"],
+  journal: ["记录", "journal"], low: ["低", "low"], medium: ["中", "medium"], high: ["高", "high"], critical: ["紧急", "critical"],
+  is_unacknowledged: ["未确认", "unacknowledged"], is_acknowledged: ["已确认", "acknowledged"], is_returned: ["已恢复未确认", "returned, unacknowledged"],
+  is_latched: ["锁存未确认", "latched"], is_latched_acknowledged: ["锁存已确认", "latched, acknowledged"], is_shelved: ["搁置", "shelved"],
+  is_suppressed: ["设计抑制", "suppressed by design"], is_out_of_service: ["停用", "out of service"],
+});
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
