@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -35,6 +36,12 @@ MINUTES = slot_schema(METERS)
 Row = tuple[str, float, str, str]  # code, kgce per kWh or kg, first and last day
 
 
+@cache
+def tables() -> Tables:
+    """The packaged tables, read once."""
+    return Tables()
+
+
 @dataclass(frozen=True)
 class Mill(Works):
     """The plant of these examples: one stream of meters, and the packaged tables or own rows."""
@@ -50,10 +57,10 @@ class Mill(Works):
         return tuple(
             Coefficient(carrier, unit, k, basis, standard, "", "", since, until, "A", True)
             for _, k, since, until in own
-        ) or Tables().coefficients(carrier, basis, standard)
+        ) or tables().coefficients(carrier, basis, standard)
 
     def co2_factors(self, code: str, variant: str) -> tuple[Co2Factor, ...]:
-        return Tables().co2_factors(code, variant)
+        return tables().co2_factors(code, variant)
 
 
 def ns(text: str) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
+from edge_agent.check import summary
 from edge_agent.clock import SECOND
 from edge_agent.config import Config, load
 from edge_agent.errors import ConfigError
@@ -116,6 +117,14 @@ async def test_a_figure_beside_that_is_not_known_of_some_hour_is_left_out(tmp_pa
     assert (lines["total_tco2"]["value"], lines["total_tco2"]["status"]) == (None, "partial")
     assert lines["total_gj"]["value"] is not None
     assert lines["total"]["value"] is not None
+
+
+def test_check_says_what_is_no_mistake_but_should_be_known(tmp_path: Path) -> None:
+    config, _ = mill(tmp_path)
+    told = [line for line in summary(config) if line.startswith("attention mill")]
+    assert told[0] == "attention mill: raw-coal: no coefficient is in force before 2026-01-01"
+    assert told[1].startswith("attention mill: rests on rows that nobody has approved: standard_")
+    assert "co2_factors:cn-shandong:average:2023:unapproved" in told[1]
 
 
 def test_a_sheet_per_tonne_needs_an_output_with_a_mass(tmp_path: Path) -> None:
