@@ -70,7 +70,7 @@ def links_of(config: Config, clock: Clock) -> list[Link]:
 def metrics_of(config: Config, links: list[Link]) -> list[Metric]:
     """Return the slot operator of every stream and the operators of every KPI, in feeding order."""
     plant = config.plant()
-    kpis = [m for name, kpi in config.metrics.items() for m in kpi.build(name, plant)]
+    kpis = [m for name, kpi in config.every_metric.items() for m in kpi.build(name, plant)]
     raw = [group.schema for link in links for group in link.driver.groups]
     raw += [m.output for m in kpis if m.output.family is Family.COMPUTED]
     digests = config.device_digests

@@ -9,6 +9,7 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
+from edge_agent.config.standing import standing
 from edge_agent.config.tables import STANDARD, EmissionRow, Tables, levels_of
 from edge_agent.drivers.base import DeviceConfig, groups_of
 from edge_agent.metrics.base import (
@@ -205,9 +206,15 @@ class Config:
             self.devices,
             self.tables,
             on,
-            self.metrics,
+            self.every_metric,
             self.digest,
         )
+
+    @cached_property
+    def every_metric(self) -> Mapping[str, MetricConfig]:
+        """The metrics and alarms that are configured, and those that stand without being so."""
+        taken = {*self.devices, *self.metrics}
+        return {**self.metrics, **standing(self.devices, taken)}
 
     @cached_property
     def digest(self) -> str:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from edge_agent.config import checks
 from edge_agent.config.config import Config, Retention, Shifts, SiteConfig, SitePlant, Web
 from edge_agent.config.entries import Registry, make, text_at, without
+from edge_agent.config.standing import standing
 from edge_agent.config.tables import Tables, data_dir
 from edge_agent.config.templates import Templates
 from edge_agent.config.tree import (
@@ -306,14 +307,16 @@ class _Reading:
             if len(self.faults) == before:
                 sound[name] = device
         checks.links(linked, checked)
-        plant = replace(plant, devices=sound, metrics=metrics)
-        tags = checks.Tags.of(self._root, devices, metrics)
-        for name, metric in metrics.items():
-            checks.metric(name, metric, tags, plant, self._report, build=build)
         sections = ("devices", "metrics", "alarms")
         owners = [owner for section in sections for owner in self._entries(section)]
+        by_itself = standing(sound, owners)
+        plant = replace(plant, devices=sound, metrics={**metrics, **by_itself})
+        tags = checks.Tags.of(self._root, devices, metrics)
+        tags = replace(tags, metrics={**tags.metrics, **by_itself})
+        for name, metric in metrics.items():
+            checks.metric(name, metric, tags, plant, self._report, build=build)
         for name, sink in sinks.items():
-            checks.sink(name, sink, owners, self._report)
+            checks.sink(name, sink, [*owners, *by_itself], self._report)
 
 
 def _place(fault: Fault) -> tuple[str, int, int]:

@@ -38,11 +38,13 @@ _GRID = amount_grid(1.0)
 class Check(SlotFormula):
     """The formula: what was counted and what was integrated are added up, and compared.
 
+    export what is deducted, with the factor to the counter's unit; None: the power has one sign
     per    what a mean of one for a minute is, in the counter's unit
     count  what a count of the register is, in that unit; 0 when it is not known
     """
 
     counter: Counter
+    export: tuple[Counter, float] | None
     power: Gauge
     per: float
     count: float
@@ -66,6 +68,11 @@ class Check(SlotFormula):
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         sums = Sums.zeros(2, len(ends))
         counted, quality, covered, estimated = self.counter.read(ends, rows)
+        if self.export is not None:
+            back, worse, less, more = self.export[0].read(ends, rows)
+            counted = np.rint((counted - back * self.export[1]) / _GRID) * _GRID
+            quality, covered = np.maximum(quality, worse), np.minimum(covered, less)
+            estimated = np.maximum(estimated, more)
         levels, mark, held = self.power.read(ends, rows)
         enough = self.limits.uncertain_below * MINUTE
         both = (quality < Quality.UNCERTAIN) & (estimated == 0) & (covered >= enough)
@@ -98,6 +105,7 @@ class Check(SlotFormula):
 class CheckConfig(MetricConfig):
     """A counter and the gauge of its rate, of one meter or of two.
 
+    export     counter of what goes the other way, where the power is negative
     tolerance  the share of the larger amount by which the two may differ
     """
 
@@ -106,11 +114,14 @@ class CheckConfig(MetricConfig):
     windows: tuple[Window, ...] = ("1h", "1d")
     counter: str
     power: str
+    export: str | None = None
     tolerance: float = 0.05
 
     def references(self) -> list[Reference]:
-        counter = Reference(("counter",), self.counter, Kind.COUNTER)
-        return [counter, Reference(("power",), self.power, Kind.GAUGE)]
+        found = [Reference(("counter",), self.counter, Kind.COUNTER)]
+        if self.export is not None:
+            found.append(Reference(("export",), self.export, Kind.COUNTER))
+        return [*found, Reference(("power",), self.power, Kind.GAUGE)]
 
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         if 0 < self.tolerance < 1:
@@ -124,8 +135,16 @@ class CheckConfig(MetricConfig):
         if amount.dimension != counter.unit.dimension:
             told = f'"{self.power}" has {power.unit.code}, must be a rate of {counter.unit.code}'
             raise ValueError(told)
-        raw = plant.raw(self.counter)
-        tag = raw.tags[raw.index[split_tag(self.counter)[1]]]
-        per = 60.0 / seconds * amount.factor_to(counter.unit)
-        formula = Check(counter, power, per, count_of(tag), self.tolerance, plant.quality)
+        per, count = 60.0 / seconds * amount.factor_to(counter.unit), _count(self.counter, plant)
+        export = None
+        if self.export is not None:
+            back = inputs.increment(self.export)
+            export = back, back.unit.factor_to(counter.unit)
+            count += _count(self.export, plant) * export[1]
+        formula = Check(counter, export, power, per, count, self.tolerance, plant.quality)
         return inputs.metrics(name, formula, self.windows)
+
+
+def _count(tag: str, plant: Plant) -> float:
+    raw = plant.raw(tag)
+    return count_of(raw.tags[raw.index[split_tag(tag)[1]]])

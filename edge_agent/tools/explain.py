@@ -120,7 +120,7 @@ def _used(config: Config, tag: str, group: Group) -> Iterator[tuple[str, str]]:
     used = [
         f"{metric}: {'.'.join(map(str, reference.path))}"
         + (f", windows {' '.join(kpi.windows)}" if kpi.windows else "")
-        for metric, kpi in config.metrics.items()
+        for metric, kpi in config.every_metric.items()
         for reference in kpi.references()
         if reference.tag == tag
     ]
