@@ -21,7 +21,7 @@ from edge_agent.drivers.base import Counts, DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
 from edge_agent.guard import learnt, teach
 from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
-from edge_agent.live import Live
+from edge_agent.live import Live, Standing
 from edge_agent.metrics.base import Metric
 from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, SampleBlock
@@ -287,7 +287,7 @@ class Agent:
             live=self.live,
             health=self.health,
             counts=self.counts,
-            running=self.pipeline.running,
+            running=Standing(self.pipeline.running).rows,
             rows=history.rows,
             states=states,
             targets=self.config.targets(),

@@ -3,6 +3,7 @@
 Nothing here is stored or published; a browser that asks is answered from this.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -41,3 +42,29 @@ class Live:
             yield
         finally:
             self._listeners.remove(listener)
+
+
+SHARE = 0.02  # of the time that open windows may be worked out in
+KEPT = 0.2  # seconds that they stand at least: the page and its alarms ask one after the other
+
+
+class Standing:
+    """The open windows as they stand, for however many ask.
+
+    Each row has its own time, so one that is some seconds old is not taken for new. To work them
+    out takes a millisecond for a small plant and a tenth of a second for a large one.
+    """
+
+    def __init__(self, work: Callable[[], list[SampleBlock]]) -> None:
+        self._work = work
+        self._rows: list[SampleBlock] = []
+        self._until = 0.0
+
+    def rows(self) -> list[SampleBlock]:
+        """Return one row for each open window."""
+        begin = time.monotonic()
+        if begin >= self._until:
+            self._rows = self._work()
+            end = time.monotonic()
+            self._until = end + max(KEPT, (end - begin) / SHARE)
+        return self._rows
