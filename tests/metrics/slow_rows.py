@@ -52,8 +52,8 @@ def rate(rows: Sequence[Row], period: float) -> list[Row]:
     return look_back(rows, at)
 
 
-def delta(rows: Sequence[Row], period: float, span: float) -> list[Row]:
-    """Of a counter: a fall is not known."""
+def delta(rows: Sequence[Row], period: float, span: float, *, rises: bool = True) -> list[Row]:
+    """rises: a counter, whose fall is not known."""
 
     def at(t: int, before: list[Row]) -> Pair:
         due = t - round(span * 1e9)
@@ -61,7 +61,7 @@ def delta(rows: Sequence[Row], period: float, span: float) -> list[Row]:
         if old < 0 or due - before[old][0] > 3e9 * period:
             return None, MISSING
         change = before[-1][1] - before[old][1]
-        return (None if change < 0 else change), max(before[-1][2], before[old][2])
+        return (None if rises and change < 0 else change), max(before[-1][2], before[old][2])
 
     return look_back(rows, at)
 
