@@ -68,6 +68,7 @@ class Alarm:
         self._since = 0  # time of the last event
         self._raised: list[int] = []  # when it occurred, the last ones
         self._latest = Reading(-1, np.nan, _MISSING, np.nan, _MISSING, known=False)
+        self._newest: tuple[int, Judged] | None = None  # what ``_latest`` is to be made of
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ class Alarm:
                 told.append(self._row(_reading(now, judged, i)))
                 times.append(now)
                 self._told, self._since = self.situation.state, now
-        self._latest = _reading(int(rows.time[-1]), judged, -1)
+        self._newest = int(rows.time[-1]), judged
         if not told:
             return None
         value = np.array([v for v, _ in told]).T
@@ -140,9 +141,17 @@ class Alarm:
         """Return the situation as it stands, at the newest row that was judged; never stored."""
         if self._told is None:
             return None
-        numbers, marks = self._row(self._latest)
+        now = self._at_last()
+        numbers, marks = self._row(now)
         value, quality = np.array([numbers]).T, np.array([marks], np.uint8).T
-        return SampleBlock(self._output, np.array([self._latest.time]), value, quality)
+        return SampleBlock(self._output, np.array([now.time]), value, quality)
+
+    def _at_last(self) -> "Reading":
+        """Return what was judged at the newest row."""
+        if self._newest is not None:
+            time, judged = self._newest
+            self._latest, self._newest = _reading(time, judged, -1), None
+        return self._latest
 
     @property
     def memory(self) -> int:
@@ -166,7 +175,7 @@ class Alarm:
         self._delays.active = self.situation.active
 
     def save(self) -> State:
-        s, now = self.situation, self._latest
+        s, now = self.situation, self._at_last()
         flags = [s.active, s.shelved, s.suppressed, s.removed, now.known]
         return {
             "aligned": self._aligned.save(),
@@ -192,6 +201,7 @@ class Alarm:
         self._raised = [int(time) for time in cast("list[int]", state["raised"])]
         time, quality, limit_quality = map(int, cast("list[int]", state["latest"]))
         value, limit = floats(state, "numbers").tolist()
+        self._newest = None
         self._latest = Reading(time, value, quality, limit, limit_quality, known=known)
 
 

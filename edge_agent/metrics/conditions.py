@@ -71,8 +71,13 @@ class Limited:
 
     def judge(self, rows: Together) -> Judged:
         value, quality = rows.run(self.comparison.left)
-        limit, limit_quality = rows.run(self.comparison.right)
-        known = usable(value, quality) & usable(limit, limit_quality)
+        known = usable(value, quality)
+        right = self.comparison.right
+        if len(right) == 1 and right[0].name == "number":  # as most are
+            limit, limit_quality = np.full(value.shape, right[0].number), np.zeros_like(quality)
+        else:
+            limit, limit_quality = rows.run(right)
+            known &= usable(limit, limit_quality)
         over, calm = _compared(self.comparison.sign, value, limit, self.deadband)
         return Judged(over, calm, known, value, quality, limit, limit_quality)
 
@@ -168,6 +173,11 @@ class Delays:
 
     def changes(self, time: I64, judged: Judged) -> list[tuple[int, bool]]:
         """Return the rows at which it changes, and to what."""
+        leaving = judged.calm if self.active else judged.over
+        if self._since < 0 and not (leaving & judged.known).any():  # nothing waits, nothing begins
+            rows = np.flatnonzero(judged.known)
+            self._last = int(time[rows[-1]]) if len(rows) else self._last
+            return []
         rows = np.flatnonzero(judged.known)
         if not len(rows):
             return []

@@ -179,10 +179,12 @@ def run(
     result = values[-1]
     if result.shape != good.shape:  # made of plain numbers only
         result = np.broadcast_to(result, good.shape)
-    quality = marks[-1] if marked else good
     unknown = np.isnan(result)
-    if unknown.any():
-        quality = np.where(unknown & (quality < _BAD), np.uint8(_NO_VALUE), quality)
+    if not marked:
+        if not unknown.any():
+            return result, good
+        return result, np.where(unknown, np.uint8(_NO_VALUE), good)
+    quality = np.where(unknown & (marks[-1] < _BAD), np.uint8(_NO_VALUE), marks[-1])
     return np.where(quality >= _BAD, np.nan, result), quality.astype(np.uint8, copy=False)
 
 
