@@ -51,7 +51,7 @@ class Carrier:
 
     added       whether own production is added to what comes in
     worth       kgce and GJ, and tCO2 where it is wanted; none for what is no energy
-    non_fossil  shares of what comes in and of own production
+    non_fossil  shares of what comes in, of own production and of what is returned
     """
 
     name: str
@@ -61,7 +61,7 @@ class Carrier:
     produced: Flow | None
     added: bool
     worth: tuple[Worth, ...]
-    non_fossil: tuple[float, float] = (0.0, 0.0)
+    non_fossil: tuple[float, float, float] = (0.0, 0.0, 0.0)
     sources: tuple[str, ...] = ()
 
     @property
@@ -77,7 +77,7 @@ class Carrier:
 
     def read(self, ends: I64, rows: Mapping[str, Rows]) -> "Read":
         """Return what its meters say of the minutes with these ends."""
-        net = _nothing(len(ends)) if self.inputs is None else self.inputs.read(ends, rows)
+        net = bought = _nothing(len(ends)) if self.inputs is None else self.inputs.read(ends, rows)
         seen, cells = net, list[Cell]()
         made = returned = None
         if self.returned is not None:
@@ -93,29 +93,38 @@ class Carrier:
         measures = [(net.measure, net.marks)] * len(self.worth)
         if made is not None and self.worth:
             measures.append((made.measure, made.marks))
-        return Read([(net.amount, net.quality), *cells], measures, seen)
+        signed = zip((bought, made, returned), self.non_fossil, (1, 1, -1), strict=True)
+        green = [(way, sign * share) for way, share, sign in signed if way is not None and share]
+        return Read([(net.amount, net.quality), *cells], measures, green, seen)
 
     @property
     def worths(self) -> list[Worth]:
         """What makes its columns after the amounts, in their order."""
         return [*self.worth, *(self.worth[:1] if self.produced else ())]
 
-    @property
-    def shares(self) -> list[float]:
-        """Shares of these columns that are non-fossil energy."""
-        found = [0.0] * len(self.worths)
-        if self.worth:
-            found[0] = self.non_fossil[0]
-            found[-1] = self.non_fossil[1] if self.produced else found[-1]
-        return found
+    def green(self, ends: I64, read: "Read") -> Cell:
+        """Return its non-fossil kgce: shares of what comes in and is made, less returned."""
+        value, quality = np.zeros(len(ends)), np.zeros(len(ends), np.uint8)
+        for taken, share in read.green if self.worth else ():
+            factor = self.worth[0].factor.at(ends)
+            none = np.isnan(factor)
+            kgce = taken.measure * np.where(none, 0.0, factor) * share
+            value = value + rounded(kgce, self.worth[0].grid / 64)
+            quality = np.maximum(quality, np.where(none, Quality.BAD_NOT_AVAILABLE, taken.marks))
+        return value, quality.astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Read:
-    """What the meters of a carrier say: amounts, what its columns are worth by, and coverage."""
+    """What the meters of a carrier say.
+
+    amounts, measures  what its columns are, or are worth by; green: flows with their share
+    seen               all together, for coverage
+    """
 
     amounts: list[Cell]
     measures: list[Cell]
+    green: list[tuple[Taken, float]]
     seen: Taken
 
 
@@ -194,8 +203,8 @@ class Boundary(SlotFormula):
         return tuple(dict.fromkeys(row for carrier in self.carriers for row in carrier.sources))
 
     @cached_property
-    def _plan(self) -> tuple[list[int], list[int], list[Worth], F64, F64]:
-        """Where amounts and what they are worth stand, what makes the latter, steps and shares."""
+    def _plan(self) -> tuple[list[int], list[int], list[Worth], F64]:
+        """Where amounts and what they are worth stand, what makes the latter, and its steps."""
         amounts, worth, found = list[int](), list[int](), list[Worth]()
         place = 0
         for carrier in self.carriers:
@@ -205,14 +214,12 @@ class Boundary(SlotFormula):
             worth += range(first, first + len(made))
             found += made
             place = first + len(made)
-        grids = np.array([[part.grid] for part in found])
-        shares = [share for carrier in self.carriers for share in carrier.shares]
-        return amounts, worth, found, grids, np.array(shares)
+        return amounts, worth, found, np.array([[part.grid] for part in found])
 
     def base(self, ends: I64, rows: Mapping[str, Rows]) -> Sums:
         n = len(ends)
         sums = Sums.zeros(len(self.additive), n)
-        amounts, worth, made, grids, shares = self._plan
+        amounts, worth, made, grids = self._plan
         carried = [carrier.read(ends, rows) for carrier in self.carriers]
         divided = [divisor.read(ends, rows) for divisor in self._metered.values()]
         value, marks = sums.total, sums.worst
@@ -225,10 +232,9 @@ class Boundary(SlotFormula):
             value[worth] = rounded(measure * np.where(none, 0.0, factor), grids)
             marks[worth] = np.maximum(mark, none * np.uint8(Quality.BAD_NOT_AVAILABLE))
         if self.own:
-            place, green = self._index["non_fossil_kgce"], np.flatnonzero(shares)
-            where = np.array(worth, np.intp)[green]
-            parts = rounded(value[where] * shares[green, None], grids[green] / 64)
-            value[place], marks[place] = parts.sum(axis=0), marks[where].max(axis=0, initial=0)
+            place, pairs = self._index["non_fossil_kgce"], zip(self.carriers, carried, strict=True)
+            parts, some = _stacked([carrier.green(ends, read) for carrier, read in pairs])
+            value[place], marks[place] = parts.sum(axis=0), some.max(axis=0)
         last = len(self.additive) - len(divided)
         for i, (amount, quality, _) in enumerate(divided):
             value[last + i], marks[last + i] = amount, quality

@@ -46,7 +46,7 @@ class CarrierInput:
     lhv          measured lower heating value ``23.1 MJ/kg``, or one for each date from which on
     energy       false: counted, but no energy (water, a raw material)
     co2          its code among the CO2 factors; ``none``: it is not counted
-    non_fossil   share that is not fossil, 0 to 1
+    non_fossil   share that is not fossil, 0 to 1; of what is returned it is taken off
     added        own production: added to what comes in, because the inputs are metered where they
                  enter; false for what their meters see already, or what is made of counted energy
     pressure, temperature  gauges of steam or hot water, which is worth its heat; no temperature:
@@ -264,7 +264,7 @@ class EnergyConfig(MetricConfig):
             (tonnes,) = dated(emitted, zone)
             worth.append(Worth.of("_tco2", TCO2, tonnes, list(flows.values())))
         produced = given.get("produced")
-        bought = 0.0 if "inputs" not in given else given["inputs"].non_fossil
+        shares = {way: given[way].non_fossil if way in given else 0.0 for way in _DIRECTIONS}
         return Carrier(
             name,
             counted,
@@ -273,7 +273,7 @@ class EnergyConfig(MetricConfig):
             flows.get("produced"),
             produced is not None and produced.added,
             tuple(worth),
-            (bought, 0.0 if produced is None else produced.non_fossil),
+            (shares["inputs"], shares["produced"], shares["returned"]),
             tuple(term.source for term in (*terms, *emitted)),
         )
 

@@ -465,6 +465,19 @@ def test_a_share_of_what_is_bought_may_be_non_fossil() -> None:
     assert found["produced_kgce"] == pytest.approx(30 * 0.1229, rel=1e-7)
 
 
+def test_non_fossil_energy_that_is_sent_away_is_taken_off() -> None:
+    sun = CarrierInput(tags=("m.sun",), non_fossil=1.0, added=True)
+    config = divided(
+        produced={"electricity": sun},
+        returned={"electricity": CarrierInput(tags=("m.sent",), non_fossil=1.0)},
+    )
+    block = slots("2026-01-01", 60, kwh=1.0, sun=0.5, sent=0.25)
+    found = row(compute(config, block)["kpi/1h"])
+    assert found["electricity"] == 75.0
+    assert found["non_fossil_kgce"] == pytest.approx(15 * 0.1229, rel=1e-9)
+    assert found["non_fossil_share"] == pytest.approx(0.2, rel=1e-9)
+
+
 # what is wrong ------------------------------------------------------------------------------------
 
 KWH = ("m.kwh",)

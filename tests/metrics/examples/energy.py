@@ -55,7 +55,7 @@ CONFIG = EnergyConfig(
         ),
         "water": CarrierInput(tags=("em-a.reactive",), energy=False),
     },
-    returned={"electricity": ("em-a.export",)},
+    returned={"electricity": CarrierInput(tags=("em-a.export",), non_fossil=0.25)},
     produced={"electricity": CarrierInput(tags=("em-a.energy",), non_fossil=0.8, added=True)},
     co2=Co2(family="works", electricity="cn-works"),
     windows=WINDOWS,
@@ -183,8 +183,9 @@ def expected(rows: Mapping[str, SampleBlock], spans: list[Span] | None) -> Resul
                 cells[name + suffix] = worth(measures[name], k, grid(name, suffix))
         own = worth(bought[:2], 0.1229, grid("electricity", "_kgce"))
         cells["electricity_produced_kgce"] = own
-        share = whole(own[0] * 0.8, grid("electricity", "_kgce") / 64)
-        cells["non_fossil_kgce"] = (share, own[1])
+        fine = grid("electricity", "_kgce") / 64
+        green = [whole(m[0] * 0.1229 * share, fine) for m, share in ((bought, 0.8), (sent, -0.25))]
+        cells["non_fossil_kgce"] = (sum(green), net[1])
         minute = (end - begin) // MINUTE
         fine = step(892.8, 40)
         per = 892.8 / month / fine
