@@ -101,7 +101,9 @@ def test_a_tag_is_explained_from_the_wire_to_the_figures() -> None:
     assert said["stream"].startswith("em-kiln/raw.slow, read every 5 s (class slow)")
     assert said["MQTT"] == "topic edge/demo-cement/em-kiln/raw.slow, v.active_energy_import"
     assert said["InfluxDB"].startswith("sample,device=em-kiln,site=demo-cement,stream=raw.slow ")
-    assert said["metrics"] == "clinker: inputs.electricity.0, windows 1min 15min 1h"
+    used = said["metrics"].splitlines()
+    assert used[0] == "clinker: inputs.electricity.0, windows 1min 15min 1h"
+    assert used[-1] == "em-kiln-check: counter, windows 1h"
     assert "acrel/adl3000: Acrel ADL3000; not verified" in said["template"]
     assert "source: Acrel ADL3000-E manual" in said["template"].replace("\n", " ")
 
