@@ -108,6 +108,14 @@ class Formula:
         return np.zeros(len(self.additive), bool)
 
     @property
+    def by_coverage(self) -> NDArray[np.bool_]:
+        """Which additive columns are as good as the coverage of the whole window, (a,).
+
+        Of these, a row that is UNCERTAIN for its own coverage only is added up as if it were good.
+        """
+        return np.ones(len(self.additive), bool)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """Ids of the table rows that it computes with."""
         return ()
@@ -198,7 +206,7 @@ class RollUp:
         self._input = f"{name}/{source}"
         self._output = schema_of(name, window, formula, provenance)
         self._places = np.array([], np.intp)
-        self._peaks = formula.peaks
+        self._peaks, self._by_coverage = formula.peaks, formula.by_coverage[:, None]
         self._span: tuple[int, int] | None = None
         self._newest = 0
         self._sums = Sums.zeros(len(formula.additive), 1)
@@ -300,7 +308,7 @@ class RollUp:
         known = good.sum(axis=1, keepdims=True)
         # a minute that is UNCERTAIN for its coverage does not make the hour so: it has its own
         thin = block.value[-2:].sum(axis=0) < self._formula.limits.uncertain_below
-        counts = good & ~(thin & (quality == UNCERTAIN))
+        counts = good & ~(thin & (quality == UNCERTAIN) & self._by_coverage)
         worst = np.where(counts, quality, 0).max(axis=1, keepdims=True).astype(np.uint8)
         if known.all() and sums.known.all():
             sums.worst = np.maximum(sums.worst, worst)
@@ -339,11 +347,13 @@ class RollUp:
     def resume(self, state: State) -> None:
         """Take over the open window of another configuration whose columns are the same.
 
-        It is the sum of the rows that were published, whatever they were computed from. A state
-        that other code wrote is left.
+        It is the sum of the rows that were published, whatever they were computed from; where they
+        were not published it stands in the state of the chain. A state that other code wrote is
+        left.
         """
-        if state.keys() == self.save().keys():
-            self.load(state)
+        own = cast("State", state.get("rollup", state))
+        if own.keys() == self.save().keys():
+            self.load(own)
 
     def load(self, state: State, /) -> None:
         span = cast("tuple[int, int] | None", state["span"])
@@ -461,6 +471,6 @@ class Chained:
 
     def resume(self, state: State) -> None:
         """Take over the open windows, as ``RollUp.resume``; the minutes begin empty."""
-        self._rollup.resume(cast("State", state["rollup"]))
-        if isinstance(self._minutes, RollUp | Chained):
+        self._rollup.resume(state)
+        if isinstance(self._minutes, RollUp | Chained) and "minutes" in state:
             self._minutes.resume(cast("State", state["minutes"]))

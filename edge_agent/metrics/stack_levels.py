@@ -245,7 +245,12 @@ class HourLevel(Level):
 
 @dataclass(frozen=True)
 class DayLevel(Level):
-    """Hours merged into a day."""
+    """Hours merged into a day; an amount of hours that lack some of theirs is UNCERTAIN, too."""
+
+    @property
+    def by_coverage(self) -> Mask:
+        found: Mask = ~self._summed[:, 0]
+        return found
 
     def of_gas(self, gas: str) -> tuple[str, ...]:
         mass = (f"{gas}_mass_kg", f"{gas}_mass_substituted_kg") if self.columns.flow else ()

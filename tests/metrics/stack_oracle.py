@@ -93,23 +93,28 @@ def grouped(
 
 
 def merged(
-    stack: Stack, rows: list[tuple[int, Row]], expected: float, names: Iterable[str]
+    stack: Stack, rows: list[tuple[int, Row]], expected: float, names: Iterable[str], longer: bool
 ) -> tuple[dict[str, Cell], dict[str, int]]:
-    """Means and sums of rows, without any rule of validity; how many rows each is made of."""
+    """Means and sums of rows, without any rule of validity; how many rows each is made of.
+
+    longer  the rows are hours or more: what an hour lacks of an amount, its day lacks, too
+    """
     cells: dict[str, Cell] = {}
     count: dict[str, int] = {}
     for name in names:
-        total, known, worst = 0.0, 0, GOOD
+        total, known, worst, why = 0.0, 0, GOOD, GOOD
         for _, row in rows:
             value, quality = row[name]
             if value is None:
+                why = max(why, quality)
                 continue
             total, known = total + value, known + 1
             share = (row["coverage"][0] or 0.0) + (row["estimated"][0] or 0.0)
-            if not (share < LIMITS[0] and quality == UNCERTAIN):
+            own = longer and name not in stack.means() and name != "o2"
+            if own or not (share < LIMITS[0] and quality == UNCERTAIN):
                 worst = max(worst, quality)
         count[name] = known
-        quality = worst if known else MISSING
+        quality = worst if known else why or MISSING
         if name in stack.means():
             cells[name] = (total / max(known, 1), graded(quality, known / expected))
         elif known / expected < LIMITS[0]:
@@ -210,7 +215,7 @@ def hours(stack: Stack, minutes: Result) -> Result:
     for (start, end, expected), rows in grouped(minutes, stack.zone, hour_of):
         names = [n for n in rows[0][1] if n not in {"coverage", "estimated"}]
         names = [n for n in names if not n.endswith("_kg_per_t")]
-        cells, count = merged(stack, rows, expected, names)
+        cells, count = merged(stack, rows, expected, names, False)
         for name in stack.means():
             if name in cells and count[name] < 45 and cells[name][1] < BAD:
                 cells[name] = (None, MISSING)
@@ -265,7 +270,7 @@ def longer(stack: Stack, rows: Result, level: str) -> Result:
     for (start, end, expected), inside in grouped(rows, stack.zone, window):
         left_out = ("_limit", "_exceeded", "_capture_rate", "_kg_per_t", "coverage", "estimated")
         names = [name for name in inside[0][1] if not name.endswith(left_out)]
-        cells, count = merged(stack, inside, expected, names)
+        cells, count = merged(stack, inside, expected, names, True)
         least = 20 if level == "1d" else 23 if expected < 29.5 else 25
         for name in stack.means():
             if level != "1a" and name in cells and count[name] < least and cells[name][1] < BAD:

@@ -9,8 +9,10 @@ import pytest
 
 from edge_agent.config import Config, load
 from edge_agent.errors import ConfigError
+from edge_agent.metrics.base import Resumable
 from edge_agent.metrics.emissions import ConditionConfig, EmissionsConfig
 from edge_agent.metrics.rollup import RollUp
+from edge_agent.metrics.substitution import HOUR
 from edge_agent.model import Kind, Quality, SampleBlock
 from edge_agent.outbox_schema import as_json
 from tests.metrics.plants import DUCT, KILN, STACK, START, Works, run, same
@@ -258,6 +260,31 @@ def test_a_new_configuration_keeps_the_hours_that_substitutes_come_from() -> Non
     found = new.update(SampleBlock(schema, time, value, marks))
     assert found is not None
     assert found["nox_mass_substituted_kg"][-1] == pytest.approx(5.0)
+
+
+def test_an_hour_goes_on_when_the_minutes_are_published_no_longer_or_only_now() -> None:
+    alone = replace(STACKS, windows=("1h",))
+    block = rows(STACK, 130.0, nox=50.0, o2=11.0, flow=1e5)
+    for before, after in ((STACKS, alone), (alone, STACKS)):
+        old, new = before.build("kpi", Works()), after.build("kpi", Works())[-1]
+        run(old, [block])
+        assert isinstance(new, Resumable)
+        new.resume(json.loads(as_json(old[-1].save())))
+        found, kept = (json.loads(as_json(metric.save())) for metric in (new, old[-1]))
+        assert found.get("rollup", found) == kept.get("rollup", kept)  # no minute is lost
+
+
+def test_a_day_of_hours_with_too_few_minutes_does_not_look_whole() -> None:
+    days = replace(STACKS, windows=("1h", "1d")).build("kpi", Works())[1]
+    hour = hours_of(dict.fromkeys(range(5), 20)).rows(0, 1)  # nothing stands for a third of it
+    found = None
+    for i in range(24):
+        time = START + (i - 7) * HOUR  # from midnight on
+        found = days.update(SampleBlock(hour.schema, np.array([time]), hour.value, hour.quality))
+    assert found is not None
+    column = found.schema.index["nox_mass_kg"]
+    assert found["coverage"][0] == pytest.approx(2 / 3)
+    assert found.quality[column, 0] == Quality.UNCERTAIN
 
 
 def test_the_running_hour_is_judged_as_it_stands() -> None:
