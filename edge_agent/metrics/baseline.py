@@ -143,6 +143,7 @@ class BaselineConfig(MetricConfig):
         baseline = _span(self.baseline, zone)
         reporting = _span(self.reporting, zone)
         return Plan(
+            tags=(self.energy, *(_tag(given) for given in self.variables.values())),
             names=tuple(self.variables),
             degrees=tuple(_degrees(given) for given in self.variables.values()),
             baseline=baseline,

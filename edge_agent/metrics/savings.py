@@ -101,6 +101,7 @@ class Acceptance:
 class Plan:
     """What is compared with what.
 
+    tags         of the energy and the variables: the fit of another meter is not taken over
     names        of the variables, in the order of the inputs after the energy
     degrees      of each variable: None, or (sign, base) of a degree-day variable
     baseline     period of the fit; reporting: period whose savings are added up
@@ -111,6 +112,7 @@ class Plan:
     model        of written records, instead of a fit
     """
 
+    tags: tuple[str, ...]
     names: tuple[str, ...]
     degrees: tuple[tuple[float, float] | None, ...]
     baseline: Span

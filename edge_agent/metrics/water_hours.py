@@ -186,7 +186,8 @@ class Hours(_Rows):
             index = rows.schema.index
             cells = {name: (row.value[i], row.quality[i]) for name, i in index.items()}
             self._more(int(row.time[0]), cells, Sums.zeros(len(self._level.additive), 1))
-            self._ledger, self._last = self._after, int(row.time[0])
+            self._ledger = self._after
+            self._newest = self._last = int(row.time[0])
 
     def save(self) -> State:
         return dict(super().save()) | {"ledger": self._ledger.save(), "last": self._last}

@@ -187,6 +187,9 @@ class Level(Formula):
             whole.known, whole.expected = days[None].astype(np.int64), sums.expected
             invalid = self.short(whole)[0]
         quality = np.maximum(cells[mass][1], cells[volume][1])
+        if self.stage == "minutes":  # longer ones have rules of their own
+            known = sums.known[place[mass]] / sums.expected
+            quality = graded(quality, known, self.limits)
         weighted = ratio(cells[mass][0] * 1e3, cells[volume][0], quality)
         bad = np.where(invalid & (weighted[1] < _BAD), _MISSING, weighted[1])
         cells[name] = weighted[0], bad.astype(np.uint8)

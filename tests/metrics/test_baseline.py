@@ -223,6 +223,17 @@ def test_a_later_configuration_goes_on_with_the_same_baseline() -> None:
     assert other.save()["rows"] == 0  # another plan: begins anew
 
 
+def test_a_baseline_of_another_meter_begins_anew() -> None:
+    old, other = build(), build(replace(SAVED, energy="clinker.total_gj_1d"))
+    same_unit = build(replace(SAVED, variables={"output": "clinker.electricity_1d"}))
+    old.update(BEFORE)
+    for metric in (other, same_unit):
+        assert hasattr(metric, "resume")
+        metric.resume(restored(build(), old).save())
+        metric.update(RETROFITTED)
+        assert metric.save()["rows"] == 0  # what another meter has told is not its own
+
+
 def test_a_baseline_that_is_configured_later_learns_from_the_stored_rows() -> None:
     asked: list[str] = []
 

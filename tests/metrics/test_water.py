@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.config import load
 from edge_agent.metrics.base import Limit, Metric, Recalls, Reference
-from edge_agent.metrics.rollup import RollUp
+from edge_agent.metrics.rollup import Chained, RollUp
 from edge_agent.metrics.water import WaterConfig
 from edge_agent.metrics.water_hours import Ledger
 from edge_agent.model import Quality, SampleBlock, concatenate
@@ -315,7 +315,24 @@ def test_valid_hours_are_recalled_from_own_rows() -> None:
     hours = outlet()[0]
     assert isinstance(hours, Recalls)
     hours.recall(whole.rows(0, 4))
+    assert hours.update(before) is None  # the hour before is fed again: it is in the rows
     same(hours.update(after), whole.rows(4, 7))
+
+
+def test_a_quarter_hour_has_no_concentration_of_two_minutes() -> None:
+    plain = next(m for m in replace(CONFIG, windows=("15min",)).build("kpi", Works()))
+    assert isinstance(plain, Chained)
+    block = minutes([10.0])
+    off = np.arange(60) % 15 < 13
+    value, quality = block.value.copy(), block.quality.copy()
+    for name in ("cod", "cod_mass_kg", "cod_volume_m3"):
+        value[block.schema.index[name], off] = np.nan
+        quality[block.schema.index[name], off] = MISSING
+    found = plain._rollup.update(SampleBlock(block.schema, block.time, value, quality))
+    assert found is not None
+    assert cell(found, "cod")[1] == MISSING
+    assert cell(found, "cod_mass_kg") == (pytest.approx(2 * 0.1 * 10e-3), Quality.UNCERTAIN)
+    assert cell(found, "nh3_n") == (pytest.approx(7.0), 0)
 
 
 @pytest.mark.parametrize(

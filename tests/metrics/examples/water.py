@@ -97,6 +97,7 @@ def expected(rows: Mapping[str, SampleBlock], spans: list[Span] | None) -> Resul
         for name in MILLIGRAMS:
             mass, volume = cells[f"{name}_mass_kg"], cells[f"{name}_volume_m3"]
             both = max(mass[1], volume[1])
+            both = graded(both, part.known[f"{name}_mass_kg"] / part.minutes, LIMITS)
             cells[name] = quotient((mass[0] or 0.0) * 1e3, volume[0] or 0.0, both)
             flag = f"{name}_abnormal"
             odd = part.total[flag] > 0 or part.known[flag] < part.minutes
