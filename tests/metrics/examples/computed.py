@@ -23,8 +23,7 @@ CONFIG = ComputedConfig(
             value="where(cems.o2 > 16, em-a.power + 1 MW * cems.o2, cems.flow * 1 kW.h/Nm3)",
             unit="MW",
         ),
-        "spread": ComputedTag(value="mean(cems.nox, 1min) - lowest(cems.nox, 2min)"),
-        "made": ComputedTag(value="delta(scale.mass, 3min)", unit="t"),
+        "spread": ComputedTag(value="cems.nox - mean(cems.nox, 1min)"),
         "against": ComputedTag(value="cems.nox / (stack.nox - 40)"),
     }
 )
@@ -44,17 +43,15 @@ def expected(rows: Mapping[str, SampleBlock], _spans: list[Span] | None) -> Rows
     looked = [
         *(nox, of("cems.o2"), flow),
         slow_rows.over(nox, 5.0, 60.0, lambda values: sum(values) / len(values)),
-        slow_rows.over(nox, 5.0, 120.0, min),
     ]
-    made = slow_rows.delta(of("scale.mass"), 60.0, 180.0)
     power = of("em-a.power")
     ramp = slow_rows.rate(power, 5.0)
-    told = min(nox[-1][0], made[-1][0], stack[-1][0] + MINUTE - 1)
+    told = min(nox[-1][0], stack[-1][0] + MINUTE - 1)
     found: list[tuple[int, dict[str, Cell]]] = []
     for i, (t, value, quality) in enumerate(power):
         if t > told:
             break
-        n, o, f, mean, low = (held(rows_of, 5.0, t) for rows_of in looked)
+        n, o, f, mean = (held(rows_of, 5.0, t) for rows_of in looked)
         rich = joined((o,), lambda a: float(a > 16))
         chosen = joined((f,), lambda a: a * 1e-3)
         if rich[0]:
@@ -62,8 +59,7 @@ def expected(rows: Mapping[str, SampleBlock], _spans: list[Span] | None) -> Rows
         cells = {
             "load": rich if rich[0] is None else (chosen[0], worse(rich[1], chosen[1])),
             "ramp": cell(ramp[i][1] * 60, ramp[i][2]),
-            "spread": joined((mean, low), lambda a, b: a - b),
-            "made": joined((held(made, 60.0, t),), lambda a: a * 1e-3),
+            "spread": joined((n, mean), lambda a, b: a - b),
             "against": joined((n, held(stack, 60.0, t)), against),
         }
         found.append((t, cells))
