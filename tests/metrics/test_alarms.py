@@ -266,6 +266,21 @@ def test_an_alarm_tells_its_present_state_without_a_row() -> None:
     assert row["duration_s"].tolist() == [5.0]
 
 
+def test_an_alarm_goes_on_from_its_own_stored_rows() -> None:
+    config = AlarmConfig(when="em-a.power > 90", acknowledge=True)
+    stored = alarm(config).update(block(METER, "power", [80, 91, 91]))
+    assert stored is not None
+    again = alarm(config)
+    again.recall(stored)
+    assert again.situation == Situation(active=True, announced=B)
+    found = again.update(block(METER, "power", [91, 80, 80], start=15))
+    assert found is not None
+    assert ((found.time - START) // SECOND).tolist() == [20]  # not raised once more
+    assert found["state"].tolist() == [3.0]
+    assert found["duration_s"].tolist() == [15.0]
+    assert found["raised_1h"].tolist() == [1.0]
+
+
 # configuration ------------------------------------------------------------------------------------
 
 PLANT = """\
