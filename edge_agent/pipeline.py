@@ -20,8 +20,8 @@ import numpy as np
 
 from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.live import Live
-from edge_agent.metrics.base import Learns, Metric, Resumable
-from edge_agent.model import Family, Quality, SampleBlock, Schema
+from edge_agent.metrics.base import Learns, Metric, Patient, Resumable
+from edge_agent.model import Family, Quality, SampleBlock, Schema, concatenate
 from edge_agent.outbox import Record
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ Stored = Callable[[str, int, int], SampleBlock | None]
 
 AGAIN = 2 * 3600 * 1_000_000_000  # ns of raw rows that new metrics are fed
 LOADED = 7 * 24 * 3600 * 1_000_000_000  # ns of stored rows that are in memory at once
+ASIDE = 256  # blocks laid aside at most: more of them cost memory and are no faster
 MOST = 100_000  # records of them: about six seconds of work, in which nothing is read
 
 
@@ -50,21 +51,87 @@ class Log(Protocol):
 
 
 class Flow:
-    """Which metric takes the rows of which stream."""
+    """Which metric takes the rows of which stream.
+
+    Rows that complete nothing are laid aside for the metrics that can wait (``Patient``) until a
+    row comes that may: to take some rows at once is the same and costs far less. Before a metric
+    takes that row, it has all others that came before it, those of its other inputs too.
+    """
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._wanting: dict[str, list[Metric]] = {}
+        self._ways: dict[str, _Way] = {}
         for metric in metrics:
             for stream in metric.inputs:
-                self._wanting.setdefault(stream, []).append(metric)
+                self._ways.setdefault(stream, _Way(stream)).add(metric)
 
     def rows(self, block: SampleBlock) -> Iterator[SampleBlock]:
         """Yield what a block makes metrics complete, each before what is made of it."""
-        for metric in self._wanting.get(block.schema.stream, ()):
+        way = self._ways.get(block.schema.stream)
+        if way is None:
+            return
+        if way.waits(block):
+            yield from self._taken(way.prompt, block)
+            return
+        way.give()
+        yield from self._taken(way.wanting, block)
+        way.border = min((metric.quiet for metric in way.patient), default=0)
+
+    def settle(self) -> None:
+        """Give the metrics all that is laid aside; it completes nothing."""
+        for way in self._ways.values():
+            way.give()
+
+    def _taken(self, metrics: Sequence[Metric], block: SampleBlock) -> Iterator[SampleBlock]:
+        for metric in metrics:
+            for stream in metric.inputs:
+                self._ways[stream].give()
             rows = metric.update(block)
             if rows is not None and len(rows):
                 yield rows
                 yield from self.rows(rows)
+
+
+class _Way:
+    """The metrics that take a stream, and its rows that are laid aside for the patient ones.
+
+    border  ns; a row before it completes nothing of theirs
+    """
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.wanting: list[Metric] = []
+        self.patient: list[Patient] = []
+        self.prompt: list[Metric] = []
+        self.border = 0
+        self._aside: list[SampleBlock] = []
+
+    def add(self, metric: Metric) -> None:
+        """Take in a metric."""
+        self.wanting.append(metric)
+        if isinstance(metric, Patient):
+            self.patient.append(metric)
+        else:
+            self.prompt.append(metric)
+
+    def waits(self, block: SampleBlock) -> bool:
+        """Lay a block aside if it completes nothing; return whether it was."""
+        if int(block.time[-1]) >= self.border:
+            return False
+        aside = self._aside
+        if aside and (len(aside) >= ASIDE or block.schema is not aside[0].schema):
+            self.give()
+        self._aside.append(block)
+        return True
+
+    def give(self) -> None:
+        """Give the patient metrics what is laid aside."""
+        if not self._aside:
+            return
+        blocks, self._aside = self._aside, []
+        rows = concatenate(blocks)
+        for metric in self.patient:
+            if metric.update(rows) is not None:
+                raise RuntimeError(f"{self.stream}: rows were laid aside that complete something")
 
 
 def teach(metrics: Sequence[Metric], stored: Stored, until: int) -> None:
@@ -206,6 +273,7 @@ class Pipeline:
 
         learnt  what the drivers have learnt of their devices, by link; None: what it was before
         """
+        self._flow.settle()
         self.learnt = self.learnt if learnt is None else dict(learnt)
         states: dict[str, object] = {m.output.layout: m.save() for m in self._metrics}
         kept = {"digest": self._digest, "devices": self._devices, "drivers": self.learnt}
@@ -213,6 +281,7 @@ class Pipeline:
 
     def running(self) -> Running:
         """Return the open window of every KPI stream as it stands, one row each."""
+        self._flow.settle()
         rows: dict[str, SampleBlock] = {}
         for metric in self._metrics:
             row = metric.running(self._newest, rows)

@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from edge_agent.config import Config, load
 from edge_agent.live import Live
 from edge_agent.model import Quality, SampleBlock, Schema, no_answer
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
-from edge_agent.pipeline import AGAIN, Pipeline
+from edge_agent.outbox_schema import as_json
+from edge_agent.pipeline import AGAIN, Flow, Pipeline
 from tests.metrics.plants import START, interleaved, stream
 
 SECOND = 1_000_000_000
@@ -239,6 +240,50 @@ async def test_the_past_that_is_read_from_a_device_again_is_not_stored_again(
         assert [int(b.time[0] - START) // SECOND for b in stored] == [10, 20, 30, 40]
         assert {int(b.quality.max()) for b in stored} == {Quality.GOOD}
         assert live.last("scale/raw.history") is None
+
+
+# ---- rows that are laid aside -----------------------------------------------------------------
+
+
+class Prompt:
+    """Hands every row on at once: what ``Flow`` is measured by."""
+
+    def __init__(self, config: Config) -> None:
+        self.metrics = metrics_of(config, links_of(config, VirtualClock()))
+
+    def rows(self, block: SampleBlock) -> Iterator[SampleBlock]:
+        for metric in self.metrics:
+            if block.schema.stream in metric.inputs:
+                rows = metric.update(block)
+                if rows is not None:
+                    yield rows
+                    yield from self.rows(rows)
+
+
+def bits(rows: Iterator[SampleBlock]) -> list[tuple[str, bytes, bytes, bytes]]:
+    return [
+        (b.schema.stream, b.time.tobytes(), b.value.tobytes(), b.quality.tobytes()) for b in rows
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_laid_aside_make_the_same_rows_at_the_same_moment(tmp_path: Path, seed: int) -> None:
+    stops = PLANT.replace("ideal_cycle: 1.5s", "ideal_cycle: 1.5s\n    micro_stop: 40s")
+    config = plant(tmp_path, stops)
+    metrics = metrics_of(config, links_of(config, VirtualClock()))
+    flow, prompt = Flow(metrics), Prompt(config)
+    random, waited = Random(seed), 0
+    for block in blocks_of(config, seed, 34.0):
+        for i in range(len(block)):
+            found = bits(flow.rows(block.rows(i, i + 1)))
+            assert found == bits(prompt.rows(block.rows(i, i + 1)))
+            waited += not found
+            if random.random() < 0.01:
+                flow.settle()
+    assert waited
+    flow.settle()
+    states = [as_json(m.save()) for m in metrics]
+    assert states == [as_json(m.save()) for m in prompt.metrics]
 
 
 # ---- recovery --------------------------------------------------------------------------------

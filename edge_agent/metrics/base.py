@@ -56,6 +56,15 @@ class Metric(Protocol):
 
 
 @runtime_checkable
+class Patient(Metric, Protocol):
+    """A metric that can be given some rows later than they come: those that complete nothing."""
+
+    @property
+    def quiet(self) -> int:
+        """Rows of its inputs that are before it complete nothing, ns; 0: any row may."""
+
+
+@runtime_checkable
 class Resumable(Protocol):
     """A metric that can go on under another configuration: it is made of published rows."""
 

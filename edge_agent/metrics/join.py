@@ -94,6 +94,10 @@ class Minutes:
     def output(self) -> Schema:
         return self._output
 
+    @property
+    def quiet(self) -> int:
+        return self._quiet
+
     def running(self, now: int, open_rows: Mapping[str, SampleBlock], /) -> SampleBlock | None:
         """Return the first open slot so far; its coverage is of the part that has passed."""
         slot = self._next if self._next >= 0 else self._start()

@@ -449,6 +449,11 @@ class Chained:
         return self._rollup.output
 
     @property
+    def quiet(self) -> int:
+        """See ``Patient``."""
+        return int(getattr(self._minutes, "quiet", 0))
+
+    @property
     def rows_late(self) -> int:
         """Rows that came for a closed slot."""
         late = getattr(self._minutes, "rows_late", 0)

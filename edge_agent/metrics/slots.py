@@ -45,7 +45,6 @@ from edge_agent.model import (
 from edge_agent.units import Unit
 
 LONGEST_GAP = 31 * 1440  # slots
-ASIDE = 256  # rows laid aside at most: more of them cost memory and are no faster
 DAY = 1440 * MINUTE
 _SHARE = Unit.parse("1")
 _NO_SPANS = np.array([], np.int64)
@@ -116,8 +115,6 @@ class SlotOperator:
         self._hold = hold_of(raw)
         self._time = -1  # of the last row
         self._cells: dict[int, tuple[F64, U8]] = {}  # closed gauges and states of slots that wait
-        self._aside: list[SampleBlock] = []
-        self._rows_aside = 0
         self._border = 0  # ns; before it nothing closes
         self._empty = self._empty_row()
 
@@ -129,9 +126,12 @@ class SlotOperator:
     def output(self) -> Schema:
         return self._output
 
+    @property
+    def quiet(self) -> int:
+        return self._border
+
     def running(self, _now: int, _open: Mapping[str, SampleBlock], /) -> SampleBlock | None:
         """Return the first open slot, labelled by its end; only its counters are told."""
-        self._take_aside()
         if self._time < 0 or not len(self._members[Kind.COUNTER]):
             return None
         value, quality = self._empty[0][:, None].copy(), self._empty[1][:, None].copy()
@@ -142,30 +142,10 @@ class SlotOperator:
         return SampleBlock(self._output, end, value, quality)
 
     def update(self, block: SampleBlock, /) -> SampleBlock | None:
-        if block.time[-1] < self._border:
-            self._aside.append(block)
-            self._rows_aside += len(block)
-            if self._rows_aside >= ASIDE:
-                self._take_aside()
-            return None
-        self._take_aside()
         done = self._taken(block)
         waiting = self._counters.slots.open > 1
         self._border = 0 if waiting else (self._time // MINUTE + 1) * MINUTE
         return concatenate(done) if done else None
-
-    def _take_aside(self) -> None:
-        """Take the rows that were laid aside; they close nothing."""
-        if not self._aside:
-            return
-        blocks, self._aside, self._rows_aside = self._aside, [], 0
-        whole = blocks[0]
-        if len(blocks) > 1:
-            time = np.concatenate([block.time for block in blocks])
-            value = np.concatenate([block.value for block in blocks], axis=1)
-            quality = np.concatenate([block.quality for block in blocks], axis=1)
-            whole = SampleBlock(self._raw, time, value, quality)
-        self._rows(whole, [])
 
     def _taken(self, block: SampleBlock) -> list[SampleBlock]:
         """Take a block; return what closes."""
@@ -288,7 +268,6 @@ class SlotOperator:
     # the state -----------------------------------------------------------------------------------
 
     def save(self) -> State:
-        self._take_aside()
         return {
             "time": self._time,
             "counters": self._counters.save(),
@@ -297,7 +276,7 @@ class SlotOperator:
         }
 
     def load(self, state: State, /) -> None:
-        self._aside, self._rows_aside, self._border = [], 0, 0
+        self._border = 0
         self._time = int(str(state["time"]))
         held = cast("Mapping[str, State]", state["held"])
         cells = cast("list[tuple[int, list[float | None], list[int]]]", state["cells"])
