@@ -14,8 +14,9 @@ from edge_agent.errors import ConfigError
 from edge_agent.metrics import flue_gas
 from edge_agent.metrics.base import Limit, Metric, MetricConfig, Plant, Reference, Window
 from edge_agent.metrics.join import Inputs, Reading
+from edge_agent.metrics.judged import Limits, refuse_two
 from edge_agent.metrics.rollup import Chained, Rolling, RollUp
-from edge_agent.metrics.stack_hours import Hours, Judged, Limits
+from edge_agent.metrics.stack_hours import Hours, Judged
 from edge_agent.metrics.stack_levels import (
     CONDITIONS,
     Columns,
@@ -139,6 +140,12 @@ class EmissionsConfig(MetricConfig):
             yield ("nox",), "is made of no and no2, which are given as well: write one or the other"
         elif self.no2 is not None and self.no is None:
             yield ("no2",), "needs no beside it: NOx is NO and NO2"
+        yield from self._condition_faults()
+
+    def _condition_faults(self) -> Iterator[Fault]:
+        given = self.condition
+        if given is not None and not any(getattr(given, name) for name in CONDITIONS):
+            yield ("condition",), f"names no number: write {': [1], '.join(CONDITIONS)}: [4]"
         seen: dict[int, str] = {}
         for name in CONDITIONS if self.condition is not None else ():
             for i, number in enumerate(getattr(self.condition, name)):
@@ -173,6 +180,13 @@ class EmissionsConfig(MetricConfig):
                 yield (name,), f"needs {' and '.join(missing)} beside it"
         if self.flow is not None and self.velocity is not None:
             yield ("velocity",), "flow is given as well: write one or the other"
+        yield from self._duct_faults()
+
+    def _duct_faults(self) -> Iterator[Fault]:
+        if not isinstance(self.atmosphere, str) and not 30 <= self.atmosphere <= 120:
+            yield ("atmosphere",), "must be the pressure of the air in kPa, as 101.325"
+        if self.velocity_factor <= 0:
+            yield ("velocity_factor",), "must be above 0: mean velocity over that at the point"
         if self.duct_area is not None and self.duct_area <= 0:
             yield ("duct_area",), "must be above 0 (m2)"
         if self.output is not None and self.flow is None and self.velocity is None:
@@ -206,8 +220,16 @@ class EmissionsConfig(MetricConfig):
 
     def _limits(self, plant: Plant) -> tuple[Limit, ...]:
         """Return the limits of the gases measured; they must be for the same reference oxygen."""
-        rows = () if self.limits is None else plant.limits(self.limits)
-        used = tuple(row for row in rows if row.pollutant in self._gases())
+        if self.limits is None:
+            return ()
+        rows, gases = plant.limits(self.limits), self._gases()
+        used = tuple(
+            row for row in rows if row.pollutant in gases and row.averaging in {"1h", "24h"}
+        )
+        if not used:
+            said = f"has no hourly or daily limit of {', '.join(gases)}"
+            raise ValueError(f'limits "{self.limits}" {said}')
+        refuse_two(self.limits, used)
         for row in used:
             if row.o2_reference is not None and row.o2_reference != self.o2_reference:
                 raise ValueError(
@@ -328,12 +350,18 @@ class _Chain:
     def _rollup(self, window: Window, source: Window) -> RollUp:
         name, calendar, made = self._name, self._calendar, self._made
         if window == "1h":
-            hours = Limits(self._limits, "1h", self._zone)
-            return Hours(name, HourLevel(*self._level), calendar, hours, provenance=made)
+            hours, level = Limits(self._limits, "1h", "mg/m3", self._zone), HourLevel(*self._level)
+            return Hours(name, level, calendar, hours, self._zone, provenance=made)
         if window == "1d":
-            days, level = Limits(self._limits, "24h", self._zone), DayLevel(*self._level)
+            means = Limits(self._limits, "24h", "mg/m3", self._zone)
             return Judged(
-                name, level, calendar, days, window=window, source=source, provenance=made
+                name,
+                DayLevel(*self._level),
+                calendar,
+                means,
+                window=window,
+                source=source,
+                provenance=made,
             )
         if window == "12mo":
             return Rolling(name, YearLevel(*self._level), calendar, source=source, provenance=made)

@@ -1,51 +1,24 @@
 """Hours and days of a stack: judged by the limits in force, invalid hours' mass substituted."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import cast
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from edge_agent.clock import SECOND
-from edge_agent.metrics.base import MINUTE, Limit, State, Window
-from edge_agent.metrics.rollup import RollUp, Sums
-from edge_agent.metrics.stack_levels import Cells, HourLevel, Level
+from edge_agent.metrics.base import MINUTE, State, Window
+from edge_agent.metrics.judged import CellRows, Cells, Limits, over
+from edge_agent.metrics.rollup import Sums
+from edge_agent.metrics.stack_levels import HourLevel, Level
 from edge_agent.metrics.substitution import HOUR, Booked, Ledger
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Quality, SampleBlock
-from edge_agent.units import Unit
 
 _GOOD = np.zeros(1, np.uint8)
 _NONE = np.full(1, np.nan)
-_NOISE = 1e-12  # relative: what a mean of equal values may be off; a mean at its limit is within
 
 
-class Limits:
-    """The limits that means of one length are judged by, with their dates."""
-
-    def __init__(self, limits: Sequence[Limit], averaging: str, zone: ZoneInfo) -> None:
-        self.zone = zone
-        self._rows: dict[str, list[Limit]] = {}
-        for row in sorted(limits, key=lambda row: row.valid_from):
-            if row.averaging == averaging:
-                self._rows.setdefault(row.pollutant, []).append(row)
-
-    @property
-    def gases(self) -> tuple[str, ...]:
-        """The gases that are judged."""
-        return tuple(self._rows)
-
-    def at(self, gas: str, start: int) -> float | None:
-        """Return mg/m3 that are allowed in a window that begins then; None: nothing is said."""
-        day = datetime.fromtimestamp(start // SECOND, self.zone).date().isoformat()
-        valid = [row for row in self._rows.get(gas, ()) if row.in_force(day)]
-        if not valid:
-            return None
-        return valid[-1].limit * Unit.parse(valid[-1].unit).factor_to(Unit.parse("mg/m3"))
-
-
-class Judged(RollUp):
+class Judged(CellRows):
     """A roll-up whose means are compared with limits.
 
     letter  ``h`` or ``d``: what judged and exceeded windows are counted in
@@ -62,19 +35,12 @@ class Judged(RollUp):
         source: Window,
         provenance: tuple[str, ...],
     ) -> None:
-        super().__init__(name, formula, window, calendar, source=source, provenance=provenance)
+        super().__init__(
+            name, formula, formula, window, calendar, source=source, provenance=provenance
+        )
         self._level = formula
         self._limits = limits
         self._letter = window[1:]
-
-    def _row(self, time: int, sums: Sums) -> SampleBlock:
-        cells = self._level.cells(sums)
-        self._more(time, cells, sums)
-        value, quality = self._level.stacked(cells)
-        value = np.where(quality >= Quality.BAD, np.nan, value)
-        shares = np.stack([sums.covered, sums.estimated]) / sums.length
-        marks = np.vstack([quality, np.zeros(shares.shape, np.uint8)])
-        return SampleBlock(self.output, np.array([time]), np.vstack([value, shares]), marks)
 
     def _more(self, time: int, cells: Cells, sums: Sums) -> None:  # noqa: ARG002  hours do
         """Add the columns that depend on when the window is."""
@@ -83,17 +49,17 @@ class Judged(RollUp):
             self._judge(span[0], cells)
 
     def _judge(self, start: int, cells: Cells) -> None:
-        for gas in self._limits.gases:
+        rows = self._limits.at(start)
+        for gas in self._limits.pollutants:
             value, quality = cells[self._level.columns.judged(gas)]
-            limit = self._limits.at(gas, start)
-            if limit is None:
+            if gas not in rows:
                 none = np.maximum(quality, Quality.BAD_NOT_AVAILABLE).astype(np.uint8)
                 cells[f"{gas}_limit"] = _NONE, np.full(1, Quality.BAD_NOT_AVAILABLE, np.uint8)
                 cells[f"{gas}_exceeded"] = _NONE, none
             else:
+                limit = self._limits.allowed(rows[gas])
                 cells[f"{gas}_limit"] = np.full(1, limit), _GOOD
-                over = value > limit * (1.0 + _NOISE)
-                cells[f"{gas}_exceeded"] = over.astype(np.float64), quality
+                cells[f"{gas}_exceeded"] = over(value, limit), quality
             exceeded, mark = cells[f"{gas}_exceeded"]
             judged = (mark < Quality.BAD).astype(np.float64)
             cells[f"{gas}_judged_{self._letter}"] = judged, _GOOD
@@ -115,6 +81,7 @@ class Hours(Judged):
         formula: HourLevel,
         calendar: Calendar,
         limits: Limits,
+        zone: ZoneInfo,
         *,
         provenance: tuple[str, ...],
     ) -> None:
@@ -122,7 +89,7 @@ class Hours(Judged):
             name, formula, calendar, limits, window="1h", source="1min", provenance=provenance
         )
         self._hour = formula
-        self._ledger = Ledger(formula.columns.gases, limits.zone)
+        self._ledger = Ledger(formula.columns.gases, zone)
         self._after = self._ledger  # as it is after the row made last
 
     def _close(self, done: list[SampleBlock]) -> None:

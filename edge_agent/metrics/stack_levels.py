@@ -6,13 +6,14 @@ hours, a month 25 valid days, February 23). A mean is that of the valid parts, e
 weight (formulas 23 to 25); an amount is the sum of what is known of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from edge_agent.metrics.base import QualityLimits
+from edge_agent.metrics.judged import Cells
 from edge_agent.metrics.rollup import SHARES, Formula, Sums, graded, ratio, unknown
 from edge_agent.metrics.stack_readings import Mask
 from edge_agent.metrics.substitution import HOUR
@@ -25,7 +26,6 @@ VALID_MONTH, VALID_FEBRUARY = 25, 23  # days
 CONDITIONS = ("running", "start_up", "shut_down", "stopped")
 FLAGS = ("fault", "maintenance", "calibration")
 
-Cells = dict[str, tuple[F64, U8]]
 _BAD, _MISSING, _UNCERTAIN = (
     int(q) for q in (Quality.BAD, Quality.BAD_MISSING, Quality.UNCERTAIN)
 )  # an enum's look-up costs 1 µs
@@ -177,7 +177,7 @@ class Level(Formula):
         self.more(cells, sums)
         return cells
 
-    def stacked(self, cells: Mapping[str, tuple[F64, U8]]) -> tuple[F64, U8]:
+    def stacked(self, cells: Cells) -> tuple[F64, U8]:
         """Return the columns in their order, (k - 2, n)."""
         value = np.stack([cells[name][0] for name in self.names])
         return value, np.stack([cells[name][1] for name in self.names]).astype(np.uint8)

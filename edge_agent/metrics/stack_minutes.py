@@ -185,7 +185,7 @@ class Minute:
         if self._of.condition is None:
             return np.zeros((len(CONDITIONS), len(self._ends)), bool)
         reading, groups = self._of.condition
-        spans = spans_in(reading, groups, self._ends, self._rows)
+        spans = spans_in(reading, groups, self._ends, self._rows)[:-1]
         return _most(spans) & (spans > 0)
 
     def flags(self) -> Mask:
@@ -197,7 +197,8 @@ class Minute:
         found = np.zeros((len(FLAGS), len(self._ends)), bool)
         for reading, (normal, *marks) in self._of.flags:
             spans = spans_in(reading, (normal, *marks), self._ends, self._rows)
-            known, odd = spans.sum(axis=0), spans[1:]
+            known, odd = spans.sum(axis=0), spans[1:-1]
+            odd[0] += spans[-1]  # a number that nobody has named is a fault
             marked = odd.sum(axis=0) > (1.0 - ENOUGH) * known
             found |= _most(odd) & (odd > 0) & marked
         return found

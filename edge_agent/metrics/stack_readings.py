@@ -109,12 +109,16 @@ def _holding(
 def spans_in(
     reading: Reading, groups: Sequence[Sequence[int]], ends: I64, rows: Mapping[str, Rows]
 ) -> I64:
-    """Return the ns of each minute in which a state was one of a group's numbers, (groups, n)."""
+    """Return the ns of each minute in which a state was one of a group's numbers, (groups + 1, n).
+
+    The last row is of all other numbers.
+    """
     time, value, quality = reading.read(rows)
     silence = round(SILENCE * reading.period * 1e9)
     place, chosen, spans = _holding(time, usable(value, quality), silence, ends)
-    state, found = value[chosen], np.zeros((len(groups), len(ends)), np.int64)
+    state, found = value[chosen], np.zeros((len(groups) + 1, len(ends)), np.int64)
     for i, numbers in enumerate(groups):
         inside = (state[:, None] == np.array(numbers, np.float64)).any(axis=1)
         found[i] = np.bincount(place, spans * inside, len(ends))
+    found[-1] = np.bincount(place, spans, len(ends)) - found.sum(axis=0)
     return found

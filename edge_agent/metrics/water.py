@@ -6,12 +6,12 @@ HJ 212-2017, D.1 (formulas), table 8 (flags); HJ 356-2019 for what is substitute
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import ClassVar
 
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import Limit, Metric, MetricConfig, Plant, Reference, Window
 from edge_agent.metrics.join import Inputs
+from edge_agent.metrics.judged import Limits, refuse_two
 from edge_agent.metrics.rollup import Chained, Formula, Rolling, RollUp
 from edge_agent.metrics.water_hours import Days, Hours
 from edge_agent.metrics.water_levels import Columns, Level, WaterMinutes, tag_of
@@ -79,23 +79,12 @@ class WaterConfig(MetricConfig):
         if self.limits is not None and not outlet.columns.judged:
             names = ", ".join(self.concentrations)
             raise ValueError(f'limits "{self.limits}" has no daily limit of {names}')
-        for one, other in combinations(outlet.limits, 2):
-            if one.pollutant == other.pollutant and _at_once(one, other):
-                both = f"{one.pollutant}: {one.id}, {other.id}"
-                raise ValueError(
-                    f'limits "{self.limits}" begins two rows of {both} (write more of the id)'
-                )
+        refuse_two(self.limits or "", outlet.limits)
         return [outlet.operator(window, self.windows) for window in self._in_order()]
 
     def _in_order(self) -> list[Window]:
         """Return the windows, each behind those that it is made of."""
         return sorted(self.windows, key=["1min", *SOURCES].index)
-
-
-def _at_once(one: Limit, other: Limit) -> bool:
-    """Return whether two rows are in force on the same day."""
-    ends = one.valid_to or "9999", other.valid_to or "9999"
-    return max(one.valid_from, other.valid_from) <= min(ends)
 
 
 @dataclass(frozen=True)
@@ -150,8 +139,9 @@ class _Outlet:
             return Hours(self.name, hours, calendar, provenance=made)
         if window == "1d":
             days = replace(level, stage="days", judged_by=judged_by)
-            made, zone = self.plant.provenance(days.sources), self.plant.site.zone
-            return Days(self.name, days, calendar, self.limits, zone, provenance=made)
+            made = self.plant.provenance(days.sources)
+            means = Limits(self.limits, "24h", "mg/L", self.plant.site.zone)
+            return Days(self.name, days, calendar, means, provenance=made)
         formula: Formula = level
         if window in {"1mo", "1a", "12mo"}:
             formula = replace(level, stage="months", judged_by=judged_by)

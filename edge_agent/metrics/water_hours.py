@@ -6,28 +6,24 @@ ends, and rows cannot wait for that. So the i-th invalid hour gets the value of 
 hour: whenever the interval ends, its hours add up to N times that mean exactly.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from statistics import median
 from typing import cast
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from edge_agent.clock import SECOND
-from edge_agent.metrics.base import MINUTE, Limit, State, Window
-from edge_agent.metrics.rollup import RollUp, Sums
-from edge_agent.metrics.water_levels import Cells, Level
+from edge_agent.metrics.base import MINUTE, Limit, State
+from edge_agent.metrics.judged import CellRows, Cells, Limits, over
+from edge_agent.metrics.rollup import Sums
+from edge_agent.metrics.water_levels import Level
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Quality, SampleBlock
-from edge_agent.units import Unit
 
 HOURS = 168  # valid hours that are remembered, and so the longest interval that is substituted
 COLD = 12.0  # °C up to which the limit ``nh3-n-cold`` counts (GB 18918-2002, note of the row)
 
 LOOKED_BACK = 31 * 24 * 60 * MINUTE  # ns that ``recompute`` looks back for them
 _HOUR = 60 * MINUTE
-_NOISE = 1e-12  # relative: what sums of binary fractions may be off; a mean at its limit is within
 _NOT_AVAILABLE = int(Quality.BAD_NOT_AVAILABLE)
 _SUBSTITUTED = int(Quality.UNCERTAIN_SUBSTITUTED)
 _ESTIMATED = int(Quality.UNCERTAIN_ESTIMATED)
@@ -86,42 +82,16 @@ class Ledger:
         self._invalid = {name: int(n) for name, n in invalid.items()}
 
 
-class _Rows(RollUp):
-    """A roll-up whose rows have columns that do not follow from their sums alone."""
-
-    def __init__(
-        self,
-        name: str,
-        formula: Level,
-        window: Window,
-        calendar: Calendar,
-        *,
-        source: Window,
-        provenance: tuple[str, ...],
-    ) -> None:
-        super().__init__(name, formula, window, calendar, source=source, provenance=provenance)
-        self._level = formula
-
-    def _row(self, time: int, sums: Sums) -> SampleBlock:
-        cells = self._level.cells(sums)
-        self._more(time, cells, sums)
-        value, quality = self._level.stacked(cells)
-        value = np.where(quality >= Quality.BAD, np.nan, value)
-        shares = np.stack([sums.covered, sums.estimated]) / sums.length
-        marks = np.vstack([quality, np.zeros(shares.shape, np.uint8)])
-        return SampleBlock(self.output, np.array([time]), np.vstack([value, shares]), marks)
-
-    def _more(self, time: int, cells: Cells, sums: Sums) -> None:
-        raise NotImplementedError
-
-
-class Hours(_Rows):
+class Hours(CellRows):
     """The ``1h`` rows; hours in which nobody was there are rows, too, as they are substituted."""
 
     def __init__(
         self, name: str, formula: Level, calendar: Calendar, *, provenance: tuple[str, ...]
     ) -> None:
-        super().__init__(name, formula, "1h", calendar, source="1min", provenance=provenance)
+        super().__init__(
+            name, formula, formula, "1h", calendar, source="1min", provenance=provenance
+        )
+        self._level = formula
         self._ledger = Ledger()
         self._after = self._ledger  # as it is after the row made last
         self._last = -1  # end of the last hour closed
@@ -210,7 +180,7 @@ def _filled(valid: bool, substitute: float | None) -> "tuple[np.ndarray, np.ndar
     return cell(0.0, _NOT_AVAILABLE) if substitute is None else cell(substitute, _SUBSTITUTED)
 
 
-class Days(_Rows):
+class Days(CellRows):
     """The ``1d`` rows, judged by the limits of daily means that are in force on that day."""
 
     def __init__(
@@ -218,19 +188,15 @@ class Days(_Rows):
         name: str,
         formula: Level,
         calendar: Calendar,
-        limits: Sequence[Limit],
-        zone: ZoneInfo,
+        limits: Limits,
         *,
         provenance: tuple[str, ...],
     ) -> None:
-        super().__init__(name, formula, "1d", calendar, source="1h", provenance=provenance)
-        self._limits = sorted(limits, key=lambda row: row.valid_from)
-        self._zone = zone
+        super().__init__(name, formula, formula, "1d", calendar, source="1h", provenance=provenance)
+        self._level, self._limits = formula, limits
 
     def _more(self, time: int, cells: Cells, sums: Sums) -> None:
-        start = (time - int(sums.length[0])) // SECOND
-        day = datetime.fromtimestamp(start, self._zone).date().isoformat()
-        rows = {row.pollutant: row for row in self._limits if row.in_force(day)}
+        rows = self._limits.at(time - int(sums.length[0]))
         for name in self._level.columns.judged:
             exceeded = self._ph(rows, cells) if name == "ph" else self._over(name, rows, cells)
             cells[f"{name}_exceeded"] = exceeded
@@ -238,9 +204,8 @@ class Days(_Rows):
             judged = quality < Quality.BAD
             cells[f"{name}_exceeded_d"] = np.where(judged, value, 0.0), quality
 
-    @staticmethod
     def _over(
-        name: str, rows: Mapping[str, Limit], cells: Cells
+        self, name: str, rows: Mapping[str, Limit], cells: Cells
     ) -> "tuple[np.ndarray, np.ndarray]":
         """Return whether a daily mean is above its limit; the limit stands beside it."""
         row = rows.get(name.replace("_", "-"))
@@ -251,9 +216,9 @@ class Days(_Rows):
         if row is None:
             cells[f"{name}_limit"] = cell(0.0, _NOT_AVAILABLE)
             return cell(0.0, _NOT_AVAILABLE)
-        limit = row.limit * Unit.parse(row.unit).factor_to(Unit.parse("mg/L"))
+        limit = self._limits.allowed(row)
         cells[f"{name}_limit"] = cell(limit)
-        return (value > limit * (1.0 + _NOISE)).astype(np.float64), quality
+        return over(value, limit), quality
 
     @staticmethod
     def _ph(rows: Mapping[str, Limit], cells: Cells) -> "tuple[np.ndarray, np.ndarray]":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, QualityLimits
 from edge_agent.metrics.join import Counter, Gauge, Integral, Rows, SlotFormula
+from edge_agent.metrics.judged import Cells
 from edge_agent.metrics.rollup import SHARES, Formula, Sums, graded, merged, ratio, unknown
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
@@ -24,7 +25,6 @@ VALID_DAY = 20 / 24  # of its hours
 VALID_MONTH, VALID_FEBRUARY = 25, 23  # days
 
 Stage = Literal["minutes", "hours", "days", "months"]
-Cells = dict[str, tuple[F64, U8]]
 
 # an enum's look-up costs 1 µs
 _BAD, _MISSING, _NOT_AVAILABLE = (
@@ -202,7 +202,7 @@ class Level(Formula):
         if self.stage == "days":
             cells[f"{name}_valid_d"] = (~invalid).astype(np.float64), np.zeros(len(odd), np.uint8)
 
-    def stacked(self, cells: Mapping[str, tuple[F64, U8]]) -> tuple[F64, U8]:
+    def stacked(self, cells: Cells) -> tuple[F64, U8]:
         """Return the columns in their order, (k - 2, n)."""
         value = np.stack([cells[name][0] for name in self.names])
         return value, np.stack([cells[name][1] for name in self.names]).astype(np.uint8)

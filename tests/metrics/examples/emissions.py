@@ -229,7 +229,10 @@ def emissions(
             numbers["stopped_min"] = (float(oxygen[1] < BAD and not burning), GOOD)
         if flags:
             marks = dict.fromkeys(flags[0][2], 0.0)
-            for tag, normal, odd in flags:
+            for tag, normal, named in flags:
+                known = {*normal, *(number for group in named.values() for number in group)}
+                others = [number for number in range(-9, 99) if number not in known]
+                odd = dict(named) | {"fault": [*named["fault"], *others]}
                 _, spent = minute.most(tag, {"normal": normal, **odd})
                 away = sum(spent[name] for name in odd)
                 if away > 0.25 * sum(spent.values()):
