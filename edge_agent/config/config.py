@@ -4,13 +4,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import date
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
 from edge_agent.config.standing import standing
-from edge_agent.config.tables import STANDARD, EmissionRow, Tables, levels_of
+from edge_agent.config.tables import EmissionRow, Tables, levels_of
 from edge_agent.drivers.base import DeviceConfig, groups_of
 from edge_agent.metrics.base import (
     Co2Factor,
@@ -85,7 +84,6 @@ class SitePlant:
     quality: QualityLimits
     devices: Mapping[str, DeviceConfig]
     tables: Tables
-    on: date | None = None
     metrics: Mapping[str, MetricConfig] = field(default_factory=dict)
     digest: str = ""
 
@@ -132,10 +130,6 @@ class SitePlant:
     def provenance(self, sources: Sequence[str]) -> tuple[str, ...]:
         """Return the configuration's digest and the sources."""
         return (f"config:{self.digest}", *sources)
-
-    def coefficient(self, carrier: str, basis: str) -> Coefficient:
-        """Return the coefficient in force; ``KeyError`` that says why there is none."""
-        return self.tables.coefficient(carrier, basis, self.on, STANDARD)
 
     def coefficients(self, carrier: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
         """Return the coefficients of all dates; ``KeyError`` that says why there is none."""
@@ -194,18 +188,14 @@ class Config:
     commit: Duration | None
     tables: Tables
 
-    def plant(self, on: date | None = None) -> SitePlant:
-        """Return the plant that KPIs are built for.
-
-        on  the day whose coefficients count; None: those of the edition that has no end yet
-        """
+    def plant(self) -> SitePlant:
+        """Return the plant that KPIs are built for."""
         return SitePlant(
             self.site,
             self.shifts,
             self.quality,
             self.devices,
             self.tables,
-            on,
             self.every_metric,
             self.digest,
         )

@@ -41,13 +41,6 @@ class Row:
         """Whether a person has compared the row with the official text."""
         return self.status == "approved"
 
-    def in_force(self, on: date | None) -> bool:
-        """Return whether the row is valid on a day; None: whether its end is open."""
-        if on is None:
-            return not self.valid_to
-        day = on.isoformat()
-        return self.valid_from <= day and (not self.valid_to or day <= self.valid_to)
-
 
 @dataclass(frozen=True)
 class Table(Generic[T]):

@@ -7,7 +7,6 @@ one. Numbers stay the decimal digits that were printed. An empty value is missin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from decimal import Decimal
 from functools import cached_property
 from hashlib import blake2b
@@ -206,35 +205,6 @@ class Tables:
         ]
         return blake2b(repr((coal, limits, co2, self.tariffs)).encode(), digest_size=8).hexdigest()
 
-    def coal(
-        self, code: str, basis: str, on: date | None = None, standard: str = STANDARD
-    ) -> CoalRow:
-        """Return the row of a carrier's coefficient; it has a value.
-
-        on      the day it is in force; None: that of the edition that has no end yet
-        errors  ``KeyError`` that says why there is none
-        """
-        name = f'"{code}" ({basis}, {standard})'
-        known = [r for r in self._coal if r.standard == standard and r.basis == basis]
-        rows = [r for r in known if r.code == code]
-        if not rows:
-            hint = nearest(code, dict.fromkeys(r.code for r in known))
-            raise KeyError(f"no coefficient for {name} in {_COAL.path}{hint}")
-        rows = sorted((r for r in rows if r.in_force(on)), key=lambda r: r.valid_from)
-        if not rows:
-            raise KeyError(f"no coefficient for {name} is in force on {on or 'an open date'}")
-        row = rows[-1]
-        if row.kgce_per_unit is None:
-            raise KeyError(f"the coefficient for {name} has no value yet ({row.place}): {row.note}")
-        return row
-
-    def coefficient(
-        self, code: str, basis: str, on: date | None = None, standard: str = STANDARD
-    ) -> Coefficient:
-        """Return the coefficient of a carrier, as ``coal`` finds it."""
-        row = self.coal(code, basis, on, standard)
-        return _coefficient(row)
-
     def coal_rows(self, code: str, basis: str, standard: str) -> tuple[CoalRow, ...]:
         """Return the rows of a carrier that have a value, of all dates, the oldest first.
 
@@ -264,10 +234,6 @@ class Tables:
         In no case are two families mixed.
         """
         return factors(self._co2, code, variant)
-
-    def carriers(self, standard: str = STANDARD) -> tuple[str, ...]:
-        """Return the codes of a standard's carriers."""
-        return tuple(dict.fromkeys(r.code for r in self._coal if r.standard == standard))
 
     @cached_property
     def names(self) -> dict[str, str]:

@@ -253,9 +253,6 @@ class Plant(Protocol):
     def provenance(self, sources: Sequence[str]) -> tuple[str, ...]:
         """Return what stands in a derived stream's schema: the configuration, then the sources."""
 
-    def coefficient(self, carrier: str, basis: str) -> Coefficient:
-        """Return the coefficient in force; ``KeyError`` if there is none."""
-
     def coefficients(self, carrier: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
         """Return a carrier's coefficients of all dates, in the order of their dates.
 

@@ -68,7 +68,7 @@ class Energy(MetricConfig):
 
     def build(self, name: str, plant: Plant) -> list[Metric]:  # noqa: ARG002  of the base class
         for carrier in self.inputs:
-            plant.coefficient(carrier, "equivalent")
+            plant.coefficients(carrier, "equivalent", "GB/T 2589")
         return []
 
 

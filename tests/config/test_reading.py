@@ -157,9 +157,10 @@ def test_the_plant_finds_the_streams_of_a_tag(tmp_path: Path) -> None:
         "em/raw.slow",
     ]
     assert asked.slot("em.e").stream == "em/slot.slow"
-    assert asked.coefficient("electricity", "equivalent").kgce_per_unit == 0.1229
+    rows = asked.coefficients("electricity", "equivalent", "GB/T 2589")
+    assert [row.kgce_per_unit for row in rows] == [0.1229]
     with pytest.raises(KeyError, match="has no value yet"):
-        asked.coefficient("electricity", "equal-value")
+        asked.coefficients("electricity", "equal-value", "GB/T 2589")
 
 
 def test_the_levels_of_a_product_are_shown_beside_its_figure(tmp_path: Path) -> None:

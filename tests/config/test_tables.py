@@ -1,6 +1,5 @@
 import csv
 import shutil
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,18 +21,10 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_a_coefficient_says_where_it_comes_from() -> None:
-    row = Tables().coefficient("electricity", "equivalent", date(2024, 5, 1))
+    (row,) = Tables().coefficients("electricity", "equivalent", "GB/T 2589-2020")
     assert (row.kgce_per_unit, row.unit, row.standard) == (0.1229, "kWh", "GB/T 2589-2020")
     assert row.source
     assert (row.edition, row.valid_from, row.approved) == ("2020", "2021-04-01", False)
-
-
-def test_a_coefficient_is_that_of_the_edition_in_force() -> None:
-    tables = Tables()
-    old = tables.coefficient("raw-coal", "equivalent", date(2020, 1, 1), "GB/T 2589-2008")
-    assert (old.edition, old.kgce_per_unit) == ("2008", 0.7143)
-    with pytest.raises(KeyError, match="in force on 2021-04-01"):
-        tables.coefficient("raw-coal", "equivalent", date(2021, 4, 1), "GB/T 2589-2008")
 
 
 def test_all_editions_of_a_standard_are_found_together() -> None:
@@ -95,7 +86,7 @@ def test_a_fuels_co2_is_its_carbon_that_burns() -> None:
 )
 def test_a_coefficient_that_is_missing_says_why(code: str, basis: str, why: str) -> None:
     with pytest.raises(KeyError, match=why):
-        Tables().coefficient(code, basis)
+        Tables().coefficients(code, basis, "GB/T 2589")
 
 
 def test_no_row_is_approved_until_a_person_has_done_so() -> None:
@@ -112,8 +103,8 @@ def test_a_row_that_the_plant_has_approved_is_approved(own: Path) -> None:
     approved = line.replace(",unapproved,", ",approved,")
     (own / COAL).write_text(text.replace(line, approved), "utf-8")
     tables = Tables(own, data_dir())
-    assert tables.coefficient("electricity", "equivalent").approved
-    assert not tables.coefficient("raw-coal", "equivalent").approved
+    assert tables.coefficients("electricity", "equivalent", "GB/T 2589")[-1].approved
+    assert not tables.coefficients("raw-coal", "equivalent", "GB/T 2589")[-1].approved
     assert tables.limit_levels("cement-clinker")  # the other tables are the packaged ones
 
 

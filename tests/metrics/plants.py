@@ -167,9 +167,6 @@ class Works:
             {"two-part": DemandRule(1.05, 2.0, 0.4, "demand_rules:two-part")},
         )
 
-    def coefficient(self, carrier: str, basis: str) -> Coefficient:
-        return self.coefficients(carrier, basis, "")[-1]
-
     def coefficients(self, carrier: str, basis: str, standard: str) -> tuple[Coefficient, ...]:
         rows = [
             ("electricity", "kWh", 0.404, "2008-06-01", "2021-03-31", None),
