@@ -69,6 +69,7 @@ class Alarm:
         self._raised: list[int] = []  # when it occurred, the last ones
         self._latest = Reading(-1, np.nan, _MISSING, np.nan, _MISSING, known=False)
         self._newest: tuple[int, Judged] | None = None  # what ``_latest`` is to be made of
+        self._behind = -1  # rows up to then are fed again: what happened at them is told already
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -88,12 +89,16 @@ class Alarm:
         if rows is None:
             return None
         judged = self._condition.judge(rows)
-        events = self._events(rows, judged)
+        first = int(np.searchsorted(rows.time, self._behind, "right"))
+        events = self._events(rows, judged, first)
+        if first == len(rows.time):
+            return None
         told: list[tuple[list[float], list[int]]] = []
         times: list[int] = []
         if self._told is None:
             self._since = int(rows.time[0])
-            events.setdefault(0, [])
+        if self.situation.state is not self._told:  # the first row, or another configuration
+            events.setdefault(first, [])
         for i in sorted(events):
             now = int(rows.time[i])
             for event in events[i]:
@@ -111,8 +116,11 @@ class Alarm:
         quality = np.array([q for _, q in told], np.uint8).T
         return SampleBlock(self._output, np.array(times, np.int64), value, quality)
 
-    def _events(self, rows: Together, judged: Judged) -> dict[int, list[AlarmEvent]]:
-        """Return what happens at which row, in order: first what silences, then the condition."""
+    def _events(self, rows: Together, judged: Judged, first: int) -> dict[int, list[AlarmEvent]]:
+        """Return what happens at which row, in order: first what silences, then the condition.
+
+        first  the first row at which something may happen
+        """
         found: dict[int, list[AlarmEvent]] = {}
         until = self._settings.until
         if self.situation.shelved and until >= 0 and rows.time[-1] >= until:
@@ -120,11 +128,17 @@ class Alarm:
         if self._settings.suppressed is not None:
             value, quality = rows.run(self._settings.suppressed)
             known = np.flatnonzero(usable(value, quality))
+            known = known[known >= first]
             before = np.concatenate([[self.situation.suppressed], value[known] == 1])
             for i in np.flatnonzero(np.diff(before)).tolist():
                 event = AlarmEvent.SUPPRESS if before[i + 1] else AlarmEvent.UNSUPPRESS
                 found.setdefault(int(known[i]), []).append(event)
-        for i, active in self._delays.changes(rows.time, judged):
+        changes = self._delays.changes(rows.time, judged)
+        changes = [change for change in changes if change[0] >= first]
+        held = not changes[0][1] if changes else self._delays.active
+        if held is not self.situation.active and first < len(rows.time):
+            changes.insert(0, (first, held))  # it is judged by another limit now
+        for i, active in changes:
             event = AlarmEvent.OCCUR if active else AlarmEvent.CLEAR
             found.setdefault(i, []).append(event)
         return found
@@ -187,12 +201,43 @@ class Alarm:
             "raised": list(self._raised),
             "latest": [now.time, now.quality, now.limit_quality],
             "numbers": [now.value, now.limit],
+            "behind": self._behind,
         }
 
     def load(self, state: State, /) -> None:
         self._aligned.load(cast("State", state["aligned"]))
         self._condition.load(int(str(state["condition"])))
         self._delays.load(cast("list[int]", state["delays"]))
+        self._behind = int(str(state["behind"]))
+        self._take_over(state)
+
+    def resume(self, state: State) -> None:
+        """Take over the situation of another configuration: it has been announced.
+
+        What is put away or taken out is as this configuration says.
+        """
+        if state.keys() != self.save().keys():
+            return
+        self._take_over(state)
+        self._behind, settings = self._latest.time, self._settings
+        wanted = {
+            (AlarmEvent.SHELVE, AlarmEvent.UNSHELVE): (
+                self.situation.shelved,
+                self._behind < settings.until,
+            ),
+            (AlarmEvent.REMOVE, AlarmEvent.RESTORE): (self.situation.removed, settings.removed),
+            (AlarmEvent.SUPPRESS, AlarmEvent.UNSUPPRESS): (
+                self.situation.suppressed,
+                self.situation.suppressed and settings.suppressed is not None,
+            ),
+        }
+        for events, (was, now) in wanted.items():
+            if was is not now:
+                event = events[0] if now else events[1]
+                self.situation = after(self.situation, event, settings.rules)
+        self._delays.active = self.situation.active
+
+    def _take_over(self, state: State) -> None:
         *flags, known = map(bool, cast("list[int]", state["flags"]))
         announced, told = cast("list[int]", state["states"])
         self.situation = Situation(flags[0], AlarmState(announced), *flags[1:])

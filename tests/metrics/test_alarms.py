@@ -1,7 +1,9 @@
 # ruff: noqa: E501  a table of mistakes and messages is read line by line
 """Alarms: every transition of the states, delays and deadband, mistakes, the contract's example."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from edge_agent.metrics.alarm_rows import Alarm
 from edge_agent.metrics.alarm_states import AlarmEvent, AlarmState, Rules, Situation, after
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.model import Quality, SampleBlock, Schema
+from edge_agent.outbox_schema import as_json
 from edge_agent.units import Duration
 from tests.metrics.plants import METER, PACKER, SECOND, STACK, START, Works, restored, run
 from tests.test_pipeline import derived, opened, schemas
@@ -264,6 +267,39 @@ def test_an_alarm_tells_its_present_state_without_a_row() -> None:
     assert row["state"].tolist() == [1.0]
     assert row["value"].tolist() == [95.0]
     assert row["duration_s"].tolist() == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "state"),
+    [
+        ({}, {}, B),  # something else of the plant has changed
+        ({}, {"high": 500.0}, N),
+        ({}, {"out_of_service": True}, OUT),
+        ({}, {"shelved": Shelved(until="2026-01-01T09:00")}, G),
+        ({"out_of_service": True}, {}, B),  # announced anew
+        ({"suppress": "em-a.power > 0"}, {}, B),
+    ],
+)
+def test_another_configuration_does_not_announce_again(
+    first: dict[str, object], then: dict[str, object], state: AlarmState
+) -> None:
+    low, high = [100.0] * 60, [300.0] * 300
+    rows = block(METER, "power", low + high)
+    config = AlarmConfig(tag="em-a.power", high=200.0, delay=Duration(60))
+    old, new = alarm(replace(config, **first)), alarm(replace(config, **({"high": 200.0} | then)))
+    told = old.update(rows.rows(0, 300))
+    assert told is not None
+    new.resume(json.loads(as_json(restored(old, old).save())))
+    assert new.update(rows.rows(100, 200)) is None  # rows of before are fed again
+    again = new.update(rows.rows(200, 320))  # and some that are new
+    assert new.situation.state is state
+    if first == then:
+        assert again is None
+        assert new.running(0, {}) is not None
+    else:
+        assert again is not None
+        assert again.time.tolist() == [int(rows.time[300])]
+        assert again["state"].tolist() == [state]
 
 
 def test_an_alarm_goes_on_from_its_own_stored_rows() -> None:
