@@ -241,7 +241,7 @@ def holds(seed: int, width: str, period: int) -> None:
     assert booked == meter.truth[-1][1] * grid
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32),
     width=st.sampled_from(list(WIDTHS)),
