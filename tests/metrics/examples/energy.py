@@ -7,7 +7,6 @@ from math import floor, log2
 from edge_agent.metrics.energy import CarrierInput, Co2, EnergyConfig, Quantity
 from edge_agent.metrics.steam import _BORDER, _IDEAL, _SATURATION, _TWO
 from edge_agent.model import SampleBlock
-from tests.metrics.examples import WINDOWS
 from tests.metrics.oracle import (
     ABSENT,
     BAD,
@@ -58,7 +57,7 @@ CONFIG = EnergyConfig(
     returned={"electricity": CarrierInput(tags=("em-a.export",), non_fossil=0.25)},
     produced={"electricity": CarrierInput(tags=("em-a.energy",), non_fossil=0.8, added=True)},
     co2=Co2(family="works", electricity="cn-works"),
-    windows=WINDOWS,
+    windows=("1min", "15min", "1d", "1mo", "12mo"),
 )
 SUMS = ("electricity", "electricity_kgce", "raw-coal_gj", "steam_tco2", "output_t", "value")
 NAMES = ("electricity", "raw-coal", "natural-gas", "steam", "water")
