@@ -22,10 +22,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, State
+from edge_agent.metrics.base import ESTIMATED, MINUTE, MISSING, State
 from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.pace import Mask
-from edge_agent.model import F64, I64, U8, Quality, Tag
+from edge_agent.model import F64, I64, U8, Tag
 
 FINE = 2.0**-20
 COARSE = -12  # as a power of two
@@ -110,7 +110,7 @@ class Booked:
         """
         known = ~np.isnan(self._register[:n])
         booked = ~np.isnan(self._increment[:n])
-        estimated = np.where(self._estimated[:n] > 0, Quality.UNCERTAIN_ESTIMATED, 0)
+        estimated = np.where(self._estimated[:n] > 0, ESTIMATED, 0)
         quality = np.maximum(self._flag[:n], estimated).astype(np.uint8)
         full = np.zeros_like(quality)
         value = np.stack(
@@ -121,7 +121,7 @@ class Booked:
                 self._estimated[:n] / MINUTE,
             ]
         )
-        missing = np.uint8(Quality.BAD_MISSING)
+        missing = np.uint8(MISSING)
         cells = np.stack(
             [np.where(booked, quality, missing), np.where(known, quality, missing), full, full]
         )
@@ -147,7 +147,7 @@ class Booked:
         covered = np.minimum(self._covered[0] + tail, MINUTE) / MINUTE
         cells = np.stack([known, reading, covered, self._estimated[0] / MINUTE])
         marks = np.zeros(cells.shape, np.uint8)
-        marks[:2] = np.where(np.isnan(known), Quality.BAD_MISSING, self._flag[0])
+        marks[:2] = np.where(np.isnan(known), MISSING, self._flag[0])
         cells[1] = np.where(np.isnan(known), np.nan, cells[1])
         return cells, marks
 
@@ -214,7 +214,7 @@ class Booked:
         before_turn = (readings < 0) & np.isfinite(modulus)  # on the scale after a rollover
         self._register[slots, who] = np.where(before_turn, readings + modulus, readings)
         late = ~unknown & (self._after[who] < low)  # borders were left out
-        mark = np.where(late, np.uint8(Quality.UNCERTAIN_ESTIMATED), np.uint8(0))
+        mark = np.where(late, np.uint8(ESTIMATED), np.uint8(0))
         here = low - self.first
         self._flag[here, who] = np.maximum(self._flag[here, who], mark)
         self.done[who], self._after[who] = highest[-1], high

@@ -11,13 +11,13 @@ from functools import cached_property
 
 import numpy as np
 
-from edge_agent.metrics.base import MINUTE, QualityLimits
+from edge_agent.metrics.base import BAD, MINUTE, NOT_AVAILABLE, QualityLimits
 from edge_agent.metrics.carriers import Dated, rounded, worth_grid
 from edge_agent.metrics.flows import Flow, Taken
 from edge_agent.metrics.join import Rows, SlotFormula
 from edge_agent.metrics.per_unit import Constant, Divisor
 from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
-from edge_agent.model import F64, I64, U8, Family, Quality, Signals, Tag, shared
+from edge_agent.model import F64, I64, U8, Family, Signals, Tag, shared
 from edge_agent.units import Unit
 
 KGCE, GJ, TCO2 = Unit.parse("kgce"), Unit.parse("GJ"), Unit.parse("tCO2")
@@ -110,7 +110,7 @@ class Carrier:
             none = np.isnan(factor)
             kgce = taken.measure * np.where(none, 0.0, factor) * share
             value = value + rounded(kgce, self.worth[0].grid / 64)
-            quality = np.maximum(quality, np.where(none, Quality.BAD_NOT_AVAILABLE, taken.marks))
+            quality = np.maximum(quality, np.where(none, NOT_AVAILABLE, taken.marks))
         return value, quality.astype(np.uint8)
 
 
@@ -230,7 +230,7 @@ class Boundary(SlotFormula):
             factor = np.stack([np.broadcast_to(part.factor.at(ends), n) for part in made])
             none = np.isnan(factor)
             value[worth] = rounded(measure * np.where(none, 0.0, factor), grids)
-            marks[worth] = np.maximum(mark, none * np.uint8(Quality.BAD_NOT_AVAILABLE))
+            marks[worth] = np.maximum(mark, none * np.uint8(NOT_AVAILABLE))
         if self.own:
             place, pairs = self._index["non_fossil_kgce"], zip(self.carriers, carried, strict=True)
             parts, some = _stacked([carrier.green(ends, read) for carrier, read in pairs])
@@ -238,7 +238,7 @@ class Boundary(SlotFormula):
         last = len(self.additive) - len(divided)
         for i, (amount, quality, _) in enumerate(divided):
             value[last + i], marks[last + i] = amount, quality
-        good = marks < Quality.BAD
+        good = marks < BAD
         sums.total, sums.known = np.where(good, value, 0.0), good.astype(np.int64)
         spans = [(read.seen.covered, read.seen.estimated) for read in carried]
         spans += [span for _, _, span in divided if span is not None]

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.metrics.base import MINUTE, Metric, MetricConfig, Plant, Reference, Window
+from edge_agent.metrics.base import MINUTE, MISSING, Metric, MetricConfig, Plant, Reference, Window
 from edge_agent.metrics.base import QualityLimits as Limits
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Counter, Inputs, Integral
@@ -27,7 +27,7 @@ from edge_agent.metrics.quarters import (
 )
 from edge_agent.metrics.rollup import SHARES, Sums, merged
 from edge_agent.metrics.tariff_tables import DemandRule
-from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
+from edge_agent.model import F64, I64, U8, Family, Kind, Tag
 from edge_agent.units import Unit
 
 Method = Literal["sliding", "fixed"]
@@ -139,7 +139,7 @@ class Demand(DemandFormula):
         energy, quality, covered, estimated = summed(self.energy, kwh, ends, rows)
         sums.set(0, energy, quality)
         sums.covered, sums.estimated = covered, estimated
-        unknown = np.full(len(ends), Quality.BAD_MISSING, np.uint8)
+        unknown = np.full(len(ends), MISSING, np.uint8)
         sums.set(1, np.zeros(len(ends)), unknown)
         if self.power:
             gauged, mark, span, _ = summed(self.power, kwh, ends, rows)
@@ -152,7 +152,7 @@ class Demand(DemandFormula):
         energy, quality = sums.total[0], sums.worst[0]
         ungauged = sums.known[1] == 0  # its power is then that of its energy
         power = np.where(ungauged, _per_hour(energy, known), sums.total[1])
-        otherwise = np.where(known > 0, quality, Quality.BAD_MISSING)
+        otherwise = np.where(known > 0, quality, MISSING)
         mark = np.where(ungauged, otherwise, sums.worst[1]).astype(np.uint8)
         sums.set(1, power, mark)
         return Loads(energy, known, quality, power, mark, self.counted)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, MISSING, SILENCE, State, usable
 from edge_agent.metrics.held import floats, kept
@@ -38,8 +39,15 @@ class Rows:
         """Return, for slot rows, where the row of each end stands, and whether there is one."""
         if not len(self.time):
             return np.zeros(len(ends), np.int64), np.zeros(len(ends), bool)
-        found = np.minimum(np.searchsorted(self.time, ends), len(self.time) - 1)
+        found = np.minimum(self.time.searchsorted(ends), len(self.time) - 1)
         return found, self.time[found] == ends
+
+
+def _span(columns: NDArray[np.intp]) -> "slice | NDArray[np.intp]":
+    """Return columns as a slice if they stand together in their order: a view, no copy."""
+    if len(columns) and bool((np.diff(columns) == 1).all()):
+        return slice(int(columns[0]), int(columns[-1]) + 1)
+    return columns
 
 
 class Feed:
@@ -60,6 +68,7 @@ class Feed:
         self._usable = np.full(len(self._integrals), -1, np.int64)  # time of the last one of each
         self._index = {name: i for i, name in enumerate(self.names)}
         self._blocks: list[SampleBlock] = []
+        self._chosen = _span(self._columns)
         self._kept = self._rows(np.zeros(0, np.int64), np.zeros((len(self.names), 0)), None)
         self.first = -1  # number of the first slot with a row
         self.seen = -1  # time of the last row
@@ -90,7 +99,7 @@ class Feed:
         if self._blocks:
             blocks, self._blocks = self._blocks, []
             new = blocks[0] if len(blocks) == 1 else self._joined(blocks)
-            value, quality = new.value[self._columns], new.quality[self._columns]
+            value, quality = new.value[self._chosen], new.quality[self._chosen]
             kept = self._kept
             if len(kept.time):
                 self._kept = self._rows(
@@ -139,7 +148,7 @@ class Feed:
         These are the row whose value holds, and all that a row to come may be linked with.
         """
         rows = self.rows()
-        cut = int(np.searchsorted(rows.time, end, "right" if self.is_slot else "left"))
+        cut = int(rows.time.searchsorted(end, "right" if self.is_slot else "left"))
         cut = cut if self.is_slot else max(0, cut - 1)
         if self._reach:
             cut = min(cut, int(np.searchsorted(rows.time, end - self._reach)))

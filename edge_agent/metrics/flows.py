@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from edge_agent.metrics.base import MINUTE
+from edge_agent.metrics.base import BAD, NOT_AVAILABLE, UNCERTAIN
 from edge_agent.metrics.carriers import amount_grid, rounded
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Counter, Gauge, Inputs, Integral
 from edge_agent.metrics.steam import ZERO, Phase, enthalpy
-from edge_agent.model import F64, I64, U8, Quality
+from edge_agent.model import F64, I64, U8
 from edge_agent.units import Unit
 
 Meter = tuple[Counter | Integral, float]  # with the factor to the unit wanted
@@ -67,13 +68,13 @@ class Steam:
         kelvin = None
         if self.temperature is not None:
             (mean, _, _), mark, _ = self.temperature.read(ends, rows)
-            kelvin = np.where(mark < Quality.BAD, mean + self.kelvin, np.nan)
+            kelvin = np.where(mark < BAD, mean + self.kelvin, np.nan)
             quality = np.maximum(quality, mark)
-        absolute = np.where(quality < Quality.BAD, pressure * factor + self.atmosphere, np.nan)
+        absolute = np.where(quality < BAD, pressure * factor + self.atmosphere, np.nan)
         value, assumed = enthalpy(absolute, kelvin, self.phase)
-        quality = np.where(assumed, np.maximum(quality, Quality.UNCERTAIN), quality)
+        quality = np.where(assumed, np.maximum(quality, UNCERTAIN), quality)
         none = np.isnan(value)
-        quality = np.where(none, np.maximum(quality, Quality.BAD_NOT_AVAILABLE), quality)
+        quality = np.where(none, np.maximum(quality, NOT_AVAILABLE), quality)
         heat = rounded(np.where(none, 0.0, value - self.base), _STEP)
         return heat, quality.astype(np.uint8)
 
@@ -88,6 +89,13 @@ class Flow:
     meters: tuple[Meter, ...]
     steam: Steam | None = None
 
+    @cached_property
+    def _factors(self) -> tuple[F64, F64]:
+        """The meters' factors, and the steps of their amounts, (m, 1)."""
+        factors = [factor for _, factor in self.meters]
+        grids = [amount_grid(factor) for factor in factors]
+        return np.array(factors)[:, None], np.array(grids)[:, None]
+
     @property
     def step(self) -> float:
         """The smallest factor of the meters, for the step of what the amounts are worth."""
@@ -95,15 +103,11 @@ class Flow:
 
     def read(self, ends: I64, rows: Mapping[str, Rows]) -> Taken:
         """Return what went through in the minutes with these ends."""
-        n = len(ends)
-        total, worst = np.zeros(n), np.zeros(n, np.uint8)
-        covered, estimated = np.full(n, MINUTE), np.zeros(n, np.int64)
-        for meter, factor in self.meters:
-            value, quality, full, guessed = meter.read(ends, rows)
-            total += rounded(value * factor, amount_grid(factor))
-            worst = np.maximum(worst, quality)
-            covered = np.minimum(covered, full)
-            estimated = np.maximum(estimated, guessed)
+        read = zip(*(meter.read(ends, rows) for meter, _ in self.meters), strict=True)
+        value, quality, full, guessed = (np.array(part) for part in read)
+        factors, grids = self._factors
+        total = rounded(value * factors, grids).sum(axis=0, initial=0.0)
+        worst, covered, estimated = quality.max(axis=0), full.min(axis=0), guessed.max(axis=0)
         if self.steam is None:
             return Taken(total, worst, total, worst, covered, estimated)
         per_tonne, marks = self.steam.specific(ends, rows)

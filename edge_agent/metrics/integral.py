@@ -11,9 +11,9 @@ import re
 
 import numpy as np
 
-from edge_agent.metrics.base import MINUTE, usable
+from edge_agent.metrics.base import MINUTE, MISSING, UNCERTAIN, usable
 from edge_agent.metrics.pace import Mask
-from edge_agent.model import F64, I64, U8, Quality
+from edge_agent.model import F64, I64, U8
 from edge_agent.units import Unit
 
 _PER = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -84,5 +84,5 @@ def last_usable(time: I64, good: Mask, before: I64) -> I64:
 def marked(quality: U8, covered: I64, length: int, uncertain_below: float) -> U8:
     """Return the quality of amounts: BAD only where nothing is covered, UNCERTAIN where little."""
     thin = covered < uncertain_below * length
-    quality = np.where(thin, np.maximum(quality, Quality.UNCERTAIN), quality)
-    return np.where(covered == 0, Quality.BAD_MISSING, quality).astype(np.uint8)
+    quality = np.where(thin, np.maximum(quality, UNCERTAIN), quality)
+    return np.where(covered == 0, MISSING, quality).astype(np.uint8)

@@ -349,15 +349,17 @@ class Counter:
         """Return increment, its quality, covered and estimated ns of the slots with these ends."""
         given = rows[self.stream]
         found, there = given.at(ends)
-        if not there.any():
+        told = np.count_nonzero(there)
+        if not told:
             missing = np.full(len(ends), MISSING, np.uint8)
             none = np.zeros(len(ends), np.int64)
             return np.zeros(len(ends)), missing, none, none
-        increment, covered, estimated = (given.index[column] for column in self.columns)
-        quality = np.where(there, given.quality[increment, found], MISSING).astype(np.uint8)
+        increment, *shares = (given.index[column] for column in self.columns)
+        quality = given.quality[increment, found]
+        spans = np.rint(given.value[shares][:, found] * MINUTE).astype(np.int64)
+        if told < len(ends):
+            quality[~there], spans[:, ~there] = MISSING, 0
         value = np.where(quality < BAD, given.value[increment, found], 0.0)
-        shares = given.value[[covered, estimated]][:, found]
-        spans = np.where(there, np.rint(shares * MINUTE), 0.0).astype(np.int64)
         return value, quality, spans[0], spans[1]
 
 

@@ -14,7 +14,16 @@ from typing import ClassVar, Literal, cast
 
 import numpy as np
 
-from edge_agent.metrics.base import SILENCE, Metric, MetricConfig, Plant, QualityLimits, Reference
+from edge_agent.metrics.base import (
+    BAD,
+    MISSING,
+    SILENCE,
+    Metric,
+    MetricConfig,
+    Plant,
+    QualityLimits,
+    Reference,
+)
 from edge_agent.metrics.join import Counter, Inputs, Reading, Rows, SlotFormula
 from edge_agent.metrics.losses import (
     RATIOS,
@@ -54,7 +63,7 @@ from edge_agent.metrics.machine_time import (
 from edge_agent.metrics.rollup import SHARES, Sums
 from edge_agent.metrics.state_feed import StateFeed, StateRows, Watch
 from edge_agent.metrics.windows import Calendar
-from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
+from edge_agent.model import F64, I64, U8, Family, Kind, Tag
 from edge_agent.units import Duration, Unit
 
 __all__ = ["Activity", "Oee", "OeeConfig"]
@@ -170,19 +179,19 @@ class Oee(SlotFormula):
         sums = Sums.zeros(len(self.additive), len(ends))
         planned = self.machine.within(ends)
         values, covered, marks = self._machine(ends, rows, planned)
-        unknown = np.where(covered == 0, Quality.BAD_MISSING, marks).astype(np.uint8)
+        unknown = np.where(covered == 0, MISSING, marks).astype(np.uint8)
         cells = {name: (value, unknown) for name, value in values.items()}
         pieces, full, estimated = self._pieces(ends, rows)
         for name, (value, quality) in pieces.items():
             cells[name] = np.where(planned, value, 0.0), quality
         value, quality = pieces["produced"]
         cells["overtime_n"] = np.where(planned, 0.0, value), quality
-        blind = cells["produced"][1] >= Quality.BAD
+        blind = cells["produced"][1] >= BAD
         cells["unknown_s"] = np.where(blind, values["apt_s"], 0), unknown
         value, quality = (
             np.array(part) for part in zip(*(cells[n] for n in self.additive), strict=True)
         )
-        good = quality < Quality.BAD
+        good = quality < BAD
         sums.total, sums.known = np.where(good, value, 0.0), good.astype(np.int64)
         sums.worst = quality
         sums.covered = np.minimum(covered, full)

@@ -131,14 +131,16 @@ def merged(sums: Sums, limits: QualityLimits) -> U8:
     A sum is bad only when none of its parts is known, and uncertain when some is not.
     """
     partly = (sums.known < sums.expected) | (sums.share() < limits.uncertain_below)
-    quality = np.maximum(sums.worst, np.where(partly, UNCERTAIN, 0))
-    return np.where(sums.known == 0, unknown(sums), quality).astype(np.uint8)
+    quality = np.maximum(sums.worst, partly * np.uint8(UNCERTAIN))
+    none = sums.known == 0
+    if np.count_nonzero(none):
+        quality = np.where(none, unknown(sums), quality)
+    return quality.astype(np.uint8)
 
 
 def unknown(sums: Sums) -> U8:
     """Return the quality of columns that are not known: the reason, where there is one, (a, n)."""
-    reason = np.where(sums.worst < BAD, MISSING, sums.worst)
-    return reason.astype(np.uint8)
+    return np.where(sums.worst < BAD, np.uint8(MISSING), sums.worst)
 
 
 def worse(one: tuple[U8, I64], other: tuple[U8, I64]) -> U8:
@@ -154,25 +156,33 @@ def worse(one: tuple[U8, I64], other: tuple[U8, I64]) -> U8:
 
 def graded(quality: U8, share: F64, limits: QualityLimits) -> U8:
     """Return a quality that is at least as bad as the share of good time makes it."""
-    quality = np.where(share < limits.uncertain_below, np.maximum(quality, UNCERTAIN), quality)
-    missing = (share < limits.bad_below) & (quality < BAD)
-    return np.where(missing, MISSING, quality).astype(np.uint8)
+    thin, missing = share < limits.uncertain_below, share < limits.bad_below
+    quality = np.maximum(quality, thin * np.uint8(UNCERTAIN))
+    if np.count_nonzero(missing):
+        quality = np.where(missing & (quality < BAD), MISSING, quality)
+    return quality.astype(np.uint8)
 
 
 def ratio(over: F64, under: F64, quality: U8) -> tuple[F64, U8]:
     """Return the quotient and its quality: ``BAD_NOT_AVAILABLE`` where the divisor is 0."""
-    value = np.divide(over, under, out=np.full(over.shape, np.nan), where=under != 0)
-    none = (under == 0) & (quality < BAD)
-    return value, np.where(none, NOT_AVAILABLE, quality).astype(np.uint8)
+    there = under != 0
+    if np.count_nonzero(there) == there.size:
+        return over / under, quality.astype(np.uint8)
+    value = np.divide(over, under, out=np.full(over.shape, np.nan), where=there)
+    return value, np.where(~there & (quality < BAD), NOT_AVAILABLE, quality).astype(np.uint8)
 
 
 def row_of(formula: Formula, schema: Schema, time: I64, sums: Sums) -> SampleBlock:
     """Return the published rows of windows."""
-    value, quality = formula.derive(sums)
-    shares = np.stack([sums.covered, sums.estimated]) / sums.length
-    value = np.where(quality >= BAD, np.nan, value)
-    good = np.zeros(shares.shape, np.uint8)
-    return SampleBlock(schema, time, np.vstack([value, shares]), np.vstack([quality, good]))
+    derived, marks = formula.derive(sums)
+    value, quality = (
+        np.empty((len(marks) + 2, len(time))),
+        np.zeros((len(marks) + 2, len(time)), np.uint8),
+    )
+    value[:-2], quality[:-2] = derived, marks
+    value[:-2][marks >= BAD] = np.nan
+    value[-2], value[-1] = sums.covered / sums.length, sums.estimated / sums.length
+    return SampleBlock(schema, time, value, quality)
 
 
 def schema_of(

@@ -175,7 +175,7 @@ class SlotOperator:
         good = good[self._counting]
         for i in range(n):
             if (
-                i
+                n - i > 1
                 and self._counters.slots.open == 1
                 and self._counters.run(block.time[i:], value[:, i:], quality[:, i:], good[:, i:])
             ):
