@@ -5,7 +5,7 @@ and whoever refers to it is not blamed for that.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -390,8 +390,12 @@ def metric(
         )
     if len(set(config.windows)) < len(config.windows):
         found.append((("windows",), "a window stands twice"))
+    if not config.windows and type(config).windows:
+        found.append((("windows",), "needs at least one window (without the line: the usual ones)"))
     found += _rows_named(config, plant.tables)
-    found += config.faults()
+    own = config.faults()
+    told = {steps for steps, _ in own}
+    found += [*own, *(fault for fault in _counted_twice(references) if fault[0] not in told)]
     owners = {r.tag.partition(".")[0] for r in references}
     if build and not found and all(o in plant.devices or plant.named.sound(o) for o in owners):
         try:
@@ -402,6 +406,17 @@ def metric(
             found.append(((), str(error.args[0] if error.args else error)))
     for steps, message in found:
         report((*here, *steps), message)
+
+
+def _counted_twice(references: Sequence[Reference]) -> Iterator[tuple[Steps, str]]:
+    """Yield the tags that stand in one list twice."""
+    seen: set[tuple[Steps, str]] = set()
+    for reference in references:
+        *above, place = reference.path or ("",)
+        entry = tuple(above), reference.tag
+        if isinstance(place, int) and entry in seen:
+            yield reference.path, f'"{reference.tag}" is in this list already: it would count twice'
+        seen.add(entry)
 
 
 def _rows_named(config: MetricConfig, tables: Tables) -> Iterator[tuple[Steps, str]]:

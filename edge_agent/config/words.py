@@ -184,7 +184,8 @@ def _fault(detail: ErrorDetails, kind: object, tree: Node) -> Fault:
         return node.mark.above.fault(f'unknown key "{last}"{hint}')
     node, _ = walk(tree, path)
     if last == "[key]":
-        return node.mark.fault(f'the key "{path[-2]}" {_message(detail)}')
+        message = _message(detail).removeprefix(f'"{path[-2]}" ')
+        return node.mark.fault(f'the key "{path[-2]}" {message}')
     return node.mark.fault(_hidden(_message(detail), node))
 
 

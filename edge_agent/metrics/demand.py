@@ -220,6 +220,9 @@ class DemandConfig(MetricConfig):
             ("transformer", self.transformer, "kVA"),
         ):
             found += quantity_faults(key, text, unit)
+        if self.contract is None:
+            needed = {"billed": self.billed == "maximum", "transformer": self.transformer}
+            found += [((key,), "needs contract: what is billed") for key, v in needed.items() if v]
         return found
 
     def build(self, name: str, plant: Plant) -> list[Metric]:

@@ -110,6 +110,8 @@ class _Outlet:
         milligrams, cubic_metre = Unit.parse("mg/L"), Unit.parse("m3")
         measured = {name: inputs.gauge(tag) for name, tag in config.concentrations.items()}
         flow = inputs.amount(config.flow)
+        if flow.unit.dimension != cubic_metre.dimension:
+            raise ValueError(f'flow: "{config.flow}" counts {flow.unit.code}, must be m3 (or L/s)')
         return inputs, WaterMinutes(
             self.columns,
             self.plant.quality,

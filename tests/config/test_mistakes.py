@@ -74,6 +74,8 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
         ("sinks: {b: 5}", "sinks.b: must be a mapping"),
         ("metrics: {m: {type: energy, product: cemnt}}", 'is no product of configs/benchmarks (did you mean "cement"?)'),
         ("metrics: {m: {type: energy, windows: [1min, 1min]}}", "metrics.m.windows: a window stands twice"),
+        ("metrics: {m: {type: energy, windows: []}}", "metrics.m.windows: needs at least one window (without the line: the usual ones)"),
+        ("metrics: {m: {type: energy, inputs: {electricity: [em.e, em.e]}}}", 'metrics.m.inputs.electricity[1]: "em.e" is in this list already: it would count twice'),
         ("metrics: {m: {type: energy, inputs: {electricity: em.e}}}", "must be a mapping: {key: value} or a list: [a, b]"),
         ("metrics: {m: {type: energy, inputs: {electricity: {tag: [em.e]}}}}", 'unknown key "tag" (did you mean "tags"?)'),
         ("metrics: {m: {type: energy, inputs: {electrcity: [em.e]}}}", 'no coefficient for "electrcity"'),

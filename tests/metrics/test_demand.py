@@ -259,6 +259,8 @@ def test_a_quantity_that_is_none_is_refused(text: str) -> None:
 def test_mistakes_of_a_configuration_are_told() -> None:
     config = DemandConfig(contract="many", transformer="10 kW")
     assert [path for path, _ in config.faults()] == [(), ("contract",), ("transformer",)]
+    config = DemandConfig(power="a.p", billed="maximum", transformer="100 kVA")
+    assert [path for path, _ in config.faults()] == [("billed",), ("transformer",)]  # no effect
 
 
 # ---- the open minute, and a power under the laws ---------------------------------------------
