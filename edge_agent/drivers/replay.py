@@ -99,7 +99,10 @@ class ReplayDevice(DeviceConfig):
         try:
             stat = self.path.stat()
         except OSError as e:
-            raise ConfigError([f"{self.path} cannot be read: {e.strerror}"]) from e
+            said = f"{self.path} cannot be read: {e.strerror}"
+            if not self.path.is_absolute():
+                said += f" (it is looked for in {Path.cwd()}: write the whole path)"
+            raise ConfigError([said]) from e
         return _read(self.path, stat.st_mtime_ns, self.time)
 
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:

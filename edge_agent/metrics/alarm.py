@@ -141,6 +141,7 @@ class AlarmConfig(MetricConfig):
                 wrong.append(((key,), "is no condition: compare it with a limit"))
             elif key != "suppress":
                 condition = self._condition(key, expression, wrong)
+        wrong += self._too_long(plant) if "forecast" in made else []
         if wrong or condition is None:
             raise Mistakes(wrong)
         aligned = names.align(plant, self._clock(plant))
@@ -171,6 +172,16 @@ class AlarmConfig(MetricConfig):
             message = "needs a condition that is one comparison: value > limit"
             wrong.append((("deadband",), message))
         return Truth(expression.program)
+
+    def _too_long(self, plant: Plant) -> list[tuple[Path, str]]:
+        """Return the metrics of a forecast whose minutes there are none of."""
+        names = () if self.forecast is None else used_in(_forecast(self.forecast))
+        schemas = [found(plant, name)[0] for name in names]
+        return [
+            (("forecast",), f'needs the minutes of "{s.owner}": add 1min to its windows')
+            for s in schemas
+            if s.family not in {Family.SAMPLE, Family.COMPUTED} and s.name != "1min"
+        ]
 
     def _clock(self, plant: Plant) -> list[Schema]:
         """Return the minutes of KPIs whose longer windows are judged: they say that time passes.

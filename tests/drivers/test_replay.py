@@ -268,6 +268,8 @@ def test_a_wrong_file_or_tag_is_named(tmp_path: Path) -> None:
         (("connect",), "/nowhere/rows.csv cannot be read: No such file or directory")
     ]
     assert [path for path, _ in empty] == [("connect",)]
+    ((_, here),) = device("replay+csv:nowhere.csv").faults()
+    assert here.endswith(f"(it is looked for in {Path.cwd()}: write the whole path)")
     assert device(connect, tags=tags).faults() == [
         (("tags", "a", "at"), 'no column "volts" (the file has: when, power, energy, state)'),
         (("tags", "b", "type"), "a file holds plain numbers: leave type out"),

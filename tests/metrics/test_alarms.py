@@ -14,6 +14,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.metrics.alarm import AlarmConfig, Shelved
 from edge_agent.metrics.alarm_rows import Alarm
 from edge_agent.metrics.alarm_states import AlarmEvent, AlarmState, Rules, Situation, after
+from edge_agent.metrics.base import Mistakes
 from edge_agent.metrics.emissions import EmissionsConfig
 from edge_agent.model import Quality, SampleBlock, Schema
 from edge_agent.outbox_schema import as_json
@@ -216,6 +217,13 @@ def test_a_forecast_is_raised_before_the_mean_is_exceeded() -> None:
     # 30 min at 40, then 70: after the first minute of 70 the hour is forecast at 55
     assert (alarms.time[1] - START) / MINUTE == 31.0
     assert alarms["value"][1] == pytest.approx(55.0)
+
+
+def test_a_forecast_without_the_minutes_it_is_made_of_is_refused() -> None:
+    config = AlarmConfig(forecast="stack.so2_1h > 50")
+    stack = EmissionsConfig(so2="cems.so2", windows=("1h",))
+    with pytest.raises(Mistakes, match='needs the minutes of "stack": add 1min to its windows'):
+        config.build("kpi", Works(metrics={"stack": stack, "kpi": config}))
 
 
 def test_any_true_or_false_expression_is_a_condition() -> None:
