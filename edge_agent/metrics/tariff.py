@@ -337,6 +337,11 @@ class TariffConfig(MetricConfig):
             key = {"contract": "contract", "capacity": "transformer"}.get(self.billed)
             if key is not None and getattr(self, key) is None:
                 found.append((("billed",), f"by {self.billed} needs {key}"))
+        else:
+            needed = f"a basic price: {self._basic_price} among prices"
+            for key in ("contract", "transformer"):
+                if getattr(self, key) is not None:
+                    found.append(((key,), f"is of no use without {needed}"))
         return found
 
     @property

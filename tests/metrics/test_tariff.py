@@ -421,6 +421,10 @@ def test_mistakes_of_a_configuration_are_told() -> None:
         ("power_factor_standard",),
         ("billed",),
     ]
+    config = TariffConfig(energy="a.e", contract="100 kW", prices=(Prices(since="2026-01-01"),))
+    assert config.faults() == [
+        (("contract",), "is of no use without a basic price: demand among prices")
+    ]
 
 
 def test_a_plant_s_file_with_a_tariff_is_read_and_a_wrong_name_is_told_at_its_line(
