@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from edge_agent.metrics.base import Metric
 from edge_agent.metrics.slots import SlotOperator
 from edge_agent.model import Family, Kind, SampleBlock, Schema, Tag
+from edge_agent.pipeline import Flow
 from edge_agent.units import Unit
 from tests.metrics import oracle
 from tests.metrics.plants import as_oracle, interleaved, run
@@ -59,9 +60,9 @@ def slot_rows(block: SampleBlock, size: int) -> float:
     blocks = [block.rows(i, min(ROWS, i + size)) for i in range(0, ROWS, size)]
 
     def work() -> None:
-        operator = SlotOperator(block.schema)
+        flow = Flow([SlotOperator(block.schema)])
         for piece in blocks:
-            operator.update(piece)
+            list(flow.rows(piece))
 
     return fastest(work) / len(blocks) * 1e6
 

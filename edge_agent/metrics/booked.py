@@ -173,6 +173,11 @@ class Booked:
         last                   time and reading before, each (s,); a time of -1: there was none
         """
         t0, r0 = last
+        before = int(t0[0])
+        if before >= 0 and np.count_nonzero(t0 == before) == len(t0):
+            self._borders(who, before, r0, time, reading)
+            self._shares(who, before, time, quality)
+            return
         for before in np.unique(t0).tolist():
             same = t0 == before
             if before < 0:
@@ -222,12 +227,14 @@ class Booked:
     def _shares(self, who: Index, t0: int, t1: int, quality: U8) -> None:
         low = max(t0 // MINUTE, self.first)
         high = (t1 - 1) // MINUTE + 1 if t1 > t0 else t1 // MINUTE + 1  # two readings at one time
+        if high <= low:
+            return
         start = np.arange(low, high) * MINUTE
         inside = np.minimum(start + MINUTE, t1) - np.maximum(start, t0)
         share = self._covered if t1 - t0 <= self._limit else self._estimated
-        slots = np.ix_(np.arange(low - self.first, high - self.first), who)
-        share[slots] += inside[:, None]
-        self._flag[slots] = np.maximum(self._flag[slots], quality)
+        slots = slice(low - self.first, high - self.first)
+        share[slots, who] += inside[:, None]
+        self._flag[slots, who] = np.maximum(self._flag[slots, who], quality)
 
     # the state -----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from edge_agent.metrics.carriers import Dated, rounded, worth_grid
 from edge_agent.metrics.flows import Flow, Taken
 from edge_agent.metrics.join import Rows, SlotFormula
 from edge_agent.metrics.per_unit import Constant, Divisor
-from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
+from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio, stacked
 from edge_agent.model import F64, I64, U8, Family, Signals, Tag, shared
 from edge_agent.units import Unit
 
@@ -267,7 +267,7 @@ class Boundary(SlotFormula):
             for one in self.specific:
                 cells[f"{one}_per_{_short(divisor)}"] = _over(cells[one], cells[name])
         ordered = [cells[tag.name] for tag in self.tags[:-2]]
-        return np.stack([v for v, _ in ordered]), np.stack([q for _, q in ordered])
+        return _stacked(ordered)
 
     def _worth(self, suffix: str) -> list[str]:
         return [
@@ -278,7 +278,7 @@ class Boundary(SlotFormula):
 
 
 def _stacked(cells: Sequence[Cell]) -> Cell:
-    return np.array([value for value, _ in cells]), np.array([mark for _, mark in cells])
+    return stacked([value for value, _ in cells]), stacked([mark for _, mark in cells])
 
 
 def per(unit: Unit, divisor: Unit) -> Unit:

@@ -124,23 +124,28 @@ class Counters:
         for c in np.flatnonzero(good & ~normal).tolist():
             self._judge(c, (time, float(reading[c]), int(quality[c])))
 
-    def run(self, time: I64, value: F64, quality: U8, good: Mask) -> bool:
-        """Take rows of the present slot at once, (c, n); return False if one asks a question."""
-        if not len(quality):
+    def run(self, time: I64, value: F64, quality: U8, good: Mask | None) -> bool:
+        """Take rows of the present slot at once; return False if one asks a question.
+
+        value, quality, good  (c, n), good where usable, None: everywhere
+        """
+        if not len(quality) or (good is not None and not good.any()):
             return True
-        some = np.asarray(good.any(axis=1))
-        if self.questions or self._some_backward or not np.array_equal(some, good.all(axis=1)):
+        if self.questions or self._some_backward:
             return False
-        if not some.any():
-            return True
+        some: slice | Mask = slice(None)
+        if good is not None:
+            some = np.asarray(good.any(axis=1))
+            if not np.array_equal(some, good.all(axis=1)):
+                return False
         inside = self._time[some]
         if inside.min() < self.slots.first * MINUTE or inside.min() < 0:
             return False
         grid = self._grid[some, None]
         reading = np.rint(value[some] / grid) * grid
-        readings = np.column_stack([self._reading[some], reading])
-        times = np.column_stack([inside, np.broadcast_to(time, reading.shape)])
-        spans, steps = np.diff(times), np.diff(readings)
+        steps, spans = np.empty_like(reading), np.empty(reading.shape, np.int64)
+        steps[:, 0], spans[:, 0] = reading[:, 0] - self._reading[some], time[0] - inside
+        steps[:, 1:], spans[:, 1:] = reading[:, 1:] - reading[:, :-1], time[1:] - time[:-1]
         if not self._pace.take(some, steps, spans / 1e9 + self._period, reading):
             return False
         self.slots.within(some, spans, quality[some].max(axis=1))

@@ -25,7 +25,7 @@ from edge_agent.metrics.quarters import (
     Loads,
     QuarterMinutes,
 )
-from edge_agent.metrics.rollup import SHARES, Sums, merged
+from edge_agent.metrics.rollup import SHARES, Sums, merged, stacked
 from edge_agent.metrics.tariff_tables import DemandRule
 from edge_agent.model import F64, I64, U8, Family, Kind, Tag
 from edge_agent.units import Unit
@@ -169,7 +169,7 @@ class Demand(DemandFormula):
         if self.contract is not None:
             value += [highest / self.contract.kw, self.contract.billed(highest)]
             marks += [mark, mark]
-        return np.stack(value), np.stack(marks)
+        return stacked(value), stacked(marks)
 
 
 def _per_hour(energy: F64, time: I64) -> F64:

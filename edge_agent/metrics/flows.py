@@ -10,6 +10,7 @@ from edge_agent.metrics.base import BAD, NOT_AVAILABLE, UNCERTAIN
 from edge_agent.metrics.carriers import amount_grid, rounded
 from edge_agent.metrics.feed import Rows
 from edge_agent.metrics.join import Counter, Gauge, Inputs, Integral
+from edge_agent.metrics.rollup import stacked
 from edge_agent.metrics.steam import ZERO, Phase, enthalpy
 from edge_agent.model import F64, I64, U8
 from edge_agent.units import Unit
@@ -104,7 +105,7 @@ class Flow:
     def read(self, ends: I64, rows: Mapping[str, Rows]) -> Taken:
         """Return what went through in the minutes with these ends."""
         read = zip(*(meter.read(ends, rows) for meter, _ in self.meters), strict=True)
-        value, quality, full, guessed = (np.array(part) for part in read)
+        value, quality, full, guessed = (stacked(part) for part in read)
         factors, grids = self._factors
         total = rounded(value * factors, grids).sum(axis=0, initial=0.0)
         worst, covered, estimated = quality.max(axis=0), full.min(axis=0), guessed.max(axis=0)

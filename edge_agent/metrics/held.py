@@ -25,6 +25,7 @@ class Held:
         self._limits = limits
         self._value = np.zeros(k)  # that holds now; 0 where there is none
         self._good = np.zeros(k, bool)
+        self._all = np.ones(k, bool)
         self._quality = np.zeros(k, np.uint8)
         self._covered = np.zeros(k, np.int64)
         self._worst = np.zeros(k, np.uint8)
@@ -41,35 +42,32 @@ class Held:
         self._covered += self._good * span
         self._weigh_one(self._value, span)
 
-    def take(self, value: F64, quality: U8, good: Mask, spans: I64) -> None:
+    def take(self, value: F64, quality: U8, good: Mask | None, spans: I64) -> None:
         """Take the rows of one slot.
 
-        value, quality, good (k, n), good where usable; spans (n - 1,): ns that all but the
-        last hold
+        value, quality, good (k, n), good where usable, None: everywhere; spans (n - 1,): ns that
+        all but the last hold
         """
-        if not good.all():
+        if good is not None:
             value = np.where(good, value, 0.0)
             quality = quality * good
         self._entered = True
-        if len(spans):
+        if np.count_nonzero(quality):
             self._worst = np.maximum(self._worst, quality.max(axis=1))
-            self._covered += good[:, :-1] @ spans
-        else:
-            self._worst = np.maximum(self._worst, quality[:, 0])
         self._sample(value, good)
         if len(spans):
+            self._covered += spans.sum() if good is None else good[:, :-1] @ spans
             self._weigh(value[:, :-1], spans)
-        self._value, self._good, self._quality = value[:, -1], good[:, -1], quality[:, -1]
+        self._value, self._quality = value[:, -1], quality[:, -1]
+        self._good = self._all if good is None else good[:, -1]
 
     def close(self) -> tuple[F64, U8]:
         """Return the slot's columns and begin a new slot."""
         share = self._covered / MINUTE
-        quality = self._worst
-        quality = np.where(
-            share < self._limits.uncertain_below, np.maximum(quality, UNCERTAIN), quality
-        )
+        thin = share < self._limits.uncertain_below
+        quality = np.maximum(self._worst, thin * np.uint8(UNCERTAIN))
         missing = (self._covered == 0) | (share < self._limits.bad_below)
-        quality = np.where(missing, MISSING, quality).astype(np.uint8)
+        quality = np.where(missing, np.uint8(MISSING), quality)
         cells = self._columns(share, quality)
         self._covered = np.zeros_like(self._covered)
         self._worst = np.zeros_like(self._worst)
@@ -100,7 +98,7 @@ class Held:
     def _enter(self) -> None:
         raise NotImplementedError
 
-    def _sample(self, value: F64, good: Mask) -> None:
+    def _sample(self, value: F64, good: Mask | None) -> None:
         raise NotImplementedError
 
     def _weigh(self, value: F64, spans: I64) -> None:
@@ -133,8 +131,8 @@ class Gauges(Held):
         held = np.where(self._good, self._value, np.nan)
         self._low, self._high = held, held
 
-    def _sample(self, value: F64, good: Mask) -> None:
-        if not good.all():
+    def _sample(self, value: F64, good: Mask | None) -> None:
+        if good is not None:
             value = np.where(good, value, np.nan)
         if value.shape[1] == 1:
             self._low = np.fmin(self._low, value[:, 0])
@@ -154,9 +152,9 @@ class Gauges(Held):
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
         bad = quality >= BAD
         seconds = np.where(bad, 1.0, self._covered / 1e9)
-        cells = np.stack([self._sum / seconds, self._low, self._high, share])
+        cells = np.array([self._sum / seconds, self._low, self._high, share])
         cells[:3, bad] = np.nan
-        return cells, np.stack([quality, quality, quality, np.zeros_like(quality)])
+        return cells, np.array([quality, quality, quality, np.zeros_like(quality)])
 
     def save(self) -> dict[str, object]:
         own = {"sum": kept(self._sum), "low": kept(self._low), "high": kept(self._high)}
@@ -186,14 +184,14 @@ class States(Held):
     def _enter(self) -> None:
         self._seen = self._good
 
-    def _sample(self, value: F64, good: Mask) -> None:
-        if good.all():
+    def _sample(self, value: F64, good: Mask | None) -> None:
+        if good is None:
             known = self._known
             self._changes = self._changes + ((value[:, 0] != known) & ~np.isnan(known))
             if value.shape[1] > 1:
                 self._changes += (np.diff(value) != 0).sum(axis=1)
             self._known = value[:, -1]
-            self._seen = good[:, -1]
+            self._seen = self._all
             return
         for column, usable_now in zip(value.T, good.T, strict=True):
             moved = usable_now & (column != self._known) & ~np.isnan(self._known)
@@ -209,10 +207,10 @@ class States(Held):
 
     def _columns(self, share: F64, quality: U8) -> tuple[F64, U8]:
         last = np.where(self._seen, np.maximum(self._worst, 0), MISSING).astype(np.uint8)
-        cells = np.stack([self._known, self._changes, share])
+        cells = np.array([self._known, self._changes, share])
         cells[0, ~self._seen] = np.nan
         cells[1, quality >= BAD] = np.nan
-        return cells, np.stack([last, quality, np.zeros_like(quality)])
+        return cells, np.array([last, quality, np.zeros_like(quality)])
 
     def save(self) -> dict[str, object]:
         own = {

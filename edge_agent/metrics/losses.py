@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.metrics.base import QualityLimits
-from edge_agent.metrics.rollup import Sums, graded, merged, ratio
+from edge_agent.metrics.rollup import Sums, graded, merged, ratio, stacked
 from edge_agent.model import F64, U8, Kind, Tag
 from edge_agent.units import Unit
 
@@ -128,7 +128,8 @@ def ratios(
 
 def quotient_cells(quotients: Quotients, sums: Sums, limits: QualityLimits) -> Cells:
     """Return quotients, graded by the share of good time, in one array operation."""
-    over, under, quality = (np.array(part) for part in zip(*quotients.values(), strict=True))
+    dividends, divisors, marked = zip(*quotients.values(), strict=True)
+    over, under, quality = stacked(dividends), stacked(divisors), stacked(marked)
     value, marks = ratio(over, under, graded(quality, sums.share(), limits))
     return dict(zip(quotients, zip(value, marks, strict=True), strict=True))
 

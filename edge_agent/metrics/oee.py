@@ -60,7 +60,7 @@ from edge_agent.metrics.machine_time import (
     spent,
     worst,
 )
-from edge_agent.metrics.rollup import SHARES, Sums
+from edge_agent.metrics.rollup import SHARES, Sums, stacked
 from edge_agent.metrics.state_feed import StateFeed, StateRows, Watch
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, I64, U8, Family, Kind, Tag
@@ -279,7 +279,7 @@ class Oee(SlotFormula):
         cells |= waterfall(cells, ideal, ideal_good) | not_covered(cells, sums)
         cells |= practice_cells(self.practice, len(produced))
         wanted = [cells[tag.name] for tag in self.tags[:-2]]
-        return np.array([value for value, _ in wanted]), np.array([mark for _, mark in wanted])
+        return stacked([value for value, _ in wanted]), stacked([mark for _, mark in wanted])
 
 
 @dataclass(frozen=True, kw_only=True)

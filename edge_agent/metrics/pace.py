@@ -81,7 +81,7 @@ class Pace:
         faster = self._scale[chosen] * step[chosen] / seconds[chosen]
         self._rate[chosen] = np.maximum(self._rate[chosen], faster)
 
-    def take(self, some: Mask, steps: F64, seconds: F64, reading: F64) -> bool:
+    def take(self, some: "slice | Mask", steps: F64, seconds: F64, reading: F64) -> bool:
         """Take note of several steps each, (some, n), or return False if one is not allowed."""
         allowed = self._rate[some, None] * seconds
         allowed += self._slack[some, None] + self._relative[some, None] * np.abs(reading)

@@ -169,15 +169,18 @@ class SlotOperator:
         self._enter(time, done)
         spans = np.minimum(np.diff(block.time), self._silence) if n > 1 else _NO_SPANS
         good = usable(block.value, block.quality)
+        whole = np.count_nonzero(good) == good.size
         for members, held in self._holding:
-            held.take(block.value[members], block.quality[members], good[members], spans)
+            some = None if whole or good[members].all() else good[members]
+            held.take(block.value[members], block.quality[members], some, spans)
         value, quality = block.value[self._counting], block.quality[self._counting]
         good = good[self._counting]
         for i in range(n):
+            rest = None if whole else good[:, i:]
             if (
                 n - i > 1
                 and self._counters.slots.open == 1
-                and self._counters.run(block.time[i:], value[:, i:], quality[:, i:], good[:, i:])
+                and self._counters.run(block.time[i:], value[:, i:], quality[:, i:], rest)
             ):
                 break
             self._counters.row(int(block.time[i]), value[:, i], quality[:, i], good[:, i])
