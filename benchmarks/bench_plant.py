@@ -108,7 +108,8 @@ def rows_of(schema: Schema, seconds: int, seed: int) -> SampleBlock:
     ]
     phase = seed * 10_000_000 % SECOND
     stamps = START + phase + np.arange(seconds) * SECOND
-    return SampleBlock(schema, stamps, value, np.zeros(value.shape, np.uint8))
+    by_row = value.T.copy().T  # a row's numbers stand together, as a driver makes them
+    return SampleBlock(schema, stamps, by_row, np.zeros((seconds, TAGS), np.uint8).T)
 
 
 class Plant:
