@@ -22,7 +22,8 @@ from edge_agent.web.sources import Sources
 Json = dict[str, object]
 MS = 1_000_000
 _ORDER = ("1min", "15min", "1h", "shift", "1d", "1mo", "1a", "12mo")
-_NO_KPIS = frozenset({Family.SAMPLE, Family.SLOT, Family.ALARM})
+# a meter's check speaks up by its alarm: a card for each meter would bury the others
+_NO_KPIS = frozenset({Family.SAMPLE, Family.SLOT, Family.ALARM, Family.CHECK})
 _NUMBERS = frozenset({Kind.GAUGE, Kind.COUNTER})  # they have no words
 _LOOK_BACK = 45 * 86_400 * SECOND  # how far a last closed window is looked for after a restart
 

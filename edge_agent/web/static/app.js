@@ -72,7 +72,7 @@ function staleWindow(window) {
 const MAIN = {
   energy: () => ["intensity", "total_kgce", "output_t"],
   oee: () => ["oee", "availability", "effectiveness", "quality_ratio"],
-  demand: () => ["demand_kw", "demand_fixed_kw", "forecast_kw", "demand_max_kw"],
+  demand: () => ["demand_kw", "power_kw", "forecast_kw", "demand_max_kw"],
   tariff: () => ["cost_total", "price_mean", "power_factor", "demand_max_kw"],
   balance: () => ["gap_share", "gap", "main", "sum_subs"],
   baseline: () => ["saving_ipmvp", "expected", "actual", "cusum"],
@@ -163,7 +163,8 @@ function headline(kpi, names, window) {
   const by = Object.fromEntries(window.columns.map((c) => [c.name, c]));
   const stale = staleWindow(window);
   const box = el("div", { class: `headline${stale ? " stale" : ""}` });
-  const shown = kpi.family === "emissions" ? names.filter((n) => n.endsWith("_corrected") || kpi.targets[n]) : names.slice(0, 1);
+  const first = names.find((n) => by[n] && by[n].value !== null) ?? names[0]; // the first quarter of an hour has no demand
+  const shown = kpi.family === "emissions" ? names.filter((n) => n.endsWith("_corrected") || kpi.targets[n]) : [first];
   for (const name of shown) {
     const column = by[name];
     if (!column) continue;
