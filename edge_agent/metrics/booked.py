@@ -211,17 +211,19 @@ class Booked:
         slots = slice(low - self.first, high - self.first)
         unknown = np.isnan(self.done[who])
         before = np.where(unknown, -np.inf, self.done[who])
-        highest = np.maximum.accumulate(np.vstack([before, readings]), axis=0)
-        steps = np.diff(highest, axis=0)
+        highest = np.maximum.accumulate(np.maximum(readings, before), axis=0)
+        steps = highest.copy()
+        steps[0] -= before
+        steps[1:] -= highest[:-1]
         steps[0, unknown] = np.nan
         self._increment[slots, who] = steps
         modulus = self.modulus[who]
         before_turn = (readings < 0) & np.isfinite(modulus)  # on the scale after a rollover
         self._register[slots, who] = np.where(before_turn, readings + modulus, readings)
         late = ~unknown & (self._after[who] < low)  # borders were left out
-        mark = np.where(late, np.uint8(ESTIMATED), np.uint8(0))
-        here = low - self.first
-        self._flag[here, who] = np.maximum(self._flag[here, who], mark)
+        if np.count_nonzero(late):
+            here = low - self.first
+            self._flag[here, who] = np.maximum(self._flag[here, who], late * np.uint8(ESTIMATED))
         self.done[who], self._after[who] = highest[-1], high
 
     def _shares(self, who: Index, t0: int, t1: int, quality: U8) -> None:

@@ -215,9 +215,9 @@ class Oee(SlotFormula):
             time[OFF] = 0
         values = {
             "apt_s": time[PRODUCING],
-            "pbt_s": time[[PRODUCING, SETUP, *range(FAULT, IDLE + 1), MICRO]].sum(axis=0),
+            "pbt_s": time[PRODUCING : IDLE + 1].sum(axis=0) + time[MICRO],
             "aust_s": time[SETUP],
-            "adet_s": time[[*range(FAULT, IDLE), MICRO]].sum(axis=0),
+            "adet_s": time[FAULT:IDLE].sum(axis=0) + time[MICRO],
             "adot_s": time[IDLE],
             "fault_s": time[FAULT],
             "micro_stop_s": time[MICRO],
@@ -249,8 +249,8 @@ class Oee(SlotFormula):
             if (counter := getattr(self.pieces, name)) is not None
         }
         cells: Cells = {name: (value, quality) for name, (value, quality, _, _) in given.items()}
-        full = np.min([spans for _, _, spans, _ in given.values()], axis=0)
-        estimated = np.max([spans for _, _, _, spans in given.values()], axis=0)
+        full = np.minimum.reduce([spans for _, _, spans, _ in given.values()])
+        estimated = np.maximum.reduce([spans for _, _, _, spans in given.values()])
         bad = ("rejected",) if "rejected" in given else ("scrap", "rework")
         good, quality = cells["produced"]
         for name in bad:
