@@ -18,6 +18,7 @@ from edge_agent.metrics.base import (
     BAD,
     MISSING,
     SILENCE,
+    UNCERTAIN,
     Metric,
     MetricConfig,
     Plant,
@@ -181,6 +182,10 @@ class Oee(SlotFormula):
         values, covered, marks = self._machine(ends, rows, planned)
         unknown = np.where(covered == 0, MISSING, marks).astype(np.uint8)
         cells = {name: (value, unknown) for name, value in values.items()}
+        if self._reasons:
+            guessed = self._guessed(ends, cast("StateRows", rows[self.machine.stream]), unknown)
+            reasons = [name for name in cells if name.startswith("reason_")]
+            cells |= {name: (values[name], guessed) for name in reasons}
         pieces, full, estimated = self._pieces(ends, rows)
         for name, (value, quality) in pieces.items():
             cells[name] = np.where(planned, value, 0.0), quality
@@ -197,6 +202,15 @@ class Oee(SlotFormula):
         sums.covered = np.minimum(covered, full)
         sums.estimated = np.minimum(estimated, sums.length - sums.covered)
         return sums
+
+    @staticmethod
+    def _guessed(ends: I64, given: StateRows, quality: U8) -> U8:
+        """Return the quality of reasons: time whose reason could not be read is among others."""
+        lost = given.unexplained
+        if not len(lost) or lost.max() < 0:
+            return quality
+        spans = spent(given.trace, lost, 1, ends)[0]
+        return np.maximum(quality, np.where(spans > 0, UNCERTAIN, 0)).astype(np.uint8)
 
     def _machine(
         self,

@@ -77,6 +77,15 @@ class StateRows(Rows):
         found = self.reasons.of(value, usable(value, quality), watch.others)
         return shown(self.trace, found)
 
+    @cached_property
+    def unexplained(self) -> Index:
+        """0 for each row of a stop whose reason could not be read, else -1."""
+        if self.watch.reason is None:
+            return np.full(len(self.time), -1)
+        column = self.index[self.watch.reason]
+        lost = ~usable(self.value[column], self.quality[column])
+        return np.where(lost & (self.reason >= 0), 0, -1)
+
 
 class StateFeed(Feed):
     """A feed that settles nothing from the beginning of a stop on until it can be judged."""

@@ -143,6 +143,21 @@ def test_every_ratio_of_a_shift_worked_by_hand() -> None:
     assert printed["mttr_s"] == pytest.approx(480.0)
 
 
+def test_a_stop_whose_reason_nobody_could_read_is_marked() -> None:
+    n = 25
+    value, quality = np.zeros((len(PACKER.tags), n)), np.zeros((len(PACKER.tags), n), np.uint8)
+    value[PACKER.index["state"]] = 3.0
+    value[PACKER.index["reason"]] = 1.0
+    place = PACKER.index["reason"], slice(14, 16)
+    value[place], quality[place] = np.nan, 129
+    block = SampleBlock(PACKER, START + np.arange(n) * 5 * 10**9, value, quality)
+    found = run([*operators(), *CONFIG.build("kpi", Works())], [block])["kpi/1min"]
+    for name in ("reason_jam_s", "reason_other_s", "reason_jam_n"):
+        assert found.quality[found.schema.index[name]].tolist() == [0, 64]
+    assert found["reason_other_s"].tolist() == [0.0, 10.0]
+    assert found.quality[found.schema.index["fault_s"]].tolist() == [0, 0]
+
+
 def test_tpm_moves_micro_stops_from_availability_to_performance() -> None:
     given = {
         "apt_s": 18000.0, "adet_s": 3600.0, "micro_stop_s": 1800.0, "fault_s": 1800.0,

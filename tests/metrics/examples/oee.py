@@ -15,6 +15,7 @@ from tests.metrics.oracle import (
     GOOD,
     MINUTE,
     MISSING,
+    UNCERTAIN,
     Cell,
     Joined,
     Part,
@@ -152,7 +153,7 @@ def oee(
     why = ["other"] * len(rows)
     if reason is not None:
         shown = find(streams, reason).rows[reason.partition(".")[2]]
-        why = [names.get(v, "other") if usable(v, q) else "other" for _, v, q in shown]
+        why = [names.get(v, "other") if usable(v, q) else "lost" for _, v, q in shown]
     held = story(rows, meaning, why, silence)
     counters = {"produced": produced, "rejected": rejected, "scrap": scrap, "rework": rework}
     given = {name: joined.increments(tag) for name, tag in counters.items() if tag}
@@ -175,11 +176,12 @@ def oee(
         )  # fmt: skip
         n |= {f"{name}_s": 0 for name in DELAYS}
         n |= {f"reason_{name}_{x}": 0 for name in reasons or {} for x in "sn"}
-        covered = worst = 0
+        covered = worst = lost = 0
         for row in near:
             ns = max(min(row.until, end) - max(row.time, start), 0)
             here = start <= row.time < end
             covered += ns
+            lost += ns if row.reason == "lost" else 0
             worst = max(worst, row.quality if ns or here else 0)
             short = row.stop is not None and row.stop.short(threshold)
             if not inside:
@@ -190,8 +192,8 @@ def oee(
             n["micro_stops"] += here and row.begins and short
             n["failures"] += here and row.fails and not short
             if row.reason is not None:
-                n[f"reason_{row.reason}_s"] += ns
-                if row.reason != "other":
+                n[f"reason_{'other' if row.reason == 'lost' else row.reason}_s"] += ns
+                if row.reason not in {"other", "lost"}:
                     n[f"reason_{row.reason}_n"] += here and row.appears
             activity = "idle" if planned and row.activity == "off" else row.activity
             if short:
@@ -225,6 +227,8 @@ def oee(
         for name, total in n.items():
             part.total[name], part.known[name] = Fraction(int(total)), int(covered > 0)
             part.worst[name] = worst if covered else MISSING
+            if name.startswith("reason_") and covered and lost:
+                part.worst[name] = max(worst, UNCERTAIN)
         for name, (value, mark) in counts.items():
             known = mark < BAD
             part.total[name] = Fraction(value) if known else Fraction(0)
