@@ -41,7 +41,7 @@ SINKS = ("broker", "influx")
 
 Row = tuple[int, tuple[tuple[str, float | None, int], ...]]  # time; name, value, quality
 Rows = dict[str, list[Row]]  # by stream, in order
-Points = dict[tuple[str, int], dict[str, float]]  # by stream and time; value by field
+Points = dict[tuple[str, int], dict[str, float | str]]  # by stream and time; value by field
 
 
 # ---- the plant and the agent ---------------------------------------------------------------------
@@ -265,8 +265,11 @@ def arrived(messages: Iterable[Message], schemas: dict[str, Schema]) -> Rows:
         if "$" in stream:
             continue
         written = message.json
-        assert set(written) == {"t", "v", "q"}, message
-        names = [tag.name for tag in schemas[stream].tags]
+        schema = schemas[stream]
+        source = {"s"} if schema.provenance else set()
+        assert set(written) == {"t", "v", "q"} | source, message
+        assert written.get("s", schema.id) == schema.id, message
+        names = [tag.name for tag in schema.tags]
         assert set(written["v"]) == set(names), message
         good = [0] * len(written["t"])
         for i, moment in enumerate(written["t"]):
@@ -300,6 +303,8 @@ def points_of(schema: Schema, rows: Iterable[Row]) -> Points:
             if quality != Quality.GOOD:
                 point[f"{name}.q"] = quality
         point["quality"] = max(quality for _, _, quality in cells)
+        if schema.provenance:
+            point["schema"] = schema.id
     return points
 
 
