@@ -31,7 +31,8 @@ Stored = Callable[[str, int, int], SampleBlock | None]
 
 AGAIN = 2 * 3600 * 1_000_000_000  # ns of raw rows that new metrics are fed
 LOADED = 7 * 24 * 3600 * 1_000_000_000  # ns of stored rows that are in memory at once
-ASIDE = 256  # blocks laid aside at most: more of them cost memory and are no faster
+ASIDE = 256  # rows laid aside at most …
+VALUES = 8192  # … and values: so that taking them holds up nobody else's poll
 MOST = 100_000  # records of them: about six seconds of work, in which nothing is read
 
 
@@ -104,6 +105,7 @@ class _Way:
         self.prompt: list[Metric] = []
         self.border = 0
         self._aside: list[SampleBlock] = []
+        self._values = 0
 
     def add(self, metric: Metric) -> None:
         """Take in a metric."""
@@ -118,16 +120,18 @@ class _Way:
         if int(block.time[-1]) >= self.border:
             return False
         aside = self._aside
-        if aside and (len(aside) >= ASIDE or block.schema is not aside[0].schema):
+        full = len(aside) >= ASIDE or self._values >= VALUES
+        if aside and (full or block.schema is not aside[0].schema):
             self.give()
         self._aside.append(block)
+        self._values += block.value.size
         return True
 
     def give(self) -> None:
         """Give the patient metrics what is laid aside."""
         if not self._aside:
             return
-        blocks, self._aside = self._aside, []
+        blocks, self._aside, self._values = self._aside, [], 0
         rows = concatenate(blocks)
         for metric in self.patient:
             if metric.update(rows) is not None:

@@ -166,6 +166,13 @@ class Booked:
         self._estimated[-1, where] += outside
         self._flag[-1, where] = np.maximum(self._flag[-1, where], quality)
 
+    def inside(self, c: int, slot: int, spans: I64, quality: int) -> None:
+        """Book steps of one counter inside an open slot: spans (n,), their worst quality."""
+        here, covered = slot - self.first, spans <= self._limit
+        self._covered[here, c] += spans[covered].sum()
+        self._estimated[here, c] += spans[~covered].sum()
+        self._flag[here, c] = max(int(self._flag[here, c]), quality)
+
     def over(self, who: Index, last: tuple[I64, F64], time: int, reading: F64, quality: U8) -> None:
         """Book steps that may go over borders; counters last seen together are done together.
 

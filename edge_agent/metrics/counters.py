@@ -20,8 +20,10 @@ does not put off a verdict. It is one of:
 - otherwise **a reset or another meter**: the step is not booked.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import cast
 
 import numpy as np
@@ -216,8 +218,36 @@ class Counters:
         else:
             self._turn(c, rest)
             rest = rest[1:]
-        for suspect in rest:
-            self._judge(c, suspect)
+        at = 0
+        while at < len(rest):
+            taken = self._accept_chain(c, rest[at:])
+            if not taken:
+                self._judge(c, rest[at])
+            at += taken or 1
+
+    def _accept_chain(self, c: int, suspects: list[Suspect]) -> int:
+        """Take the readings up to the end of a slot at once; return how many, 0: take one.
+
+        Half a minute of a fast source is hundreds of them: one by one they take 25 us each.
+        """
+        t0, r0 = int(self._time[c]), float(self._reading[c])
+        end = (t0 // MINUTE + 1) * MINUTE
+        n = bisect_left(suspects, end, key=itemgetter(0))
+        if n < 2 or c in self.questions or self._backward[c] or self._coarse[c]:
+            return 0
+        if t0 < self.slots.first * MINUTE:
+            return 0
+        times = np.array([t0, *(time for time, _, _ in suspects[:n])])
+        readings = np.array([r0, *(reading for _, reading, _ in suspects[:n])])
+        spans, steps = np.diff(times), np.diff(readings)
+        some = np.zeros(len(self._grid), bool)
+        some[c] = True
+        seconds = spans / 1e9 + self._period
+        if not self._pace.take(some, steps[None], seconds[None], readings[None, 1:]):
+            return 0
+        self.slots.inside(c, t0 // MINUTE, spans, max(quality for _, _, quality in suspects[:n]))
+        self._time[c], self._reading[c] = times[-1], readings[-1]
+        return n
 
     def _turn(self, c: int, suspects: list[Suspect]) -> None:
         """Go over to a confirmed new level: a load that began, rollover, reset or replacement."""
