@@ -163,7 +163,8 @@ function headline(kpi, names, window) {
   const by = Object.fromEntries(window.columns.map((c) => [c.name, c]));
   const stale = staleWindow(window);
   const box = el("div", { class: `headline${stale ? " stale" : ""}` });
-  const first = names.find((n) => by[n] && by[n].value !== null) ?? names[0]; // the first quarter of an hour has no demand
+  // a quarter of an hour must be over before there is a demand; the power is there at once
+  const first = (kpi.family === "demand" && names.find((n) => by[n] && by[n].value !== null)) || names[0];
   const shown = kpi.family === "emissions" ? names.filter((n) => n.endsWith("_corrected") || kpi.targets[n]) : [first];
   for (const name of shown) {
     const column = by[name];
