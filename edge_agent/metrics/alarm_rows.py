@@ -15,9 +15,9 @@ from edge_agent.metrics.alarm_states import AlarmEvent, AlarmState, Rules, Situa
 from edge_agent.metrics.aligned import Aligned, Together
 from edge_agent.metrics.base import State, usable
 from edge_agent.metrics.conditions import Condition, Delays, Judged
+from edge_agent.metrics.formula import SHARES
 from edge_agent.metrics.held import floats
 from edge_agent.metrics.operations import Program
-from edge_agent.metrics.rollup import SHARES
 from edge_agent.model import Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.units import Unit
 

@@ -17,8 +17,8 @@ import numpy as np
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference
 from edge_agent.metrics.energy import amount_grid
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import SHARES, Sums, graded, merged, ratio
 from edge_agent.metrics.join import Counter, Inputs, Integral, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, graded, merged, ratio
 from edge_agent.model import F64, I64, U8, Family, Kind, Tag
 from edge_agent.units import Unit
 

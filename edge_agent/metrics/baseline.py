@@ -15,9 +15,9 @@ import numpy as np
 
 from edge_agent.clock import SECOND
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, Reference, Window
+from edge_agent.metrics.formula import SHARES
 from edge_agent.metrics.observed import Wanted, Windows
 from edge_agent.metrics.regression import Model, Moments
-from edge_agent.metrics.rollup import SHARES
 from edge_agent.metrics.savings import Acceptance, Baseline, Plan, Span
 from edge_agent.metrics.windows import PERIODS, Calendar
 from edge_agent.model import Family, Kind, Schema, Tag

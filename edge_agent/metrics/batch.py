@@ -16,8 +16,8 @@ import numpy as np
 
 from edge_agent.metrics.base import MINUTE, SILENCE, QualityLimits, State, usable
 from edge_agent.metrics.feed import Feed, Rows
+from edge_agent.metrics.formula import SHARES, Sums, graded, merged, ratio, row_of
 from edge_agent.metrics.join import Minutes, Reading, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, graded, merged, ratio, row_of
 from edge_agent.metrics.spells import UNKNOWN, Spells, spells
 from edge_agent.metrics.whole import Totals, Whole
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag

@@ -14,9 +14,9 @@ import numpy as np
 from edge_agent.metrics.base import BAD, MINUTE, NOT_AVAILABLE, QualityLimits
 from edge_agent.metrics.carriers import Dated, rounded, worth_grid
 from edge_agent.metrics.flows import Flow, Taken
+from edge_agent.metrics.formula import SHARES, Sums, merged, ratio, stacked
 from edge_agent.metrics.join import Rows, SlotFormula
 from edge_agent.metrics.per_unit import Constant, Divisor
-from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio, stacked
 from edge_agent.model import F64, I64, U8, Family, Signals, Tag, shared
 from edge_agent.units import Unit
 

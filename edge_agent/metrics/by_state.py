@@ -16,9 +16,9 @@ import numpy as np
 from edge_agent.metrics.base import MINUTE, Metric, MetricConfig, Plant, QualityLimits, Reference
 from edge_agent.metrics.courses import Counted, Integrated, Part
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import SHARES, Sums, graded, merged, ratio
 from edge_agent.metrics.join import Counter, Inputs, SlotFormula
 from edge_agent.metrics.machine_time import PACKML
-from edge_agent.metrics.rollup import SHARES, Sums, graded, merged, ratio
 from edge_agent.metrics.spells import Machine
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit

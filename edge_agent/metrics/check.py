@@ -24,10 +24,10 @@ from edge_agent.metrics.base import (
 )
 from edge_agent.metrics.energy import amount_grid
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import SHARES, Sums, graded, merged
 from edge_agent.metrics.integral import amount_unit
 from edge_agent.metrics.join import Counter, Gauge, Inputs, SlotFormula
 from edge_agent.metrics.pace import count_of
-from edge_agent.metrics.rollup import SHARES, Sums, graded, merged
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
 

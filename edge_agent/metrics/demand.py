@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edge_agent.metrics.base import MINUTE, MISSING, Metric, MetricConfig, Plant, Reference, Window
 from edge_agent.metrics.base import QualityLimits as Limits
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import SHARES, Sums, merged, stacked
 from edge_agent.metrics.join import Counter, Inputs, Integral
 from edge_agent.metrics.quarters import (
     GRID,
@@ -25,7 +26,6 @@ from edge_agent.metrics.quarters import (
     Loads,
     QuarterMinutes,
 )
-from edge_agent.metrics.rollup import SHARES, Sums, merged, stacked
 from edge_agent.metrics.tariff_tables import DemandRule
 from edge_agent.model import F64, I64, U8, Family, Kind, Tag
 from edge_agent.units import Unit

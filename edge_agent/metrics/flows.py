@@ -9,8 +9,8 @@ import numpy as np
 from edge_agent.metrics.base import BAD, NOT_AVAILABLE, UNCERTAIN
 from edge_agent.metrics.carriers import amount_grid, rounded
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import stacked
 from edge_agent.metrics.join import Counter, Gauge, Inputs, Integral
-from edge_agent.metrics.rollup import stacked
 from edge_agent.metrics.steam import ZERO, Phase, enthalpy
 from edge_agent.model import F64, I64, U8
 from edge_agent.units import Unit

@@ -19,16 +19,9 @@ from edge_agent.clock import SECOND
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import BAD, MINUTE, MISSING, Metric, Plant, State, Window, split_tag
 from edge_agent.metrics.feed import Feed, Rows, is_minute, silence_of
+from edge_agent.metrics.formula import Formula, Sums, row_of, schema_of
 from edge_agent.metrics.integral import amount_unit, integrate, marked
-from edge_agent.metrics.rollup import (
-    Chained,
-    Formula,
-    Rolling,
-    RollUp,
-    Sums,
-    row_of,
-    schema_of,
-)
+from edge_agent.metrics.rollup import Chained, Rolling, RollUp
 from edge_agent.metrics.slots import LONGEST_GAP, hold_of
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, I64, U8, Family, Kind, SampleBlock, Schema

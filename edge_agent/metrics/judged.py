@@ -13,7 +13,8 @@ import numpy as np
 
 from edge_agent.clock import SECOND
 from edge_agent.metrics.base import BAD, Limit, Window
-from edge_agent.metrics.rollup import Formula, RollUp, Sums
+from edge_agent.metrics.formula import Formula, Sums
+from edge_agent.metrics.rollup import RollUp
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, U8, SampleBlock
 from edge_agent.units import Unit

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.metrics.base import QualityLimits
-from edge_agent.metrics.rollup import Sums, graded, merged, ratio, stacked
+from edge_agent.metrics.formula import Sums, graded, merged, ratio, stacked
 from edge_agent.model import F64, U8, Kind, Tag
 from edge_agent.units import Unit
 

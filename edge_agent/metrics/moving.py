@@ -23,9 +23,9 @@ from typing import cast
 import numpy as np
 
 from edge_agent.metrics.base import SILENCE, QualityLimits, State, Window, usable
+from edge_agent.metrics.formula import graded
 from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.operations import Program
-from edge_agent.metrics.rollup import graded
 from edge_agent.metrics.windows import PERIODS, Calendar
 from edge_agent.model import F64, I64, U8, Family, Quality, Schema
 

@@ -13,9 +13,10 @@ from typing import cast
 import numpy as np
 
 from edge_agent.metrics.base import MINUTE, Metric, Plant, QualityLimits, State, Window, split_tag
+from edge_agent.metrics.formula import SHARES, Sums, graded, merged, unknown
 from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.join import Counter, Gauge, Inputs, Integral, Rows, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Chained, Sums, graded, merged, unknown
+from edge_agent.metrics.rollup import Chained
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, SampleBlock, Schema, Tag
 from edge_agent.units import Unit
 

@@ -25,6 +25,7 @@ from edge_agent.metrics.base import (
     QualityLimits,
     Reference,
 )
+from edge_agent.metrics.formula import SHARES, Sums, stacked
 from edge_agent.metrics.join import Counter, Inputs, Reading, Rows, SlotFormula
 from edge_agent.metrics.losses import (
     RATIOS,
@@ -61,7 +62,6 @@ from edge_agent.metrics.machine_time import (
     spent,
     worst,
 )
-from edge_agent.metrics.rollup import SHARES, Sums, stacked
 from edge_agent.metrics.state_feed import StateFeed, StateRows, Watch
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, I64, U8, Family, Kind, Tag

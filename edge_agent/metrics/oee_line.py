@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference
+from edge_agent.metrics.formula import SHARES, Sums
 from edge_agent.metrics.join import Inputs, Rows, SlotFormula
 from edge_agent.metrics.losses import (
     RATIOS,
@@ -28,7 +29,6 @@ from edge_agent.metrics.losses import (
     shares,
     summed,
 )
-from edge_agent.metrics.rollup import SHARES, Sums
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
 

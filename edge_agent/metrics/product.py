@@ -17,8 +17,8 @@ import numpy as np
 from edge_agent.metrics.base import Metric, MetricConfig, Plant, QualityLimits, Reference, split_tag
 from edge_agent.metrics.batch import Batches, BatchRows
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import SHARES, Sums, merged, ratio
 from edge_agent.metrics.join import Inputs, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, merged, ratio
 from edge_agent.metrics.spells import Machine
 from edge_agent.metrics.whole import Whole
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, QualityLimits, State
 from edge_agent.metrics.feed import Feed, Rows
+from edge_agent.metrics.formula import Sums, graded
 from edge_agent.metrics.held import floats, kept
 from edge_agent.metrics.join import Minutes, SlotFormula
-from edge_agent.metrics.rollup import Sums, graded
 from edge_agent.model import F64, I64, U8, Quality, Schema
 
 PERIOD = 15  # minutes

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from edge_agent.metrics.base import MINUTE, State, Window
+from edge_agent.metrics.formula import Sums
 from edge_agent.metrics.judged import CellRows, Cells, Limits, over
-from edge_agent.metrics.rollup import Sums
 from edge_agent.metrics.stack_levels import HourLevel, Level
 from edge_agent.metrics.substitution import HOUR, Booked, Ledger
 from edge_agent.metrics.windows import Calendar

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from edge_agent.metrics.base import QualityLimits
+from edge_agent.metrics.formula import SHARES, Formula, Sums, graded, ratio, unknown
 from edge_agent.metrics.judged import Cells
-from edge_agent.metrics.rollup import SHARES, Formula, Sums, graded, ratio, unknown
 from edge_agent.metrics.stack_readings import Mask
 from edge_agent.metrics.substitution import HOUR
 from edge_agent.model import F64, U8, Family, Kind, Quality, Tag

@@ -14,8 +14,8 @@ import numpy as np
 
 from edge_agent.metrics import flue_gas
 from edge_agent.metrics.base import MINUTE
+from edge_agent.metrics.formula import Sums
 from edge_agent.metrics.join import Counter, Reading, Rows, SlotFormula
-from edge_agent.metrics.rollup import Sums
 from edge_agent.metrics.stack_levels import CONDITIONS, FLAGS, Level
 from edge_agent.metrics.stack_readings import ENOUGH, Mask, Means, minute_means, spans_in
 from edge_agent.model import F64, I64, U8, Quality

@@ -39,11 +39,12 @@ from edge_agent.metrics.demand import (
     tags_of,
 )
 from edge_agent.metrics.feed import Rows
+from edge_agent.metrics.formula import SHARES, Formula, Sums, merged, ratio
 from edge_agent.metrics.join import Inputs
 from edge_agent.metrics.power import power_factor
 from edge_agent.metrics.prices import Basic, PriceList, Prices, faults_of
 from edge_agent.metrics.quarters import HOUR, DemandFormula, Demands, Loads, QuarterMinutes
-from edge_agent.metrics.rollup import SHARES, Chained, Formula, Sums, merged, ratio
+from edge_agent.metrics.rollup import Chained
 from edge_agent.metrics.tariff_tables import BANDS, Adjustment, TimeOfUse, local_minutes
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from edge_agent.errors import ConfigError
 from edge_agent.metrics.base import Limit, Metric, MetricConfig, Plant, Reference, Window
+from edge_agent.metrics.formula import Formula
 from edge_agent.metrics.join import Inputs
 from edge_agent.metrics.judged import Limits, refuse_two
-from edge_agent.metrics.rollup import Chained, Formula, Rolling, RollUp
+from edge_agent.metrics.rollup import Chained, Rolling, RollUp
 from edge_agent.metrics.water_hours import Days, Hours
 from edge_agent.metrics.water_levels import Columns, Level, WaterMinutes, tag_of
 from edge_agent.metrics.windows import Calendar

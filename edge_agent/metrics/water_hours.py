@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 
 from edge_agent.metrics.base import MINUTE, Limit, State
+from edge_agent.metrics.formula import Sums
 from edge_agent.metrics.judged import CellRows, Cells, Limits, over
-from edge_agent.metrics.rollup import Sums
 from edge_agent.metrics.water_levels import Level
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Quality, SampleBlock

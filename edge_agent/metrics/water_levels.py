@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.metrics.base import MINUTE, QualityLimits
+from edge_agent.metrics.formula import SHARES, Formula, Sums, graded, merged, ratio, unknown
 from edge_agent.metrics.join import Counter, Gauge, Integral, Rows, SlotFormula
 from edge_agent.metrics.judged import Cells
-from edge_agent.metrics.rollup import SHARES, Formula, Sums, graded, merged, ratio, unknown
 from edge_agent.model import F64, I64, U8, Family, Kind, Quality, Tag
 from edge_agent.units import Unit
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.metrics.base import Metric, QualityLimits
+from edge_agent.metrics.formula import SHARES, Sums, merged
 from edge_agent.metrics.integral import amount_unit
 from edge_agent.metrics.join import Inputs, Integral, SlotFormula
-from edge_agent.metrics.rollup import SHARES, Sums, merged
 from edge_agent.model import F64, U8, Family, Kind, Quality, SampleBlock, Tag
 from edge_agent.units import Unit
 from tests.metrics import oracle

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.metrics.base import MINUTE
+from edge_agent.metrics.formula import Sums
 from edge_agent.metrics.join import Minutes
 from edge_agent.metrics.losses import WATERFALL
 from edge_agent.metrics.machine_time import States
 from edge_agent.metrics.oee import Oee, OeeConfig
 from edge_agent.metrics.oee_line import OeeLineConfig
-from edge_agent.metrics.rollup import Sums
 from edge_agent.model import SampleBlock
 from edge_agent.units import Duration
 from tests.metrics import oracle

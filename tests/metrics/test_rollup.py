@@ -11,16 +11,8 @@ from numpy.typing import NDArray
 from edge_agent.agent import ordered
 from edge_agent.metrics.base import MINUTE, Metric, Plant, QualityLimits, Window
 from edge_agent.metrics.energy import EnergyConfig
-from edge_agent.metrics.rollup import (
-    SHARES,
-    Formula,
-    Rolling,
-    RollUp,
-    Sums,
-    merged,
-    ratio,
-    schema_of,
-)
+from edge_agent.metrics.formula import SHARES, Formula, Sums, merged, ratio, schema_of
+from edge_agent.metrics.rollup import Rolling, RollUp
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import F64, U8, Family, Quality, SampleBlock, Tag
 from edge_agent.units import Unit
