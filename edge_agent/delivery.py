@@ -67,11 +67,12 @@ async def _deliver(health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbo
     try:
         await plug_in(sink.write(items), Rejected)
     except Rejected as e:
-        refused = sum(rows[i] for i in e.reasons)
-        index, reason = next(iter(e.reasons.items()))
+        refused = sum(len(refusal.rows) for refusal in e.refusals)
+        first = e.refusals[0]
         if not health.last_refusal:
-            log.error("%s refuses rows of %s: %s", health.name, items[index].schema.stream, reason)
-        health.last_refusal = reason
+            stream = items[first.item].schema.stream
+            log.error("%s refuses rows of %s: %s", health.name, stream, first.reason)
+        health.last_refusal = first.reason
     last = records[-1].sequence
     reader.acknowledge(last, delivered=sum(rows) - refused, refused=refused)
 

@@ -7,13 +7,13 @@
     ├── Disconnected    the link is of no use: close it, back off, connect again
     │   └── Unreachable     nobody was there to connect to: trying again soon costs nobody anything
     ├── NoAnswer        one unit behind a living link is silent: answer for it, go on with the next
-    ├── Rejected        the peer refuses these items for ever: put them aside and count them
+    ├── Rejected        the peer refuses these rows for ever: put them aside and count them
     └── Corrupt         stored bytes are not what was written: set them aside and go on
 
 Everything else that is raised is a bug. A bad *reading* is no exception but a ``Quality``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -43,7 +43,14 @@ class ConfigError(EdgeError):
 
 
 class Disconnected(EdgeError):
-    """The link is down or of no use."""
+    """The link is down or of no use.
+
+    retry_after  seconds for which the peer has asked to be left alone, or None
+    """
+
+    def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(reason)
 
 
 class Unreachable(Disconnected):
@@ -66,15 +73,26 @@ class NoAnswer(EdgeError):
         super().__init__(f"{device}: {reason}")
 
 
-class Rejected(EdgeError):
-    """The peer refused some of the items for ever; the others it has accepted.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a peer refuses for ever.
 
-    reasons  maps the index of each refused item to what the peer said
+    item    its index in what was written
+    rows    which rows of its block, in order; none of a gap marker, which has no rows
+    reason  what the peer said
     """
 
-    def __init__(self, reasons: Mapping[int, str]) -> None:
-        self.reasons = dict(reasons)
-        super().__init__("; ".join(f"{i}: {r}" for i, r in self.reasons.items()))
+    item: int
+    rows: Sequence[int]
+    reason: str
+
+
+class Rejected(EdgeError):
+    """The peer refused some rows for ever; all others it has accepted."""
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        self.refusals = tuple(refusals)
+        super().__init__("; ".join(f"{r.item}: {r.reason}" for r in self.refusals))
 
 
 class Corrupt(EdgeError):

@@ -420,7 +420,7 @@ class Peer:
     async def connect(self) -> None:
         self.connects += 1
 
-    async def write(self, items: Sequence[Item]) -> None:
+    async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
         if self.useless:
             self.useless -= 1
             raise Disconnected("reset by peer")

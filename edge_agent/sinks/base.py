@@ -22,11 +22,12 @@ class Sink(Protocol):
     async def connect(self) -> None:
         """Reach the peer. Raises ``Disconnected``."""
 
-    async def write(self, items: Sequence[Item]) -> None:
+    async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:
         """Return when the peer has acknowledged all items, in the order given.
 
-        errors  ``Disconnected``: nothing is known, all are sent again; ``Rejected``: those named
-                are refused for ever, the others acknowledged
+        backlog  they are older than what the peer has had already: they come behind live rows
+        errors   ``Disconnected``: nothing is known, all are sent again; ``Rejected``: the rows
+                 named are refused for ever, all others acknowledged
         """
 
     async def close(self) -> None:

@@ -109,7 +109,7 @@ class HistorySink:
             database.executescript(_TABLES)
             database.execute("PRAGMA synchronous = FULL")
 
-    async def write(self, items: Sequence[Item]) -> None:
+    async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
         """Store the rows in one transaction, on disk when it returns; a gap needs no row."""
         await asyncio.to_thread(self._write, [i for i in items if not isinstance(i, Gap)])
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 
-from edge_agent.errors import Disconnected, Rejected
+from edge_agent.errors import Disconnected, Refusal, Rejected
 from edge_agent.model import Gap, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
 from edge_agent.sinks.lines import Lines, gap_line
@@ -150,7 +150,7 @@ class InfluxSink:
         self._service = WriteService(self._client.api_client)  # type: ignore[no-untyped-call] # not annotated
         self._post("# edge-agent is here\n")  # a comment; some servers answer 400: no lines
 
-    async def write(self, items: Sequence[Item]) -> None:
+    async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
         requests = await asyncio.to_thread(self._requests, items)
         refused: dict[int, str] = {}
         while requests:
@@ -165,7 +165,8 @@ class InfluxSink:
                 refused[request[0].index] = f"the database answered {status}: {reason}"
             requests += reversed(halves)
         if refused:
-            raise Rejected(refused)
+            rows = [0 if isinstance(item, Gap) else len(item) for item in items]
+            raise Rejected([Refusal(i, range(rows[i]), why) for i, why in refused.items()])
 
     async def close(self) -> None:
         client, self._client, self._service = self._client, None, None

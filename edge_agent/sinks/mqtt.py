@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 import orjson
 
-from edge_agent.errors import Disconnected, Rejected
+from edge_agent.errors import Disconnected, Refusal, Rejected
 from edge_agent.model import F64, Gap, Quality, Schema, Signals, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
 from edge_agent.sinks.lines import filled, frame, numbers
@@ -110,12 +110,13 @@ class MqttConfig(SinkConfig):
         return context
 
 
-def payload(item: Item) -> bytes:
+def payload(item: Item, *, backlog: bool = False) -> bytes:
     """Return the message of a block or of a gap, as in the contract.
 
     Numbers are the shortest text that gives the same float64 back; NaN is null; texts are texts.
     ``q`` has the tags of which a row is anything but ``GOOD``; ``s``, of derived rows, is the id of
-    the schema, which ``$meta`` and the history say the provenance of.
+    the schema, which ``$meta`` and the history say the provenance of; ``h`` is 1 in what comes
+    behind live rows.
     """
     if isinstance(item, Gap):
         gap = {
@@ -124,7 +125,7 @@ def payload(item: Item) -> bytes:
             "rows": item.rows,
             "reason": item.reason,
         }
-        return orjson.dumps({"gap": gap})
+        return orjson.dumps({"gap": gap} | ({"h": 1} if backlog else {}))
     signals = item.schema.signals
     marks = {}
     if item.quality.any():
@@ -138,6 +139,7 @@ def payload(item: Item) -> bytes:
     times = orjson.dumps(item.time // 1_000_000, option=orjson.OPT_SERIALIZE_NUMPY).decode()
     values = filled(_frame(signals), columns)
     source = f',"s":"{item.schema.id}"' if item.schema.provenance else ""
+    source += ',"h":1' if backlog else ""
     return f'{{"t":{times},"v":{{{values}}},"q":{orjson.dumps(marks).decode()}{source}}}'.encode()
 
 
@@ -216,7 +218,7 @@ class MqttSink:
         for reason in (await connection.settle()).values():
             log.warning("%s: %s", self._state, reason)
 
-    async def write(self, items: Sequence[Item]) -> None:
+    async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:
         connection = self._connection
         if connection is None:
             raise Disconnected("there is no connection to the broker")
@@ -225,7 +227,7 @@ class MqttSink:
         try:
             for index, item in enumerate(items):
                 await self._bear(batch, item.schema)
-                message = payload(item)
+                message = payload(item, backlog=backlog)
                 await batch.publish(index, self._prefix + item.schema.stream, message)
                 if self._losses >= SUSPICIOUS:
                     await batch.settle()
@@ -244,7 +246,8 @@ class MqttSink:
         self._losses = 0
         self._refused.clear()
         if refused:
-            raise Rejected(refused)
+            rows = [0 if isinstance(item, Gap) else len(item) for item in items]
+            raise Rejected([Refusal(i, range(rows[i]), why) for i, why in refused.items()])
 
     async def _bear(self, batch: "_Batch", schema: Schema) -> None:
         """Tell what the columns of a stream are, once on each connection and schema."""
