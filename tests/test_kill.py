@@ -11,8 +11,7 @@ import random
 import sys
 import time
 import urllib.request
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,25 @@ from typing import Any
 import pytest
 import yaml
 
-from edge_agent.agent import HISTORY, Agent
+from edge_agent.agent import HISTORY
 from edge_agent.config import data_dir, load
-from edge_agent.health import LogCounts, ReaderCounts
-from edge_agent.model import Family, Quality, SampleBlock, Schema
+from edge_agent.health import ReaderCounts
+from edge_agent.model import Family
 from edge_agent.outbox import Archive
 from edge_agent.sinks.history import History
+from tests.arrivals import (
+    Points,
+    arrived,
+    assert_first_arrivals,
+    computed_undisturbed,
+    counted,
+    kept,
+    points_in,
+    points_of,
+    stored,
+)
 from tests.proxy import Wire
-from tests.servers import HOST, Influx, Message, Mosquitto, free_port, wait_until
+from tests.servers import HOST, Influx, Mosquitto, free_port, wait_until
 
 REPOSITORY = Path(__file__).parent.parent
 READY = 30.0  # seconds in which the simulators and the agent must be up
@@ -38,10 +48,6 @@ CLOSING = 60.0  # seconds after the outages in which a minute's figures must hav
 MINUTE = 60.0
 FIGURES = [f"edge/demo-cement/{metric}/1min" for metric in ("clinker", "packer", "kiln-stack")]
 SINKS = ("broker", "influx")
-
-Row = tuple[int, tuple[tuple[str, float | None, int], ...]]  # time; name, value, quality
-Rows = dict[str, list[Row]]  # by stream, in order
-Points = dict[tuple[str, int], dict[str, float | str]]  # by stream and time; value by field
 
 
 # ---- the plant and the agent ---------------------------------------------------------------------
@@ -200,123 +206,6 @@ async def play(
         else:
             await (agent.kill() if action == "kill" else agent.stop())
             await agent.start()
-
-
-# ---- what is left --------------------------------------------------------------------------------
-
-
-def rows_of(block: SampleBlock) -> list[Row]:
-    """Return the rows of a block; a value that is BAD is None."""
-    names = [tag.name for tag in block.schema.tags]
-    rows: list[Row] = []
-    for i, moment in enumerate(block.time.tolist()):
-        qualities = block.quality[:, i].tolist()
-        values = [
-            None if quality >= Quality.BAD else value
-            for value, quality in zip(block.value[:, i].tolist(), qualities, strict=True)
-        ]
-        rows.append((moment, tuple(zip(names, values, qualities, strict=True))))
-    return rows
-
-
-def stored(log: Archive, family: Family | None = Family.SAMPLE) -> tuple[Rows, dict[str, Schema]]:
-    """Return the rows of a log in its order, and the schemas of their streams."""
-    rows, schemas = defaultdict[str, list[Row]](list), dict[str, Schema]()
-    for record in log.records(0, family):
-        block = log.block(record)
-        rows[block.schema.stream] += rows_of(block)
-        schemas[block.schema.stream] = block.schema
-    assert log.read_fault == ""
-    return dict(rows), schemas
-
-
-def kept(history: History) -> tuple[Rows, dict[str, Schema]]:
-    """Return the rows of the history, and the schemas of their streams."""
-    schemas = {schema.stream: schema for schema in history.streams()}
-    blocks = {stream: history.last(stream, 1 << 30) for stream in schemas}
-    return {s: rows_of(block) for s, block in blocks.items() if block is not None}, schemas
-
-
-async def computed_undisturbed(plant: Path, log: Archive, folder: Path) -> Rows:
-    """Return the derived rows that an agent makes of the raw rows of a log in one go."""
-    agent = Agent(load(plant, {"data": str(folder)}))
-    await agent.outbox.start()
-    for record in log.records(0):
-        agent.pipeline.push(log.block(record))
-    await agent.outbox.flush()
-    rows, schemas = stored(agent.outbox, None)
-    await agent.outbox.close()
-    return {s: found for s, found in rows.items() if schemas[s].family.derived}
-
-
-async def counted(plant: Path) -> LogCounts:
-    """Return the counts as the next start of the agent finds them."""
-    outbox = Agent(load(plant)).outbox
-    counts = outbox.counts()
-    await outbox.close()
-    return counts
-
-
-def arrived(messages: Iterable[Message], schemas: dict[str, Schema]) -> Rows:
-    """Return the rows that MQTT brought, in the order of arrival, with all that came twice."""
-    rows = defaultdict[str, list[Row]](list)
-    for message in messages:
-        stream = message.topic.split("/", 2)[2]
-        if "$" in stream:
-            continue
-        written = message.json
-        schema = schemas[stream]
-        source = {"s"} if schema.provenance else set()
-        assert set(written) == {"t", "v", "q"} | source, message
-        assert written.get("s", schema.id) == schema.id, message
-        names = [tag.name for tag in schema.tags]
-        assert set(written["v"]) == set(names), message
-        good = [0] * len(written["t"])
-        for i, moment in enumerate(written["t"]):
-            cells = [(n, written["v"][n][i], written["q"].get(n, good)[i]) for n in names]
-            rows[stream].append((moment, tuple(cells)))
-    return dict(rows)
-
-
-def assert_first_arrivals(stream: str, logged: Sequence[Row], found: Sequence[Row]) -> None:
-    """A row that arrives is the next one of the log, or has been there before."""
-    seen, n = set[Row](), 0
-    for row in found:
-        if n < len(logged) and row == logged[n]:
-            seen.add(row)
-            n += 1
-            continue
-        if row not in seen:
-            expected = logged[n] if n < len(logged) else "nothing more"
-            pytest.fail(f"{stream}: expected {expected}, then came {row}")
-    assert n == len(logged), f"{stream}: {len(logged) - n} of {len(logged)} rows never came"
-
-
-def points_of(schema: Schema, rows: Iterable[Row]) -> Points:
-    """Return what InfluxDB must hold; of two rows at one time the later wins, field by field."""
-    points: Points = {}
-    for moment, cells in rows:
-        point = points.setdefault((schema.stream, moment), {})
-        for name, value, quality in cells:
-            if value is not None:
-                point[name] = value
-            if quality != Quality.GOOD:
-                point[f"{name}.q"] = quality
-        point["quality"] = max(quality for _, _, quality in cells)
-        if schema.provenance:
-            point["schema"] = schema.id
-    return points
-
-
-def points_in(influx: Influx, family: Family) -> Points:
-    """Return what InfluxDB holds of one family."""
-    points: Points = {}
-    owner, name = ("metric", "window") if family.derived else ("device", "stream")
-    for row in influx.query(f'select * from "{family.value}"'):
-        key = f"{row.pop(owner)}/{row.pop(name)}", row.pop("time")
-        assert row.pop("site") == "demo-cement"
-        points[key] = {field: value for field, value in row.items() if value is not None}
-    return points
 
 
 # ---- the test ------------------------------------------------------------------------------------
