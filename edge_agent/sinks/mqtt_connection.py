@@ -8,6 +8,7 @@ therefore a connection is used once and thrown away with what it holds.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
@@ -97,8 +98,20 @@ class Connection:
                 self._exhausted = reason
             self._refused[mid] = reason
         self._waiting.discard(mid)
+        if self._left == 0:
+            self._quick()
         if len(self._waiting) <= self._left and not self._progress.done():
             self._progress.set_result(None)
+
+    def _quick(self) -> None:
+        """Acknowledge at once what TCP has brought, as no message that follows will do it.
+
+        A broker with Nagle's algorithm (mosquitto by default) holds back the PUBACKs behind the
+        first until it is acknowledged, which the kernel puts off for 40 ms.
+        """
+        link = cast("socket.socket | None", self._paho.socket())
+        if link is not None:
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     async def open(self) -> None:
         """Return when the broker has greeted; ``Disconnected`` says why it has not."""

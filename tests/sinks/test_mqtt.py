@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def test_a_block_is_written_as_the_contract_says() -> None:
     )
     gap = Gap(KILN, 5_000_000, 9_000_000, 120, "bytes")
     assert payload(gap) == b'{"gap":{"from":5,"to":9,"rows":120,"reason":"bytes"}}'
+
+
+async def test_no_acknowledgement_of_a_batch_is_held_back(mosquitto: Mosquitto) -> None:
+    sink = sink_for(mosquitto.url)
+    await sink.connect()
+    seconds = []
+    for first in range(0, 600, 20):
+        began = time.perf_counter()
+        await sink.write([block(KILN, 1, first=first + i) for i in range(20)])
+        seconds.append(time.perf_counter() - began)
+    await sink.close()
+    # the kernel likes to put an acknowledgement off for 40 ms, and mosquitto waits for it: half of
+    # the batches took longer
+    assert sorted(seconds)[len(seconds) * 3 // 4] < 0.030
 
 
 def test_a_derived_row_names_the_schema_that_says_what_it_rests_on() -> None:
