@@ -1,0 +1,35 @@
+"""The benchmark of delivery in miniature: each way is measured, and every row arrives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PEERS = {"mqtt", "influxdb", "plain mqtt", "plain influxdb"}
+
+
+def test_every_way_is_measured_against_the_plain_one(tmp_path: Path) -> None:
+    page, result = tmp_path / "delivery.md", tmp_path / "result.json"
+    size = ["--devices", "3", "--tags", "4", "--ticks", "3", "--backlog", "40", "--repeats", "1"]
+    command = [sys.executable, "-m", "benchmarks.bench_delivery", *size, "-o", str(result)]
+    done = subprocess.run(
+        [*command, "--table", str(page)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr  # it counts the rows in the database itself
+
+    found = json.loads(result.read_text())
+    drained = PEERS | {"no peer", "both"}
+    assert found["cpu_us_per_value"].keys() == (
+        {f"live, {way}" for way in drained | {"log"}} | {f"drain, {way}" for way in drained}
+    )
+    assert all(figures["least"] > 0 for figures in found["cpu_us_per_value"].values())
+    assert found["rows_per_s"].keys() == {f"drain, {way}" for way in drained}
+    assert found["ratios"].keys() == {
+        f"{phase}, plain {sink} / {phase}, {sink}"
+        for phase in ("live", "drain")
+        for sink in ("mqtt", "influxdb")
+    }
+    for figures in found["commit_to_acknowledged_ms"].values():
+        assert 0 < figures["p50"] <= figures["p99"] <= figures["max"]
+    assert all(f"| {way} |" in page.read_text() for way in drained)
