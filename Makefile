@@ -40,7 +40,7 @@ packages:                           # real servers and a real browser; installed
 # These measure time or run the whole agent, so they have the machine for themselves; most of the others
 # wait for sockets, and go in two processes.
 ALONE := $(addprefix tests/test_,$(addsuffix .py,end_to_end isolation schedule breaker_line \
-  gateway_benchmark faults_to_quality kill))
+  gateway_benchmark faults_to_quality kill sink_faults))
 
 test: packages $(NODE)/node_modules/.package-lock.json check  ## everything, on real servers; pytest's summary is the last line
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%) $(ARGS)

@@ -77,22 +77,32 @@ async def counted(plant: Path) -> LogCounts:
 
 def arrived(messages: Iterable[Message], schemas: dict[str, Schema]) -> Rows:
     """Return the rows that MQTT brought, in the order of arrival, with all that came twice."""
-    rows = defaultdict[str, list[Row]](list)
+    lanes = arrived_in_lanes(messages, schemas)
+    return {stream: [row for row, _ in rows] for stream, rows in lanes.items()}
+
+
+def arrived_in_lanes(
+    messages: Iterable[Message], schemas: dict[str, Schema]
+) -> dict[str, list[tuple[Row, bool]]]:
+    """Return the same, and of each row whether it was said to come behind live ones."""
+    rows = defaultdict[str, list[tuple[Row, bool]]](list)
     for message in messages:
         stream = message.topic.split("/", 2)[2]
         if "$" in stream:
             continue
         written = message.json
+        if "gap" in written:
+            continue
         schema = schemas[stream]
         source = {"s"} if schema.provenance else set()
-        assert set(written) == {"t", "v", "q"} | source, message
+        assert set(written) - {"h"} == {"t", "v", "q"} | source, message
         assert written.get("s", schema.id) == schema.id, message
         names = [tag.name for tag in schema.tags]
         assert set(written["v"]) == set(names), message
         good = [0] * len(written["t"])
         for i, moment in enumerate(written["t"]):
             cells = [(n, written["v"][n][i], written["q"].get(n, good)[i]) for n in names]
-            rows[stream].append((moment, tuple(cells)))
+            rows[stream].append(((moment, tuple(cells)), written.get("h") == 1))
     return dict(rows)
 
 
@@ -108,6 +118,31 @@ def assert_first_arrivals(stream: str, logged: Sequence[Row], found: Sequence[Ro
             expected = logged[n] if n < len(logged) else "nothing more"
             pytest.fail(f"{stream}: expected {expected}, then came {row}")
     assert n == len(logged), f"{stream}: {len(logged) - n} of {len(logged)} rows never came"
+
+
+def assert_lanes(stream: str, logged: Sequence[Row], found: Iterable[tuple[Row, bool]]) -> None:
+    """Each lane has its rows in the order of the log, and between them they have every row.
+
+    found  the rows in the order of arrival, and whether each was said to come behind live ones: it
+           is older than one that has been there; any other is newer than all of them
+    """
+    place = {row: i for i, row in enumerate(logged)}
+    seen, newest, last = set[int](), -1, -1
+    for row, behind in found:
+        i = place.get(row)
+        assert i is not None, f"{stream}: {row} is not in the log"
+        if i in seen:
+            continue
+        seen.add(i)
+        if behind:
+            assert last < i < newest, (
+                f"{stream}: row {i} came behind {last}, the newest is {newest}"
+            )
+            last = i
+        else:
+            assert i > newest, f"{stream}: row {i} came as a live one, the newest is {newest}"
+            newest = i
+    assert len(seen) == len(logged), f"{stream}: {len(logged) - len(seen)} rows never came"
 
 
 def points_of(schema: Schema, rows: Iterable[Row]) -> Points:

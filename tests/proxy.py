@@ -5,6 +5,7 @@ async with Wire(server_port) as wire:
     wire.stall()        # takes what is sent and brings nothing to the other end
     wire.cut()          # resets every connection, refuses new ones; what stalled is lost
     wire.mend()
+    wire.limit(2000)    # bytes a second in each direction; None: no limit
 """
 
 import asyncio
@@ -20,6 +21,7 @@ class Wire:
         self._cuts = 0
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._limit: float | None = None
         self.port = 0
         self.forwarded = 0
 
@@ -53,6 +55,9 @@ class Wire:
         self._intact = True
         self._flows.set()
 
+    def limit(self, rate: float | None) -> None:
+        self._limit = rate
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -81,10 +86,16 @@ class Wire:
             self._ends.discard(writer)
             self._tasks.discard(task)
 
+    def _most(self) -> int:
+        """Return how many bytes are carried at once: of a slow wire a tenth of a second's."""
+        return 65536 if self._limit is None else max(1, int(self._limit / 10))
+
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         cuts = self._cuts
         try:
-            while piece := await source.read(65536):
+            while piece := await source.read(self._most()):
+                if self._limit is not None:
+                    await asyncio.sleep(len(piece) / self._limit)
                 await self._flows.wait()
                 if self._cuts != cuts:
                     return

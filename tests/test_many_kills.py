@@ -46,9 +46,9 @@ from tests.servers import Influx, Message, Mosquitto
 REPOSITORY = Path(__file__).parent.parent
 FOR_EVER = 1 << 40  # rows of a load that is killed before it has them
 RECOVERED = 2.0  # seconds in which an agent must have opened its log and recovered
-STARTS = 0.3  # part of the kills that come within EARLY
-EARLY = 0.04  # seconds after the fork: opening, recovery, first commits
-LATE = 0.35  # seconds after the fork: everything else
+STARTS = 0.25  # part of the kills that come within EARLY
+EARLY = 0.06  # seconds after the fork: opening, recovery, first commits
+LATE = 0.3  # seconds after the recovery: everything else
 # messages that come again after a kill, at most: the batch in flight, and those acknowledged since
 # the last commit, which has the cursors (here after 50 ms, in which two or three batches go out)
 AGAIN = 4 * 64
@@ -105,11 +105,15 @@ class Killer:
                 return rest
         raise AssertionError(f"it ended before it said {until!r}")
 
-    def kill(self, after: float) -> None:
-        """Start an agent and kill it after so many seconds."""
+    def kill(self, chance: random.Random) -> None:
+        """Start an agent and kill it at a random moment: while it starts, or when it is at work."""
         self._say(f"run {FOR_EVER}")
         pid = int(self._hear("started"))
-        time.sleep(after)
+        if chance.random() < STARTS:
+            time.sleep(chance.uniform(0, EARLY))
+        else:
+            self._hear("opened")
+            time.sleep(chance.uniform(0, LATE))
         os.kill(pid, signal.SIGKILL)
         self._say("reap")
         assert int(self._hear("ended")) == signal.SIGKILL
@@ -186,7 +190,7 @@ async def test_an_agent_killed_many_times_loses_nothing(
     begin = time.monotonic()
     with printed, Killer(path, tmp_path / "phases").ready() as killer:
         for _ in range(kills):
-            killer.kill(chance.uniform(0, EARLY if chance.random() < STARTS else LATE))
+            killer.kill(chance)
         killer.finish()
         printed.wait(60)
     messages = list(printed.messages())
