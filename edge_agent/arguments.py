@@ -45,6 +45,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         _simulate,
         _report,
         _recompute,
+        _export,
     ):
         add(menu)
     return whole
@@ -314,3 +315,36 @@ def _recompute(menu: _Menu) -> None:
     add("--to", dest="end", required=True, metavar="T", help=local)
     folder = "write the recomputed rows there, a CSV file for each stream"
     add("-o", "--output", type=Path, metavar="DIR", help=folder)
+
+
+def _export(menu: _Menu) -> None:
+    what = "write stored rows as CSV or Parquet files, with a manifest to check them by"
+    more = (
+        "Raw rows come from the log, as long as it keeps them (retention.raw); figures, alarms\n"
+        "and slots from the history. A raw row with time t is in the period when FROM <= t < TO;\n"
+        "a row that closes a window (minute, hour, shift, day) has the time of its END, and is in\n"
+        "it when the whole window is. Times are those of the site. The agent may be running.\n\n"
+        "csv      a file per stream, for Excel and people; a further one where columns changed\n"
+        "parquet  site=…/owner=…/name=…/day=…/part-1.parquet, for pandas, DuckDB, Spark; needs\n"
+        "         pip install 'edge-agent[parquet]'\n\n"
+        "manifest.json names each file with its rows, times, units and SHA-256, and what is\n"
+        "missing. The folder appears when all is written. Exit status 1 says that something could\n"
+        "not be read; the rest is there. docs/export.md says how to read the files."
+    )
+    example = "edge-agent export plant.yaml --from 2026-10-01 --to 2026-11-01 -o october"
+    add = menu.add("export", what, example, more).add_argument
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+    local = "local date or time: 2026-10-05 or 2026-10-05T08:00"
+    add("--from", dest="begin", required=True, metavar="T", help=local)
+    add("--to", dest="end", required=True, metavar="T", help=local)
+    forms = "csv or parquet (csv)"
+    add("--format", dest="form", choices=["csv", "parquet"], default="csv", metavar="F", help=forms)
+    only = (
+        "only streams like this, as in a sink's streams: 'em-*/raw', 'clinker/*'; may be given"
+        " several times (all but slots)"
+    )
+    add("--streams", action="append", default=[], metavar="PATTERN", help=only)
+    other = "the rows of this log instead, such as one set aside: data/log.db.corrupt-1"
+    add("--log", type=Path, metavar="FILE", help=other)
+    folder = "folder for the files; it must not be there yet, or be empty"
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help=folder)

@@ -1,4 +1,4 @@
-"""The commands: ``run demo check explain scan browse tags simulate report recompute``.
+"""The commands: ``run demo check explain scan browse tags simulate report recompute export``.
 
 Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not
 reach something; 1 anything else. Errors go to standard error, one line per fault, never a
@@ -27,6 +27,7 @@ from edge_agent.tools import commands
 log = logging.getLogger(__name__)
 
 UNREACHED = 3
+NICE = 10  # an export leaves the processor to the agent
 PLACES = 78  # of a line of progress
 
 
@@ -167,6 +168,29 @@ def _recompute(options: argparse.Namespace) -> int:
     return 0 if same else 1
 
 
+def _export(options: argparse.Namespace) -> int:
+    from edge_agent.export import command  # the agent's start must not wait for it
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written is left
+    os.nice(NICE)
+    wish = command.Wish(
+        config=load(options.config),
+        begin=options.begin,
+        end=options.end,
+        form=options.form,
+        folder=options.output,
+        streams=options.streams,
+        log=options.log,
+    )
+    result = command.export(wish, _progress)
+    _progress("")
+    for line in command.told(result):
+        _say(line)
+    for fault in result.faults[: command.SHOWN]:
+        print(f"edge-agent: {fault}", file=sys.stderr)
+    return 1 if result.faults else 0
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -190,4 +214,5 @@ _RUNS: Mapping[str, Run] = {
     "simulate": _simulate,
     "report": _report,
     "recompute": _recompute,
+    "export": _export,
 }

@@ -21,9 +21,9 @@ from edge_agent.agent import links_of, metrics_of
 from edge_agent.clock import SECOND, SystemClock
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, Corrupt
-from edge_agent.metrics.base import MINUTE, Recalls
-from edge_agent.metrics.batch import BATCH
-from edge_agent.metrics.windows import PERIODS, Calendar
+from edge_agent.metrics.base import Recalls
+from edge_agent.metrics.windows import Calendar
+from edge_agent.metrics.within import within
 from edge_agent.model import SampleBlock, Schema, concatenate
 from edge_agent.outbox_archive import Archive
 from edge_agent.pipeline import Flow
@@ -82,7 +82,7 @@ def recompute(config: Config, begin: str, end: str) -> Recomputation:
     start = _midnight(period)
     notes = list(_gaps(archive, config, start, period))
     rows = {
-        stream: _inside(block, calendar, period)
+        stream: within(block, calendar, period.start_ns, period.end_ns)
         for stream, block in _again(archive, history, config, start, period.end_ns).items()
         if HistorySink.takes(block.schema)
     }
@@ -91,7 +91,9 @@ def recompute(config: Config, begin: str, end: str) -> Recomputation:
     others: dict[str, int] = {}
     for schema in history.streams():
         block = history.rows(schema.stream, period.start_ns, period.end_ns)
-        if block is None or not len(block := _inside(block, calendar, period)):
+        if block is None or not len(
+            block := within(block, calendar, period.start_ns, period.end_ns)
+        ):
             continue
         stored[schema.stream] = block
         for written in history.made_of(schema.stream, int(block.time[0]) - 1, int(block.time[-1])):
@@ -169,24 +171,6 @@ def _again(
         for rows in flow.rows(block):
             found.setdefault(rows.schema.stream, []).append(rows)
     return {stream: concatenate(blocks) for stream, blocks in found.items()}
-
-
-def _inside(block: SampleBlock, calendar: Calendar, period: Period) -> SampleBlock:
-    """Return the rows whose window lies wholly in the period."""
-    name, n = block.schema.name, len(block)
-    starts = [_start(name, time, calendar) for time in block.time.tolist()]
-    inside = (np.array(starts, np.int64) >= period.start_ns) & (block.time <= period.end_ns)
-    if name == BATCH:  # it lasts as long as it does
-        inside &= block["start_s"] * SECOND >= period.start_ns
-    kept = np.flatnonzero(inside)
-    return block.rows(int(kept[0]), int(kept[-1]) + 1) if len(kept) else block.rows(n, n)
-
-
-def _start(name: str, time: int, calendar: Calendar) -> int:
-    if name in PERIODS:
-        span = calendar.window(name, time - 1)
-        return time if span is None else span[0]
-    return time - MINUTE if name.startswith("slot") else time - 1
 
 
 def _gaps(archive: Archive, config: Config, start: int, period: Period) -> Iterator[str]:

@@ -22,6 +22,7 @@ from tests.servers import free_port, wait_until
 
 COMMANDS = (
     *("demo", "run", "check", "explain", "scan", "browse", "simulate", "report"),
+    *("recompute", "export"),
     *("tags export", "tags import"),
 )
 FREE = "127.0.0.1:0"

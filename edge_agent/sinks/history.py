@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from edge_agent.sinks.base import Item
 
 COST = "length({row}payload) * 5 / 4 + 64"  # bytes of the file that a row takes, as measured
 STEP = 64  # rows removed by each write beyond twice those stored
+PIECE = 2000  # rows that ``History.pieces`` reads at a time
 VACUUM = 256  # pages given back to the file system by each write
 
 _TABLES = """
@@ -59,6 +62,11 @@ END;
 _STORE = """
 INSERT INTO row VALUES (?, ?, ?, ?, ?) ON CONFLICT (stream, time)
 DO UPDATE SET slot = excluded.slot, schema = excluded.schema, payload = excluded.payload
+"""
+
+_PIECE = """
+SELECT time, schema, payload FROM row WHERE stream = (SELECT key FROM stream WHERE name = ?)
+AND time > ? AND time <= ? ORDER BY time LIMIT ?
 """
 
 
@@ -237,6 +245,22 @@ class History:
         """Return the newest n rows, oldest first, or None if there are none."""
         return self._select(stream, "1 ORDER BY time DESC LIMIT ?", (n,))
 
+    def pieces(self, stream: str, start_ns: int, end_ns: int) -> Iterator[SampleBlock | Gap]:
+        """Yield the rows with ``start < time <= end`` in order, in the schemas of their time.
+
+        At most ``PIECE`` rows are read at a time, each time of the file as it is then. In place of
+        bytes that are no row stands a gap.
+        """
+        while start_ns < end_ns:
+            with self._reading() as database:
+                records = database.execute(_PIECE, (stream, start_ns, end_ns, PIECE)).fetchall()
+                schemas = {key: _schema(database, key) for key in {record[1] for record in records}}
+            if not records:
+                return
+            start_ns = records[-1][0]
+            for key, same in groupby(records, itemgetter(1)):
+                yield from _readable(schemas[key], key, list(same))
+
     def _select(self, stream: str, where: str, bounds: tuple[int, ...]) -> SampleBlock | None:
         with self._reading() as database:
             found = database.execute("SELECT key FROM stream WHERE name = ?", (stream,)).fetchone()
@@ -318,6 +342,21 @@ def _assemble(
     return SampleBlock(
         target, np.array([record[0] for record in records], np.int64), value, quality
     )
+
+
+def _readable(
+    schema: Schema, key: int, records: Sequence[tuple[int, int, bytes]]
+) -> Iterator[SampleBlock | Gap]:
+    """Yield records of one schema as rows, and a gap for each that is none."""
+    try:
+        yield _assemble(schema, {key: schema}, records)
+    except Corrupt:
+        if len(records) == 1:
+            yield Gap(schema, records[0][0], records[0][0], 1, "corrupt")
+            return
+        middle = len(records) // 2
+        yield from _readable(schema, key, records[:middle])
+        yield from _readable(schema, key, records[middle:])
 
 
 @contextmanager
