@@ -122,7 +122,11 @@ class Agent:
             advice = "data names a folder that the agent may write"
             raise ConfigError([f"{config.data}: {e.strerror} ({advice})"]) from e
         specs = [ReaderSpec(HISTORY, HistorySink.takes)]
-        specs += [ReaderSpec(name, sink.takes) for name, sink in config.sinks.items()]
+        speed = 1.0 if clock is None else clock.speed
+        specs += [
+            ReaderSpec(name, sink.takes, _live_first(sink.live_first_after, speed))
+            for name, sink in config.sinks.items()
+        ]
         self.outbox = Outbox(
             config.data / "log.db", specs, budget=_budget(config), commit=self._commit_period()
         )
@@ -211,10 +215,16 @@ class Agent:
             )
         }
         sinks |= {name: sink.build(self.config.site) for name, sink in self.config.sinks.items()}
+        rates = {name: sink.backlog_rate for name, sink in self.config.sinks.items()}
         return [
             tasks.create_task(
                 run_sink(
-                    self.health.sinks[name], sink, self.outbox.reader(name), self.outbox, self.clock
+                    self.health.sinks[name],
+                    sink,
+                    self.outbox.reader(name),
+                    self.outbox,
+                    self.clock,
+                    rates.get(name),
                 ),
                 name=f"sink {name}",
             )
@@ -312,6 +322,11 @@ def _recorded(config: Config, links: list[Link]) -> list[str]:
 def _budget(config: Config) -> Budget:
     kept = config.retention
     return Budget(raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns, derived_bytes=kept.slots_bytes)
+
+
+def _live_first(after: float | str, speed: float) -> float | None:
+    """Return the seconds that a row may wait before newer ones go first; None: for ever."""
+    return None if isinstance(after, str) else after / speed
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -1,34 +1,58 @@
-"""Delivers what the log holds to one sink: pace, retry and reconnect, for every kind of sink."""
+"""Delivers what the log holds to one sink: pace, retry and reconnect, for every kind of sink.
 
+After an outage the newest rows go first and the rest follows behind them (``outbox.Reader``). That
+backlog has at most half of the sink's time, in pieces that take no longer than ``PIECE``, so that
+live rows find the sink free.
+"""
+
+import asyncio
 import logging
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
+
 from edge_agent.clock import Clock
-from edge_agent.errors import Corrupt, Disconnected, Rejected
+from edge_agent.errors import Corrupt, Disconnected, Refusal, Rejected
 from edge_agent.guard import FAILED_PAUSE, Backoff, PlugInFailed, note_down, plug_in
 from edge_agent.health import SinkHealth, State
-from edge_agent.model import Gap
-from edge_agent.outbox import Outbox, Reader
+from edge_agent.model import Gap, SampleBlock, concatenate
+from edge_agent.outbox import Aside, Marker, Outbox, Reader, Record
 from edge_agent.sinks.base import Item, Sink
 
 log = logging.getLogger(__name__)
 
 RECORDS = 64  # that are handed to a sink at once, at most
+MOST = 512  # of the backlog: to take more at once would hold up the loop
+PIECE = 0.25  # seconds that one write of the backlog should take
+DECODED = 32  # records, after which others have their turn
+JOINED = 4096  # values of one stream that are handed over as one block: some 50 kB of JSON
 
 
-async def run_sink(
-    health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbox, clock: Clock
+async def run_sink(  # noqa: PLR0917 - each is another part of the agent
+    health: SinkHealth,
+    sink: Sink,
+    reader: Reader,
+    outbox: Outbox,
+    clock: Clock,
+    rate: float | None = None,
 ) -> NoReturn:
-    """Deliver what a reader of the log has, for ever; ends only by cancellation."""
-    backoff, down_since = Backoff(), None
+    """Deliver what the reader of the log has, for ever; ends only by cancellation.
+
+    rate  rows of backlog per second, at most; None: as many as half of the time allows
+    """
+    delivery = _Delivery(health, sink, reader, outbox, clock)
+    backoff, pace, down_since = Backoff(), _Pace(rate), None
     try:
         while True:
             try:
                 await plug_in(sink.connect())
                 health.state, health.error, health.since_ns = State.UP, "", clock.wall_ns()
                 while True:
-                    await _deliver(health, sink, reader, outbox)
+                    await _deliver(delivery, pace)
                     backoff.reset()
                     if down_since is not None:
                         seconds = clock.monotonic() - down_since
@@ -46,35 +70,133 @@ async def run_sink(
         health.state = State.STOPPED
 
 
-async def _deliver(health: SinkHealth, sink: Sink, reader: Reader, outbox: Outbox) -> None:
-    """Hand the next records to the sink and move the cursor behind them."""
-    records = await reader.take(RECORDS)
-    items: list[Item] = []
-    rows: list[int] = []  # a gap marker stands for rows that are counted as dropped
-    for record in records:
-        if isinstance(record, Gap):
-            items.append(record)
-            rows.append(0)
-            continue
-        try:
-            items.append(outbox.block(record))
-            rows.append(record.rows)
-        except Corrupt as e:
-            log.error("record %d of the log is damaged: %s", record.sequence, e)
-            items.append(reader.skip(record))
-            rows.append(0)
-    refused = 0
+@dataclass(frozen=True)
+class _Delivery:
+    """One sink and the reader of the log that it is fed from."""
+
+    health: SinkHealth
+    sink: Sink
+    reader: Reader
+    outbox: Outbox
+    clock: Clock
+
+
+@dataclass
+class _Pace:
+    """How much of the backlog is handed over at once, and when the next piece may be.
+
+    rate     rows per second at most, or None
+    records  in the next piece, at most
+    moment   monotonic time before which there is none
+    """
+
+    rate: float | None
+    records: int = RECORDS
+    moment: float = 0.0
+
+    def note(self, records: int, rows: int, seconds: float) -> None:
+        """Take down what a piece has taken."""
+        seconds = max(seconds, 1e-4)
+        fitting = round(records * PIECE / seconds)
+        self.records = max(1, min(MOST, 2 * self.records, fitting))
+        rest = 0.0 if self.rate is None else rows / self.rate - seconds
+        self.moment = time.monotonic() + max(seconds, rest)
+
+
+@dataclass
+class _Batch:
+    """What is handed to a sink at once.
+
+    numbers  of each item, the number in the log of its newest record
+    rows     of all blocks; a gap marker stands for rows that are counted as dropped
+    """
+
+    items: list[Item]
+    numbers: list[int]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(item) for item in self.items if isinstance(item, SampleBlock))
+
+
+async def _deliver(delivery: _Delivery, pace: _Pace) -> None:
+    """Hand the next records to the sink and move behind them."""
+    health, reader, outbox = delivery.health, delivery.reader, delivery.outbox
+    records = await reader.take(RECORDS, backlog=pace.records, not_before=pace.moment)
+    began = time.monotonic()
+    health.backlog, health.behind_seconds = reader.backlog, _behind(records, outbox)
+    batch = await _read(records, reader, outbox)
+    refusals: tuple[Refusal, ...] = ()
     try:
-        await plug_in(sink.write(items), Rejected)
+        await plug_in(delivery.sink.write(batch.items, backlog=reader.behind), Rejected)
     except Rejected as e:
-        refused = sum(len(refusal.rows) for refusal in e.refusals)
-        first = e.refusals[0]
+        refusals = e.refusals
+        first = refusals[0]
         if not health.last_refusal:
-            stream = items[first.item].schema.stream
+            stream = batch.items[first.item].schema.stream
             log.error("%s refuses rows of %s: %s", health.name, stream, first.reason)
         health.last_refusal = first.reason
+    aside = list(_aside(refusals, batch, health.name, delivery.clock.wall_ns()))
+    refused = sum(len(rows.block) for rows in aside)
+    delivered = batch.rows - refused
     last = records[-1].sequence
-    reader.acknowledge(last, delivered=sum(rows) - refused, refused=refused)
+    reader.acknowledge(last, delivered=delivered, refused=refused, aside=aside)
+    if reader.behind:
+        pace.note(len(records), batch.rows, time.monotonic() - began)
+
+
+async def _read(records: Sequence[Record | Marker], reader: Reader, outbox: Outbox) -> _Batch:
+    """Return the records as items, those of one stream as one block: ten cost hardly more than one.
+
+    A stream's order stays: a gap marker, another schema or ``JOINED`` values begin a new item.
+    """
+    parts, numbers = list[list[SampleBlock] | Gap](), list[int]()
+    places = dict[str, int]()  # of the item that rows of a stream may be joined to
+    for n, record in enumerate(records, 1):
+        if n % DECODED == 0:
+            await asyncio.sleep(0)
+        item = record if isinstance(record, Gap) else _block(record, reader, outbox)
+        place = places.get(item.schema.stream, -1)
+        before = parts[place] if place >= 0 else None
+        if isinstance(item, SampleBlock) and isinstance(before, list) and _fits(before, item):
+            before.append(item)
+            numbers[place] = record.sequence
+            continue
+        places[item.schema.stream] = len(parts)
+        parts.append(item if isinstance(item, Gap) else [item])
+        numbers.append(record.sequence)
+    return _Batch([p if isinstance(p, Gap) else concatenate(p) for p in parts], numbers)
+
+
+def _block(record: Record, reader: Reader, outbox: Outbox) -> Item:
+    """Return the block of a record, or the gap that stands for it if it is damaged."""
+    try:
+        return outbox.block(record)
+    except Corrupt as e:
+        log.error("record %d of the log is damaged: %s", record.sequence, e)
+        return reader.skip(record)
+
+
+def _fits(before: Sequence[SampleBlock], block: SampleBlock) -> bool:
+    values = sum(b.value.size for b in before) + block.value.size
+    return block.schema.id == before[0].schema.id and values <= JOINED
+
+
+def _behind(records: Sequence[Record | Marker], outbox: Outbox) -> float:
+    """Return how much older the first of the records is than the newest row of its stream, in s."""
+    first = records[0]
+    schema = first.schema if isinstance(first, Gap) else outbox.schema(first.schema)
+    return ((outbox.last_ns(schema.stream) or first.last_ns) - first.last_ns) / 1e9
+
+
+def _aside(refusals: Sequence[Refusal], batch: _Batch, name: str, now_ns: int) -> Iterator[Aside]:
+    """Yield the refused rows with their reasons; a refused gap marker has none."""
+    for refusal in refusals:
+        item = batch.items[refusal.item]
+        if isinstance(item, SampleBlock) and len(refusal.rows):
+            number = batch.numbers[refusal.item]
+            rows = item.pick(np.asarray(refusal.rows, np.intp))
+            yield Aside(name, number, now_ns, refusal.reason, rows)
 
 
 async def _close(sink: Sink) -> None:

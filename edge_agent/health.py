@@ -52,6 +52,8 @@ class SinkHealth:
     since_ns: int = 0
     error: str = ""
     last_refusal: str = ""
+    backlog: int = 0  # rows that come behind live ones
+    behind_seconds: float = 0.0  # since the next row was read, by the newest of its stream
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,11 @@ class SampleBlock:
             self.schema, self.time[span], self.value[:, span], self.quality[:, span], self.texts
         )
 
+    def pick(self, rows: NDArray[np.intp]) -> "SampleBlock":
+        """Return a copy of some of the rows, given by their indices in order."""
+        picked = self.time[rows], self.value[:, rows], self.quality[:, rows]
+        return SampleBlock(self.schema, *picked, self.texts)
+
     def marked(self, quality: U8) -> "SampleBlock":
         """Return the same rows with other qualities, (k, n)."""
         return replace(self, quality=quality)

@@ -26,6 +26,12 @@ cursor and the counts are written with the next batch. So what a sink can get tw
 not acknowledged. The newest blocks are kept in memory beside the file, so that readers that are up
 to date do not decode them again.
 
+**Two lanes.** A reader whose next row was committed longer ago than ``live_first`` goes on with
+what is committed from then on and gets the rest, its backlog, behind that: each lane in order. What
+it has passed is then more than a cursor (``outbox_spans.py``): one span more after each outage,
+until the backlog has come to it and the lanes merge. Rows that its peer refuses are put aside with
+the reason (table ``aside``, bounded), in the commit that passes them.
+
 **Retention.** Raw rows stay as history after delivery until they are of age; derived rows leave
 when every reader has them. Over its budget a class loses its oldest rows, delivered or not: they
 are counted as dropped for each reader that waited for them, and a ``Gap`` is handed to it in their
@@ -53,9 +59,12 @@ again, also when no row is left.
 
 import asyncio
 import logging
+import math
 import sqlite3
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import orjson
@@ -67,6 +76,7 @@ from edge_agent.outbox_archive import Archive
 from edge_agent.outbox_committer import RETRY, Committer
 from edge_agent.outbox_schema import (
     Ack,
+    Aside,
     Budget,
     Entry,
     Ledger,
@@ -76,25 +86,29 @@ from edge_agent.outbox_schema import (
     ReaderSpec,
     Record,
     on,
+    positions,
     transaction,
 )
+from edge_agent.outbox_spans import START, Span, between, joined
 from edge_agent.outbox_store import open_store
 
-__all__ = ["Archive", "Budget", "Marker", "Outbox", "Reader", "ReaderSpec", "Record"]
+__all__ = ["Archive", "Aside", "Budget", "Marker", "Outbox", "Reader", "ReaderSpec", "Record"]
 
 log = logging.getLogger(__name__)
 
 RECENT = 400_000  # values of appended blocks that are kept in memory, 9 bytes each
+ISLANDS = 64  # outages behind each other that a reader keeps apart; then all goes in order again
 RECOUNT = 10_000  # sequence numbers behind a cursor that ``counts`` counts again
 _TAKE = """SELECT sequence, schema, first_ns, last_ns, rows, payload FROM raw
-  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
+  WHERE sequence > ?1 AND sequence <= ?2 AND schema IN (SELECT schema FROM takes WHERE reader = ?3)
 UNION ALL SELECT sequence, schema, first_ns, last_ns, rows, payload FROM derived
-  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
-ORDER BY 1 LIMIT ?3"""
+  WHERE sequence > ?1 AND sequence <= ?2 AND schema IN (SELECT schema FROM takes WHERE reader = ?3)
+ORDER BY 1 LIMIT ?4"""
 _COUNT = """SELECT coalesce(sum(rows), 0) FROM log
-  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)"""
+  WHERE sequence > ?1 AND sequence <= ?2
+  AND schema IN (SELECT schema FROM takes WHERE reader = ?3)"""
 _GAPS = """SELECT schema, first_ns, last_ns, rows, reason, sequence FROM gap
-  WHERE reader = ?2 AND sequence > ?1 ORDER BY sequence LIMIT ?3"""
+  WHERE reader = ?3 AND sequence > ?1 AND sequence <= ?2 ORDER BY sequence LIMIT ?4"""
 
 
 class Outbox(Archive):
@@ -118,7 +132,7 @@ class Outbox(Archive):
         self._closed = False
         self._committer = Committer(self._store, commit, self._woken)
         share = min(budget.raw_bytes, budget.derived_bytes) // (8 * max(1, len(specs)))
-        self._readers = {s.name: Reader(self, self._committer, s.name, share) for s in specs}
+        self._readers = {s.name: Reader(self, self._committer, s, share) for s in specs}
 
     # -- the writer's side ------------------------------------------------------------------------
 
@@ -210,15 +224,16 @@ class Outbox(Archive):
         """Return the ledger as it stands in the file, pending rows counted."""
         with transaction(self.db, "DEFERRED"):
             totals: dict[str, int] = dict(self.db.execute("SELECT name, value FROM total"))
-            stored = {name: Position(*p) for name, *p in self.db.execute("SELECT * FROM reader")}
+            stored = positions(self.db)
             for name, position in stored.items():
                 if totals["committed"] - position.cursor <= RECOUNT:
-                    position.pending = self._count(name, position.cursor)
+                    spans = between(position.passed)
+                    position.pending = sum(self._count(name, span) for span in spans)
         return Ledger(totals, stored)
 
-    def _count(self, name: str, cursor: int) -> int:
-        """Return the stored rows that a reader takes and has not passed."""
-        counts = (self.db.execute(on(t, _COUNT), (cursor, name)) for t in ("raw", "derived"))
+    def _count(self, name: str, span: Span) -> int:
+        """Return the stored rows with a number in the span that a reader takes."""
+        counts = (self.db.execute(on(t, _COUNT), (*span, name)) for t in ("raw", "derived"))
         return int(sum(count.fetchone()[0] for count in counts))
 
     @property
@@ -274,26 +289,63 @@ class Outbox(Archive):
             reader.wake()
 
 
+class _Age:
+    """Tells which rows were committed longer ago than so many seconds; None: no row ever is.
+
+    It keeps a few moments, each with the number that was committed by then. What waited when the
+    log was opened is as old as its oldest row may be.
+    """
+
+    def __init__(self, seconds: float | None, position: Position) -> None:
+        self._seconds = math.inf if seconds is None else seconds
+        self._moments = deque[tuple[float, int]]()
+        self._before = position.waiting_ns
+
+    def note(self, committed: int) -> None:
+        """Take down that all up to this number is committed now."""
+        now, moments = time.monotonic(), self._moments
+        if not moments:
+            waited = max(0.0, (time.time_ns() - self._before) / 1e9)
+            moments.append((now - waited, committed))
+        elif now - moments[-1][0] >= self._seconds / 16:
+            moments.append((now, committed))
+
+    @property
+    def old(self) -> int:
+        """All up to this number was committed so long ago."""
+        horizon, moments = time.monotonic() - self._seconds, self._moments
+        while len(moments) > 1 and moments[1][0] <= horizon:
+            moments.popleft()
+        return moments[0][1] if moments and moments[0][0] <= horizon else 0
+
+
 class Reader:
-    """One cursor over the rows that it takes; used by one task.
+    """The place of one reader in the rows that it takes; used by one task.
+
+    ``live`` is the lane behind what it has passed last; ``backlog`` what was left out before it.
 
     share  bytes of payload that are handed out at most at a time, but for a single record
     """
 
-    def __init__(self, outbox: Outbox, committer: Committer, name: str, share: int) -> None:
+    def __init__(self, outbox: Outbox, committer: Committer, spec: ReaderSpec, share: int) -> None:
         self._outbox = outbox
         self._committer = committer
-        self._name = name
+        self._name = spec.name
+        self._age = _Age(spec.live_first, outbox.ledger.readers[spec.name])
         self._share = share
-        self._cursor = outbox.ledger.readers[name].cursor
+        self._passed = outbox.ledger.readers[spec.name].passed
         self._handed: list[Record | Marker] = []
+        self._from = 0  # what was handed out stands behind this number …
+        self._behind = False  # … and comes behind live rows
         self._skipped = dict[int, int]()  # rows of damaged records, by sequence
         self._acknowledged = 0  # rows, since the log was opened
+        self._age.note(outbox.ledger.totals["committed"])
         self._event = asyncio.Event()
         self.fault = ""
 
     def wake(self) -> None:
         """Look again for rows: something was committed."""
+        self._age.note(self._outbox.ledger.totals["committed"])
         self._event.set()
 
     @property
@@ -302,42 +354,98 @@ class Reader:
         committed = self._outbox.ledger.readers[self._name]
         return committed.pending - (self._acknowledged - committed.acknowledged)
 
-    async def take(self, limit: int) -> list[Record | Marker]:
+    @property
+    def backlog(self) -> int:
+        """Those of them that come behind live rows, as last committed; 0 with one lane."""
+        return self._outbox.ledger.readers[self._name].backlog
+
+    @property
+    def split(self) -> bool:
+        """Whether there are two lanes."""
+        return len(self._passed) > 1
+
+    @property
+    def behind(self) -> bool:
+        """Whether what was taken last comes behind live rows."""
+        return self._behind
+
+    async def take(
+        self, limit: int, *, backlog: int | None = None, not_before: float = 0.0
+    ) -> list[Record | Marker]:
         """Return the next committed items, at least one and the same until they are acknowledged.
 
         A record that fails its checksum comes as a gap and counts as dropped.
+
+        limit       of items; of the backlog: ``backlog``, if given
+        not_before  monotonic time before which none of the backlog is handed out
         """
         while True:
             self._event.clear()
             self._outbox.check()
+            wait: float | None = None
             try:
-                self._handed = self._look(limit)
+                self._handed = self._next(limit)
+                if not self._handed and self.split:
+                    wait = not_before - time.monotonic()
+                    if wait <= 0:
+                        self._handed = self._late(limit if backlog is None else backlog)
                 self.fault = ""
             except sqlite3.DatabaseError as e:
                 self._handed, self.fault = [], self._outbox.explain(e)
                 asyncio.get_running_loop().call_later(RETRY, self.wake)
             if self._handed:
                 return list(self._handed)
-            await self._event.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait if wait is not None and wait > 0 else None):
+                    await self._event.wait()
 
-    def _look(self, limit: int) -> list[Record | Marker]:
+    def _next(self, limit: int) -> list[Record | Marker]:
+        """Return what is next of the live lane; split it if that is old."""
+        items = self._look(between(self._passed)[-1], limit)
+        if items and items[0].sequence <= self._age.old and len(self._passed) <= ISLANDS:
+            self.part()
+            items = self._look(between(self._passed)[-1], limit)
+        self._behind = False
+        return items
+
+    def part(self) -> None:
+        """Go on with what is committed from now on; what waits becomes backlog."""
+        committed = self._outbox.ledger.totals["committed"]
+        self._pass((committed, committed), Ack())
+
+    def _late(self, limit: int) -> list[Record | Marker]:
+        """Return what is next of the backlog; where there is none left, the lanes merge."""
+        while self.split:
+            before = self._passed
+            if items := self._look(between(before)[0], limit):
+                self._behind = True
+                return items
+            if self._passed == before:  # rows are leaving just now: look again after the commit
+                break
+        return []
+
+    def _look(self, lane: Span, limit: int) -> list[Record | Marker]:
         outbox, generation = self._outbox, self._committer.generation
-        committed = outbox.ledger.totals["committed"]
-        asked = (self._cursor, self._name, limit)
+        start, reach = lane[0], min(lane[1], outbox.ledger.totals["committed"])
+        asked = (*lane, self._name, limit)
         items = self._records(asked)
-        last = items[-1].sequence if items else committed
+        last = items[-1].sequence if items else reach
         markers = [outbox.marker(row) for row in outbox.db.execute(_GAPS, asked).fetchall()]
         items += [marker for marker in markers if marker.sequence <= last or len(items) < limit]
         items = sorted(items, key=lambda item: item.sequence)[:limit]
-        end = items[-1].sequence if items else committed
-        if not self._committer.hand_out(self._name, end, generation):
+        end = max(start, items[-1].sequence if items else reach)
+        if not self._committer.hand_out(self._name, joined(self._passed, (start, end)), generation):
             return []  # rows are leaving just now: look again after the commit
-        if not items and committed > self._cursor:  # only rows of others so far
-            self._cursor = committed
-            self._committer.acknowledge(self._name, Ack(committed))
+        self._from = start
+        if not items and end > start:  # only rows of others so far
+            self._pass((start, end), Ack())
         return items
 
-    def _records(self, asked: tuple[int, str, int]) -> list[Record | Marker]:
+    def _pass(self, span: Span, ack: Ack) -> None:
+        self._passed = ack.passed = joined(self._passed, span)
+        self._committer.acknowledge(self._name, ack)
+
+    def _records(self, asked: tuple[int, int, str, int]) -> list[Record | Marker]:
         """Return the next records, the damaged ones as markers, as far as the share goes."""
         outbox = self._outbox
         items: list[Record | Marker] = []
@@ -364,19 +472,24 @@ class Reader:
         times = (record.first_ns, record.last_ns)
         return Marker(schema, *times, record.rows, "corrupt", record.sequence)
 
-    def acknowledge(self, sequence: int, *, delivered: int, refused: int = 0) -> None:
-        """Move the cursor behind a record; written with the next commit.
+    def acknowledge(
+        self, sequence: int, *, delivered: int, refused: int = 0, aside: Sequence[Aside] = ()
+    ) -> None:
+        """Move behind a record of those handed out last; written with the next commit.
 
         delivered, refused  rows of sample blocks; gap markers and skipped records are not counted.
         Markers handed out behind the last record, and those of a batch without any, go with it.
+
+        aside  the rows that are refused, to be kept where a person sees them
         """
         left = [item for item in self._handed if item.sequence > sequence]
         if left and not any(isinstance(item, Record) for item in left):
             sequence, left = left[-1].sequence, []
         markers = len(self._handed) - len(left)
         self._handed = left
-        dropped = [number for number in self._skipped if number <= sequence]
-        ack = Ack(sequence, delivered, refused, sum(map(self._skipped.pop, dropped)), markers)
-        self._cursor = max(self._cursor, sequence)
+        dropped = [number for number in self._skipped if self._from < number <= sequence]
+        rows = sum(map(self._skipped.pop, dropped))
+        ack = Ack(START, delivered, refused, rows, markers, list(aside))
         self._acknowledged += ack.rows
-        self._committer.acknowledge(self._name, ack)
+        self._pass((self._from, sequence), ack)
+        self._from = sequence

@@ -3,13 +3,13 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from edge_agent import codec
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, Corrupt
 from edge_agent.model import Family, SampleBlock, Schema
-from edge_agent.outbox_schema import Marker, Record, connect, on, table_of
+from edge_agent.outbox_schema import Aside, Marker, Record, connect, on, table_of
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,21 @@ class Archive:
             self.read_fault = self.explain(e)
             log.error("%s", self.read_fault)
             return []
+
+    def aside(self, reader: str | None = None, most: int = 100) -> list[Aside]:
+        """Return the refused rows that were put aside, newest first; not those of damaged bytes.
+
+        reader  only those of this one; None: all
+        """
+        sql = """SELECT reader, sequence, at_ns, reason, schema, payload FROM aside
+          WHERE ?1 IS NULL OR reader = ?1 ORDER BY number DESC LIMIT ?2"""
+        found = []
+        rows = self.db.execute(sql, (reader, most)).fetchall()
+        for name, sequence, at_ns, reason, number, payload in rows:
+            with suppress(Corrupt):
+                block = codec.decode(payload, self._numbered(number))
+                found.append(Aside(name, sequence, at_ns, reason, block))
+        return found
 
     def explain(self, error: sqlite3.DatabaseError) -> str:
         """Return what is wrong in plain words."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 from edge_agent.outbox_schema import Ack, Batch, Known, Lost, Push, damage_flag
+from edge_agent.outbox_spans import START, Spans
 from edge_agent.outbox_store import Store
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Committer:
         self._not_before = 0.0
         self._stopping = self._gave_up = False
         self._shedding = False  # rows that readers wait for are being dropped
-        self._taken = dict.fromkeys(store.specs, 0)
+        self._taken = dict[str, Spans](dict.fromkeys(store.specs, START))
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self.generation = 0
         self.fault = ""
@@ -104,12 +105,12 @@ class Committer:
             self._set_due(0.0)
         await done
 
-    def hand_out(self, name: str, sequence: int, generation: int) -> bool:
-        """Note how far a reader is handed rows; False if they may be gone since they were read."""
+    def hand_out(self, name: str, spans: Spans, generation: int) -> bool:
+        """Note what a reader has had or is handed; False if it may be gone since it was read."""
         with self._changed:
             if self._shedding or generation != self.generation:
                 return False
-            self._taken[name] = max(self._taken[name], sequence)
+            self._taken[name] = spans
             return True
 
     def _set_due(self, seconds: float) -> None:
@@ -188,8 +189,8 @@ class Committer:
                 self._next.checkpoint, batch.checkpoint = batch.checkpoint, None
             return batch, list(self._waiting)
 
-    def _held(self) -> Mapping[str, int]:
-        """Keep rows from being handed out until the commit is over; return how far they were."""
+    def _held(self) -> Mapping[str, Spans]:
+        """Keep rows from being handed out until the commit is over; return which were."""
         with self._changed:
             self._shedding = True
             return dict(self._taken)

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 
 from edge_agent.outbox_schema import Known, Ledger, Lost, on, stored_size, table_of
+from edge_agent.outbox_spans import Spans, holds
 
 
 class Shedding:
@@ -17,18 +18,18 @@ class Shedding:
         db: sqlite3.Connection,
         known: Mapping[str, Known],
         after: Ledger,
-        held: Callable[[], Mapping[str, int]],
+        held: Callable[[], Mapping[str, Spans]],
     ) -> None:
         self._db = db
         self._known = {k.number: k for k in known.values()}
         self._after = after
         self._held = held
-        self._taken: Mapping[str, int] | None = None
+        self._taken: Mapping[str, Spans] | None = None
         self._open = dict[tuple[str, int], Lost]()  # by reader and schema
 
     @property
-    def taken(self) -> Mapping[str, int]:
-        """How far each reader has been handed rows; asking keeps ``take`` out until the commit."""
+    def taken(self) -> Mapping[str, Spans]:
+        """What each reader has been handed; asking keeps ``take`` out until the commit."""
         if self._taken is None:
             self._taken = self._held()
         return self._taken
@@ -65,20 +66,23 @@ class Shedding:
     def _drop(self, rows: Lost) -> bool:
         """Account for a stored row that is to go; return False if it has been handed out."""
         readers = self._after.readers
-        waiting = [n for n in rows.known.takers if readers[n].cursor < rows.sequence]
-        if any(rows.sequence <= self.taken[name] for name in waiting):
+        number = rows.sequence
+        waiting = [n for n in rows.known.takers if not holds(readers[n].passed, number)]
+        if any(holds(self.taken[name], number) for name in waiting):
             for name in rows.known.takers:
                 self._close((name, rows.known.number))
             return False
         self._after.totals["dropped"] += rows.rows if waiting else 0
         for name in waiting:
-            readers[name].pending -= rows.rows
+            readers[name].leave(number, rows.rows)
             readers[name].dropped += rows.rows
             self._mark(name, rows)
         return True
 
     def _mark(self, name: str, rows: Lost) -> None:
         key = (name, rows.known.number)
+        if key in self._open and self._parted(name, self._open[key].last, rows.sequence):
+            self._close(key)
         if key in self._open:
             marker = self._open[key]
             marker.last = rows.last
@@ -88,6 +92,11 @@ class Shedding:
             self._open[key] = Lost(
                 rows.known, rows.sequence, rows.last, rows.first_ns, rows.last_ns, rows.rows
             )
+
+    def _parted(self, name: str, before: int, after: int) -> bool:
+        """Return whether the reader has passed numbers between two that it has not."""
+        spans = (*self._after.readers[name].passed, *self.taken[name])
+        return any(start < after and stop > before for start, stop in spans if stop > start)
 
     def finish(self) -> None:
         """Write the markers that are still open."""
@@ -99,10 +108,14 @@ class Shedding:
             return
         name, number = key
         before = self._db.execute(
-            "SELECT sequence, last FROM gap WHERE reader = ? AND schema = ? AND sequence > ?"
-            " AND sequence < ? ORDER BY sequence DESC LIMIT 1",
-            (name, number, self.taken[name], new.sequence),
+            "SELECT sequence, last FROM gap WHERE reader = ? AND schema = ? AND sequence < ?"
+            " ORDER BY sequence DESC LIMIT 1",
+            (name, number, new.sequence),
         ).fetchone()
+        if before and (
+            holds(self.taken[name], before[0]) or self._parted(name, before[1], new.sequence)
+        ):
+            before = None
         table = table_of(new.known.schema.family)
         sql = "SELECT 1 FROM log WHERE sequence > ? AND sequence < ? AND schema = ? LIMIT 1"
         between = (before[1], new.sequence, number) if before else ()

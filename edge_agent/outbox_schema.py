@@ -8,9 +8,10 @@ from pathlib import Path
 
 import orjson
 
-from edge_agent.model import Family, Gap, Schema
+from edge_agent.model import Family, Gap, SampleBlock, Schema
+from edge_agent.outbox_spans import START, Spans, joined
 
-FORMAT = 1  # of the file; PRAGMA user_version
+FORMAT = 2  # of the file; PRAGMA user_version
 PAGE = 4096
 OVERHEAD = 200  # bytes of memory that an entry takes beside its payload
 SLACK = 4 << 20  # bytes of the file beyond the two budgets: schemas, cursors, markers, free pages
@@ -24,7 +25,8 @@ CREATE TABLE derived (sequence INTEGER PRIMARY KEY, schema INTEGER NOT NULL,
   payload BLOB NOT NULL);
 CREATE TABLE reader (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL, appended INTEGER NOT NULL,
   delivered INTEGER NOT NULL, refused INTEGER NOT NULL, dropped INTEGER NOT NULL,
-  pending INTEGER NOT NULL) WITHOUT ROWID;
+  pending INTEGER NOT NULL, backlog INTEGER NOT NULL DEFAULT 0,
+  waiting_ns INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE takes (reader TEXT NOT NULL, schema INTEGER NOT NULL, PRIMARY KEY (reader, schema))
   WITHOUT ROWID;
 CREATE TABLE gap (reader TEXT NOT NULL, sequence INTEGER NOT NULL, last INTEGER NOT NULL,
@@ -35,6 +37,16 @@ CREATE TABLE total (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE state (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL, json BLOB NOT NULL)
   WITHOUT ROWID;
 """
+LATER = """
+CREATE TABLE island (reader TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+  PRIMARY KEY (reader, start)) WITHOUT ROWID;
+CREATE TABLE aside (number INTEGER PRIMARY KEY, reader TEXT NOT NULL, schema INTEGER NOT NULL,
+  sequence INTEGER NOT NULL, at_ns INTEGER NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL);
+"""
+UPGRADES = {  # what makes the next format of a file, by its format
+    1: "ALTER TABLE reader ADD COLUMN backlog INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE reader ADD COLUMN waiting_ns INTEGER NOT NULL DEFAULT 0;" + LATER,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +86,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class ReaderSpec:
-    """A reader of the log and which streams it takes."""
+    """A reader of the log and which streams it takes.
+
+    live_first  seconds since its commit after which a row that is next makes way: what is newest
+                goes first and the rest follows; None: always in order
+    """
 
     name: str
     takes: Callable[[Schema], bool]
+    live_first: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +138,33 @@ class Push:
         self.entries = [e for e in self.entries if e.known.schema.family.derived == derived]
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Rows that a reader's peer refuses for ever.
+
+    sequence  of the record that they stood in; at_ns: when they were refused
+    """
+
+    reader: str
+    sequence: int
+    at_ns: int
+    reason: str
+    block: SampleBlock
+
+
 @dataclass(slots=True)
 class Ack:
-    """How far a reader has come since the last commit, and what became of the rows, in rows."""
+    """How far a reader has come since the last commit, and what became of the rows, in rows.
 
-    sequence: int = 0
+    passed  all that it has passed
+    """
+
+    passed: Spans = START
     delivered: int = 0
     refused: int = 0
     dropped: int = 0
     markers: int = 0
+    aside: list[Aside] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -138,11 +173,12 @@ class Ack:
 
     def add(self, other: "Ack") -> None:
         """Take over a further step."""
-        self.sequence = max(self.sequence, other.sequence)
+        self.passed = other.passed
         self.delivered += other.delivered
         self.refused += other.refused
         self.dropped += other.dropped
         self.markers += other.markers
+        self.aside += other.aside
 
 
 @dataclass(slots=True)
@@ -219,18 +255,56 @@ def as_json(state: object) -> bytes:
 
 @dataclass(slots=True)
 class Position:
-    """The committed cursor and counts of one reader, in rows.
+    """The committed place and counts of one reader, in rows.
 
+    passed        what it need not be handed any more
+    backlog       those of the pending rows that come behind live ones
+    waiting_ns    by the box's clock: the pending rows were committed then or later
     acknowledged  since the log was opened; not stored
     """
 
-    cursor: int = 0
+    passed: Spans = START
     appended: int = 0
     delivered: int = 0
     refused: int = 0
     dropped: int = 0
     pending: int = 0
+    backlog: int = 0
+    waiting_ns: int = 0
     acknowledged: int = 0
+
+    @property
+    def cursor(self) -> int:
+        """All up to this number is passed."""
+        return self.passed[0][1]
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """The rows by what became of them, as ``health.ReaderCounts`` has them, pending last."""
+        return self.appended, self.delivered, self.refused, self.dropped, self.pending
+
+    @property
+    def live_from(self) -> int:
+        """Rows behind this number are no backlog."""
+        return self.passed[-1][0] if len(self.passed) > 1 else 0
+
+    def leave(self, sequence: int, rows: int) -> None:
+        """Count rows of a record that are pending no more."""
+        self.pending -= rows
+        if sequence <= self.live_from:
+            self.backlog -= rows
+
+
+def positions(db: sqlite3.Connection) -> dict[str, Position]:
+    """Return the readers as they stand in the file."""
+    names = "name, cursor, appended, delivered, refused, dropped, pending, backlog, waiting_ns"
+    found = {
+        name: Position(((0, cursor),), *counts)
+        for name, cursor, *counts in db.execute(f"SELECT {names} FROM reader")  # noqa: S608 - ours
+    }
+    for name, start, stop in db.execute("SELECT reader, start, stop FROM island ORDER BY start"):
+        found[name].passed = joined(found[name].passed, (start, stop))
+    return found
 
 
 @dataclass(slots=True)

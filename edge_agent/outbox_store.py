@@ -6,6 +6,7 @@ asyncio or threads; the design is in the docstring of ``outbox.py``.
 
 import fcntl
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -13,16 +14,20 @@ from copy import deepcopy
 from pathlib import Path
 from typing import IO
 
+from edge_agent import codec
 from edge_agent.errors import ConfigError
 from edge_agent.model import Schema
 from edge_agent.outbox_retention import Shedding
 from edge_agent.outbox_schema import (
     FORMAT,
+    LATER,
     PAGE,
     SLACK,
     TABLES,
     TOTALS,
+    UPGRADES,
     Ack,
+    Aside,
     Batch,
     Budget,
     Entry,
@@ -34,12 +39,16 @@ from edge_agent.outbox_schema import (
     connect,
     damage_flag,
     on,
+    positions,
     set_aside,
     stored_size,
     table_of,
     transaction,
 )
+from edge_agent.outbox_spans import END, Span, Spans, between, holds, without
 
+ASIDE_MOST = 1000  # refusals that are kept …
+ASIDE_BYTES = 1 << 20  # … and bytes of them
 AGED = 512  # most rows that leave for their age in one commit
 VICTIMS = 4096  # most rows that leave for want of room in one commit, unless more have come
 
@@ -131,11 +140,16 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             with transaction(db):
-                for statement in TABLES.split(";")[:-1]:
-                    db.execute(statement)
+                _run(db, TABLES + LATER)
                 db.executemany("INSERT INTO total VALUES (?, 0)", [(name,) for name in TOTALS])
                 db.execute(f"PRAGMA user_version = {FORMAT}")
-        elif version != FORMAT:
+            version = FORMAT
+        while version in UPGRADES:
+            with transaction(db):
+                _run(db, UPGRADES[version])
+                version += 1
+                db.execute(f"PRAGMA user_version = {version}")
+        if version != FORMAT:
             advice = "install that version, or name another folder in data"
             raise ConfigError([f"{self.path}: another version wrote this log ({advice})"])
 
@@ -143,7 +157,7 @@ class Store:
         """Read what is there and make the readers those that were declared."""
         db = self._db
         totals: dict[str, int] = dict(db.execute("SELECT name, value FROM total"))
-        stored = {name: Position(*rest) for name, *rest in db.execute("SELECT * FROM reader")}
+        stored = positions(db)
         for table in ("raw", "derived"):  # damage shows itself here, not at the first commit
             for sql in (
                 "SELECT * FROM log ORDER BY sequence LIMIT 1",
@@ -167,30 +181,37 @@ class Store:
     def _change(self, name: str, number: int, sign: int) -> None:
         """Count the stored rows of a schema that a reader takes from now on, or takes no more."""
         position = self.ledger.readers[name]
-        rows = 0
-        for table in ("raw", "derived"):
-            sql = "SELECT coalesce(sum(rows), 0) FROM log WHERE schema = ? AND sequence > ?"
-            rows += self._db.execute(on(table, sql), (number, position.cursor)).fetchone()[0]
-        position.appended += sign * rows
-        position.pending += sign * rows
+        sql = (
+            "SELECT coalesce(sum(rows), 0) FROM log"
+            " WHERE schema = ? AND sequence > ? AND sequence <= ?"
+        )
+        for start, stop in between(position.passed):
+            for table in ("raw", "derived"):
+                (rows,) = self._db.execute(on(table, sql), (number, start, stop)).fetchone()
+                position.appended += sign * rows
+                position.leave(start + 1, -sign * rows)
 
     def _store_declared(self, takes: Iterable[tuple[str, int]]) -> None:
         db = self._db
         db.execute("DELETE FROM takes")
         db.executemany("INSERT INTO takes VALUES (?, ?)", sorted(takes))
         db.execute("DELETE FROM reader")
+        db.execute("DELETE FROM island")
+        db.execute("DELETE FROM aside WHERE reader NOT IN (SELECT reader FROM takes)")
         db.execute(
             "DELETE FROM gap WHERE (reader, schema) NOT IN (SELECT reader, schema FROM takes)"
         )
         self._write_ledger(self.ledger)
+        for name, position in self.ledger.readers.items():
+            self._write_islands(name, position.passed)
 
     # -- committing -------------------------------------------------------------------------------
 
-    def commit(self, batch: Batch, held: Callable[[], Mapping[str, int]]) -> None:
+    def commit(self, batch: Batch, held: Callable[[], Mapping[str, Spans]]) -> None:
         """Write a batch in one transaction.
 
-        held    called before rows are dropped that somebody waits for: how far each reader has been
-                handed rows; those are left alone
+        held    called before rows are dropped that somebody waits for: what each reader has been
+                handed; those are left alone
         errors  ``sqlite3.OperationalError``: nothing is written, and may be tried again
         """
         after = deepcopy(self.ledger)
@@ -205,8 +226,16 @@ class Store:
                 rows = ((name, sequence, as_json(state)) for name, state in states.items())
                 self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
             self._retain(batch, after, held)
+            self._note_waiting(after)
             self._write_ledger(after)
         self.ledger = after
+
+    def _note_waiting(self, after: Ledger) -> None:
+        """Note for each reader since when the oldest row waits, as far as a commit can tell."""
+        for name, position in after.readers.items():
+            brought = position.appended - self.ledger.readers[name].appended
+            if position.pending <= brought:
+                position.waiting_ns = time.time_ns()
 
     def _write_schemas(self, schemas: Iterable[Known]) -> None:
         for known in schemas:
@@ -250,30 +279,70 @@ class Store:
 
     def _write_ack(self, name: str, ack: Ack, after: Ledger) -> None:
         position = after.readers[name]
-        start, position.cursor = position.cursor, max(position.cursor, ack.sequence)
-        span = (start, position.cursor)
-        tables = {table_of(k.schema.family) for k in self.known.values() if name in k.takers}
-        for table in tables:
-            sql = (
-                "SELECT coalesce(sum(rows), 0) FROM log WHERE sequence > ? AND sequence <= ?"
-                " AND schema IN (SELECT schema FROM takes WHERE reader = ?)"
-            )
-            position.pending -= self._db.execute(on(table, sql), (*span, name)).fetchone()[0]
+        split = len(ack.passed) > 1 and ack.passed[-1][0] > max(position.live_from, position.cursor)
+        steps = without(ack.passed, position.passed)
+        for step in steps:
+            position.leave(step[1], self._rows(name, step))
+        position.passed = ack.passed
+        if len(ack.passed) == 1:
+            position.backlog = 0
+        elif split:
+            position.backlog = position.pending - self._rows(name, (ack.passed[-1][1], END))
+        self._write_islands(name, ack.passed)
+        for aside in ack.aside:
+            self._write_aside(aside)
         position.acknowledged += ack.rows
         position.delivered += ack.delivered
         position.refused += ack.refused
         position.dropped += ack.dropped
         after.totals["dropped"] += ack.dropped
         self._db.execute("UPDATE reader SET cursor = ? WHERE name = ?", (position.cursor, name))
-        self._db.execute("DELETE FROM gap WHERE reader = ? AND sequence <= ?", (name, span[1]))
-        if "derived" in tables:
-            self._forget_delivered(*span, after)
+        for step in steps:
+            sql = "DELETE FROM gap WHERE reader = ? AND sequence > ? AND sequence <= ?"
+            self._db.execute(sql, (name, *step))
+            if "derived" in self._tables(name):
+                self._forget_delivered(*step, after)
+
+    def _tables(self, name: str) -> set[str]:
+        return {table_of(k.schema.family) for k in self.known.values() if name in k.takers}
+
+    def _rows(self, name: str, span: Span) -> int:
+        """Return the stored rows with a number in the span that a reader takes."""
+        sql = (
+            "SELECT coalesce(sum(rows), 0) FROM log WHERE sequence > ? AND sequence <= ?"
+            " AND schema IN (SELECT schema FROM takes WHERE reader = ?)"
+        )
+        counts = (self._db.execute(on(table, sql), (*span, name)) for table in self._tables(name))
+        return sum(int(count.fetchone()[0]) for count in counts)
+
+    def _write_islands(self, name: str, passed: Spans) -> None:
+        self._db.execute("DELETE FROM island WHERE reader = ?", (name,))
+        rows = [(name, start, stop) for start, stop in passed[1:]]
+        self._db.executemany("INSERT INTO island VALUES (?, ?, ?)", rows)
+
+    def _write_aside(self, aside: Aside) -> None:
+        """Keep refused rows, of a very large block the first; the oldest make room for them."""
+        block = aside.block
+        block = block.rows(0, min(len(block), max(1, ASIDE_BYTES // (9 * len(block.value)))))
+        row = (aside.reader, self.known[block.schema.id].number, aside.sequence, aside.at_ns)
+        sql = "INSERT INTO aside (reader, schema, sequence, at_ns, reason, payload)"
+        payload = codec.encode(block)
+        self._db.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", (*row, aside.reason, payload))
+        sizes = "SELECT number, length(payload) + length(reason) FROM aside ORDER BY number DESC"
+        size = 0
+        for kept, (number, length) in enumerate(self._db.execute(sizes).fetchall()):
+            size += length
+            if kept and (size > ASIDE_BYTES or kept >= ASIDE_MOST):
+                self._db.execute("DELETE FROM aside WHERE number <= ?", (number,))
+                break
 
     def _forget_delivered(self, start: int, stop: int, after: Ledger) -> None:
         """Delete the derived rows in (start, stop] that no reader waits for any more."""
         sql = """SELECT sequence, length(payload) FROM derived WHERE sequence > ? AND sequence <= ?
           AND NOT EXISTS (SELECT 1 FROM takes JOIN reader ON reader.name = takes.reader
-            WHERE takes.schema = derived.schema AND reader.cursor < derived.sequence)"""
+            WHERE takes.schema = derived.schema AND reader.cursor < derived.sequence
+            AND NOT EXISTS (SELECT 1 FROM island WHERE island.reader = reader.name
+              AND start < derived.sequence AND stop >= derived.sequence))"""
         self._delete("derived", self._db.execute(sql, (start, stop)).fetchall(), after)
 
     def _delete(self, table: str, rows: Sequence[tuple[int, int]], after: Ledger) -> None:
@@ -286,14 +355,15 @@ class Store:
         totals = list(ledger.totals.items())
         self._db.executemany("UPDATE total SET value = ?2 WHERE name = ?1", totals)
         rows = [
-            (name, p.cursor, p.appended, p.delivered, p.refused, p.dropped, p.pending)
+            (name, p.cursor, *p.counts, p.backlog, p.waiting_ns)
             for name, p in ledger.readers.items()
         ]
-        self._db.executemany("INSERT OR REPLACE INTO reader VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        sql = "INSERT OR REPLACE INTO reader VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        self._db.executemany(sql, rows)
 
     # -- retention --------------------------------------------------------------------------------
 
-    def _retain(self, batch: Batch, after: Ledger, held: Callable[[], Mapping[str, int]]) -> None:
+    def _retain(self, batch: Batch, after: Ledger, held: Callable[[], Mapping[str, Spans]]) -> None:
         """Let rows go: delivered raw rows of age, then the oldest of a class over its budget."""
         budget, totals = self.budget, after.totals
         shedding = Shedding(self._db, self.known, after, held)
@@ -326,12 +396,17 @@ class Store:
         takers = {known.number: known.takers for known in self.known.values()}
         aged = []
         for sequence, number, last_ns, length in self._db.execute(sql, (AGED,)):
-            waiting = any(after.readers[name].cursor < sequence for name in takers[number])
+            waiting = any(not holds(after.readers[n].passed, sequence) for n in takers[number])
             needed = checkpoint is not None and sequence > checkpoint
             if last_ns >= horizon or waiting or needed:
                 break
             aged.append((sequence, length))
         return aged
+
+
+def _run(db: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";")[:-1]:
+        db.execute(statement)
 
 
 def _row(entry: Entry) -> tuple[object, ...]:

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -354,6 +356,14 @@ def test_an_archive_of_nothing_is_a_mistake_and_makes_no_file(path: Path) -> Non
 # ---- a list as the model -----------------------------------------------------------------------
 
 
+@dataclass
+class Place:
+    """What a reader has had, and the numbers at which it went on with what was newest."""
+
+    done: set[int] = field(default_factory=set)
+    borders: list[int] = field(default_factory=list)
+
+
 class LogMachine(RuleBasedStateMachine):
     """Random appends, takes, acknowledgements, kills and restarts agree with a list.
 
@@ -370,8 +380,8 @@ class LogMachine(RuleBasedStateMachine):
         self.generation = 0
         self.stored: list[tuple[int, Schema, int]] = []
         self.waiting: list[tuple[int, Schema, int]] = []
-        self.cursor = dict.fromkeys(self.names, 0)
-        self.kept = dict.fromkeys(self.names, 0)
+        self.places = {name: Place() for name in self.names}
+        self.kept = deepcopy(self.places)
         self.checkpointed = self.kept_checkpoint = 0
         self.left: list[Outbox] = []
         self.open()
@@ -402,26 +412,43 @@ class LogMachine(RuleBasedStateMachine):
     def flush(self) -> None:
         self.runner.run(self.outbox.flush())
         self.stored, self.waiting = self.stored + self.waiting, []
-        self.kept, self.kept_checkpoint = dict(self.cursor), self.checkpointed
+        self.kept, self.kept_checkpoint = deepcopy(self.places), self.checkpointed
 
-    def expected(self, name: str) -> list[int]:
+    def waiting_for(self, name: str) -> list[int]:
         takes = ALL.takes if name == "all" else RAW_ONLY.takes
-        return [n for n, schema, _ in self.stored if n > self.cursor[name] and takes(schema)]
+        done = self.places[name].done
+        return [n for n, schema, _ in self.stored if n not in done and takes(schema)]
 
-    @precondition(lambda self: any(self.expected(name) for name in self.names))
+    def expected(self, name: str) -> tuple[list[int], bool]:
+        """Return the lane that is next, and whether it is backlog."""
+        waiting, borders = self.waiting_for(name), self.places[name].borders
+        live = [n for n in waiting if not borders or n > borders[-1]]
+        if live or not waiting:
+            return live, False
+        border = next(border for border in borders if waiting[0] <= border)
+        return [n for n in waiting if n <= border], True
+
+    @precondition(lambda self: self.stored)
+    @rule(name=st.sampled_from(names))
+    def part(self, name: str) -> None:
+        self.outbox.reader(name).part()
+        self.places[name].borders.append(len(self.stored))
+
+    @precondition(lambda self: any(self.waiting_for(name) for name in self.names))
     @rule(limit=st.integers(1, 8), part=st.integers(0, 8))
     def deliver(self, limit: int, part: int) -> None:
-        name = next(name for name in self.names if self.expected(name))
+        name = next(name for name in self.names if self.waiting_for(name))
         reader = self.outbox.reader(name)
         taken = self.runner.run(reader.take(limit))
-        assert sequences(taken) == self.expected(name)[:limit]
+        lane, behind = self.expected(name)
+        assert (sequences(taken), reader.behind) == (lane[:limit], behind)
         for item in taken:
             assert isinstance(item, Record)
             assert self.outbox.block(item).time[0] == item.first_ns
         if part:
             done = taken[:part]
             reader.acknowledge(done[-1].sequence, delivered=2 * len(done))
-            self.cursor[name] = done[-1].sequence
+            self.places[name].done |= set(sequences(done))
 
     @rule()
     def kill(self) -> None:
@@ -431,7 +458,7 @@ class LogMachine(RuleBasedStateMachine):
             old = before.with_name(before.name + suffix)
             shutil.copy(old, self.folder / f"{self.generation}.db{suffix}")
         self.left.append(self.outbox)
-        self.waiting, self.cursor = [], dict(self.kept)
+        self.waiting, self.places = [], deepcopy(self.kept)
         self.checkpointed = self.kept_checkpoint
         self.open()
 
@@ -439,7 +466,7 @@ class LogMachine(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         self.runner.run(self.outbox.close())
         self.stored, self.waiting = self.stored + self.waiting, []
-        self.kept, self.kept_checkpoint = dict(self.cursor), self.checkpointed
+        self.kept, self.kept_checkpoint = deepcopy(self.places), self.checkpointed
         self.open()
 
     @invariant()
@@ -448,7 +475,7 @@ class LogMachine(RuleBasedStateMachine):
         assert counts.conserved
         assert counts.appended == sum(rows for _, _, rows in self.stored)
         for name in self.names:
-            assert self.outbox.reader(name).lag == 2 * len(self.expected(name))
+            assert self.outbox.reader(name).lag == 2 * len(self.waiting_for(name))
             assert counts.readers[name].pending == self.outbox.ledger.readers[name].pending
         raw = [n for n, schema, _ in self.stored if not schema.family.derived]
         assert sequences(list(self.outbox.records(0))) == raw

@@ -16,7 +16,7 @@ from edge_agent import outbox_committer
 from edge_agent.errors import ConfigError
 from edge_agent.model import Family, Gap
 from edge_agent.outbox import Budget, Marker, Outbox, ReaderSpec, Record
-from edge_agent.outbox_schema import SLACK, damage_flag, stored_size
+from edge_agent.outbox_schema import FORMAT, SLACK, damage_flag, stored_size
 from tests.outbox_writer import BUDGET, HOUR, RAW, SLOT, block_of
 from tests.test_outbox import (
     ALL,
@@ -586,6 +586,6 @@ async def test_a_log_of_another_version_is_left_alone_and_told(path: Path) -> No
         with pytest.raises(ConfigError, match="another version"):
             Outbox(path, [ALL], budget=BUDGET)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA user_version = {FORMAT}")
     async with opened(path, ALL) as outbox:
         assert len(list(outbox.records(0))) == 1

@@ -8,10 +8,11 @@ class with the three members of ``Sink``, and name the config in ``sinks/__init_
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 from urllib.parse import urlsplit
 
 from edge_agent.model import Family, Gap, SampleBlock, Schema, Site
+from edge_agent.units import Duration
 
 Item = SampleBlock | Gap
 
@@ -38,13 +39,18 @@ class Sink(Protocol):
 class SinkConfig:
     """What every sink has.
 
-    streams  patterns of stream ids that it takes (``em-*/raw``, ``clinker/*``); without, everything
-             but slot rows, which go to the local history only
+    streams           patterns of stream ids that it takes (``em-*/raw``, ``clinker/*``); without,
+                      everything but slot rows, which go to the local history only
+    live_first_after  how long a row waits before what is newest goes first, and the rest behind it;
+                      ``never``: always in order
+    backlog_rate      rows of the rest per second, at most; without, half of the sink's time
     """
 
     kind: ClassVar[str] = ""
 
     streams: tuple[str, ...] = ()
+    live_first_after: Duration | Literal["never"] = Duration(60.0)
+    backlog_rate: float | None = None
 
     def takes(self, schema: Schema) -> bool:
         """Return whether the rows of a stream go to this sink."""
