@@ -360,6 +360,11 @@ class Reader:
         return self._outbox.ledger.readers[self._name].backlog
 
     @property
+    def _owes(self) -> bool:
+        """Whether what was acknowledged is not committed: a kill now would repeat it."""
+        return self._acknowledged > self._outbox.ledger.readers[self._name].acknowledged
+
+    @property
     def split(self) -> bool:
         """Whether there are two lanes."""
         return len(self._passed) > 1
@@ -374,7 +379,8 @@ class Reader:
     ) -> list[Record | Marker]:
         """Return the next committed items, at least one and the same until they are acknowledged.
 
-        A record that fails its checksum comes as a gap and counts as dropped.
+        A record that fails its checksum comes as a gap and counts as dropped. What was acknowledged
+        is committed when more is handed out, so a kill repeats one batch at most.
 
         limit       of items; of the backlog: ``backlog``, if given
         not_before  monotonic time before which none of the backlog is handed out
@@ -394,6 +400,8 @@ class Reader:
                 self._handed, self.fault = [], self._outbox.explain(e)
                 asyncio.get_running_loop().call_later(RETRY, self.wake)
             if self._handed:
+                if self._owes:
+                    await self._committer.flush()
                 return list(self._handed)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait if wait is not None and wait > 0 else None):

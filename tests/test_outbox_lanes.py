@@ -127,7 +127,7 @@ async def test_the_backlog_waits_until_it_may_and_live_rows_do_not(path: Path) -
             push(outbox, block_of(RAW, i))
         await outbox.flush()
         reader.part()
-        moment = time.monotonic() + 0.3
+        moment = time.monotonic() + 2.0
         asyncio.get_running_loop().call_later(0.1, push, outbox, block_of(RAW, 9))
         live = await reader.take(64, backlog=2, not_before=moment)
         assert (sequences(live), reader.behind) == ([10], False)
@@ -309,3 +309,15 @@ async def test_a_log_of_the_first_format_goes_on(path: Path) -> None:
         assert (outbox.counts().appended, outbox.aside()) == (2, [])
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+async def test_what_was_acknowledged_is_committed_when_more_is_handed_out(path: Path) -> None:
+    async with opened(path, ALL, commit=60.0) as outbox:
+        for i in range(8):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        await delivered(outbox.reader("all"), 4)
+        assert outbox.ledger.readers["all"].delivered == 0
+        assert sequences(await outbox.reader("all").take(4)) == [5, 6, 7, 8]
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT cursor FROM reader").fetchone() == (4,)
