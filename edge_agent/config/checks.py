@@ -441,5 +441,5 @@ def sink(name: str, config: SinkConfig, owners: list[str], report: Report) -> No
         if not any(fnmatchcase(known, owner) for known in owners):
             hint = nearest(owner, owners)
             report((*here, "streams", i), f'"{pattern}" matches no device and no metric{hint}')
-    for steps, message in config.faults():
+    for steps, message in (*config.pace_faults(), *config.faults()):
         report((*here, *steps), message)

@@ -5,6 +5,7 @@ buffers, the supervisor retries. To add one, write one file with a ``SinkConfig`
 class with the three members of ``Sink``, and name the config in ``sinks/__init__.py``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -61,6 +62,17 @@ class SinkConfig:
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         """Return what is wrong beyond the types: (path below the sink, message)."""
         return []
+
+    def pace_faults(self) -> list[tuple[tuple[str | int, ...], str]]:
+        """Return what is wrong with the keys that every sink has."""
+        found: list[tuple[tuple[str | int, ...], str]] = []
+        after, rate = self.live_first_after, self.backlog_rate
+        if not isinstance(after, str) and after <= 0:
+            told = "live_first_after is longer than 0 (write 60s, or never: always in order)"
+            found.append((("live_first_after",), told))
+        if rate is not None and not 0 < rate < math.inf:
+            found.append((("backlog_rate",), "backlog_rate is rows per second (write 5000)"))
+        return found
 
     def build(self, site: Site) -> Sink:
         """Return the sink."""

@@ -70,6 +70,8 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
         ("commit: soon", "commit: 'soon' is not a duration"),
         ("sinks: {history: {type: mqtt, url: x}}", 'the name "history" is taken'),
         ("sinks: {b: {type: mqtt, url: x, streams: [en/raw]}}", '"en/raw" matches no device and no metric'),
+        ("sinks: {b: {type: mqtt, url: x, live_first_after: 0s}}", "60s, or never"),
+        ("sinks: {b: {type: mqtt, url: x, backlog_rate: -1}}", "backlog_rate is rows per second"),
         ("sinks: [a, b]", "sinks: must be a mapping"),
         ("sinks: {b: 5}", "sinks.b: must be a mapping"),
         ("metrics: {m: {type: energy, product: cemnt}}", 'is no product of configs/benchmarks (did you mean "cement"?)'),
