@@ -80,6 +80,7 @@ def summary(config: Config) -> Iterator[str]:
         yield from (f"attention {name}: {remark}" for remark in metric.remarks(plant))
     for name, sink in config.sinks.items():
         yield f"sink      {name}: {sink.kind}"
+        yield from (f"attention {name}: {remark}" for remark in sink.remarks())
 
 
 async def probe(config: Config, progress: Callable[[str], None]) -> tuple[list[str], bool]:

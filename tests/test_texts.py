@@ -10,7 +10,7 @@ from edge_agent import codec
 from edge_agent.drivers.base import Vocabulary
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Tag, concatenate
 from edge_agent.sinks.lines import Lines
-from edge_agent.sinks.mqtt import payload
+from edge_agent.sinks.mqtt_payload import columns
 from edge_agent.units import Unit
 
 SCHEMA = Schema(
@@ -65,7 +65,7 @@ def test_a_broker_gets_words() -> None:
         rows(Vocabulary(), "a", None),
         rows(Vocabulary(), *["a", None, "b", "a", "b", "b"]),
     ):
-        sent = orjson.loads(payload(block))
+        sent = orjson.loads(columns(block))
         assert sent["v"]["batch"] == [block.text(1, row) for row in range(len(block))]
         assert sent["v"]["speed"] == [1.5] * len(block)
 

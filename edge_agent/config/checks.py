@@ -443,3 +443,17 @@ def sink(name: str, config: SinkConfig, owners: list[str], report: Report) -> No
             report((*here, "streams", i), f'"{pattern}" matches no device and no metric{hint}')
     for steps, message in (*config.pace_faults(), *config.faults()):
         report((*here, *steps), message)
+
+
+def sessions(sinks: Mapping[str, SinkConfig], report: Report) -> None:
+    """Check that no two sinks throw each other out of a peer that knows them by an id."""
+    held: dict[str, str] = {}
+    for name, config in sinks.items():
+        if (session := config.session()) in held:
+            report(
+                ("sinks", name),
+                f'has the client id of sink "{held[session]}" at the same broker, so each would '
+                'throw the other out (write client_id: "{site}-{gateway}-' + name + '")',
+            )
+        elif session:
+            held[session] = name

@@ -129,16 +129,17 @@ class _Reading:
         self._check_entries(plant, devices, metrics, sinks, build=whole)
         if not (site and retention and limits and shifts and web and tables):
             return None
+        folder = (self.path.absolute().parent / Path(data).expanduser()).resolve()
         return Config(
             path=self.path,
             site=site,
-            data=(self.path.absolute().parent / Path(data).expanduser()).resolve(),
+            data=folder,
             retention=retention,
             devices=MappingProxyType(devices),
             shifts=MappingProxyType(dict(shifts.calendar)),
             quality=limits,
             metrics=MappingProxyType(metrics),
-            sinks=MappingProxyType(sinks),
+            sinks=MappingProxyType({name: s.below(folder) for name, s in sinks.items()}),
             web=web,
             commit=commit,
             tables=tables,
@@ -317,6 +318,7 @@ class _Reading:
             checks.metric(name, metric, tags, plant, self._report, build=build)
         for name, sink in sinks.items():
             checks.sink(name, sink, [*owners, *by_itself], self._report)
+        checks.sessions(sinks, self._report)
 
 
 def _place(fault: Fault) -> tuple[str, int, int]:

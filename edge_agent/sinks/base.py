@@ -7,9 +7,10 @@ class with the three members of ``Sink``, and name the config in ``sinks/__init_
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from edge_agent.model import Family, Gap, SampleBlock, Schema, Site
@@ -48,6 +49,7 @@ class SinkConfig:
     """
 
     kind: ClassVar[str] = ""
+    files: ClassVar[tuple[str, ...]] = ()  # keys that name files
 
     streams: tuple[str, ...] = ()
     live_first_after: Duration | Literal["never"] = Duration(60.0)
@@ -73,6 +75,23 @@ class SinkConfig:
         if rate is not None and not 0 < rate < math.inf:
             found.append((("backlog_rate",), "backlog_rate is rows per second (write 5000)"))
         return found
+
+    def remarks(self) -> list[str]:
+        """Return what a person should know, though it is no fault."""
+        return []
+
+    def session(self) -> str:
+        """Return what only one sink may hold (a client id at a broker); nothing if it is shared."""
+        return ""
+
+    def below(self, folder: Path) -> Self:
+        """Return the same with files that are named relative to a folder."""
+        placed: dict[str, Any] = {
+            key: str(folder / Path(name).expanduser())
+            for key in self.files
+            if (name := getattr(self, key))
+        }
+        return replace(self, **placed)
 
     def build(self, site: Site) -> Sink:
         """Return the sink."""

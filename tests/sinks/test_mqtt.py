@@ -14,7 +14,8 @@ import pytest
 
 from edge_agent.errors import Disconnected, Rejected
 from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
-from edge_agent.sinks.mqtt import MqttConfig, MqttSink, birth, payload
+from edge_agent.sinks.mqtt import MqttConfig, MqttSink
+from edge_agent.sinks.mqtt_payload import birth, columns, gap
 from edge_agent.units import Duration, Secret
 from tests.proxy import Wire
 from tests.servers import HOST, Certificates, Mosquitto, Subscriber, certificates, free_port
@@ -42,12 +43,12 @@ def test_a_block_is_written_as_the_contract_says() -> None:
     time = np.array([1763778000000, 1763778001000], np.int64) * 1_000_000
     value = np.array([[412.5, np.nan], [0.1, 1e300]])
     quality = np.array([[0, 129], [0, 0]], np.uint8)
-    assert payload(SampleBlock(KILN, time, value, quality)) == (
+    assert columns(SampleBlock(KILN, time, value, quality)) == (
         b'{"t":[1763778000000,1763778001000],"v":{"active_power":[412.5,null],'
         b'"voltage_l1":[0.1,1e+300]},"q":{"active_power":[0,129]}}'
     )
-    gap = Gap(KILN, 5_000_000, 9_000_000, 120, "bytes")
-    assert payload(gap) == b'{"gap":{"from":5,"to":9,"rows":120,"reason":"bytes"}}'
+    dropped = Gap(KILN, 5_000_000, 9_000_000, 120, "bytes")
+    assert gap(dropped) == b'{"gap":{"from":5,"to":9,"rows":120,"reason":"bytes"}}'
 
 
 async def test_no_acknowledgement_of_a_batch_is_held_back(mosquitto: Mosquitto) -> None:
@@ -66,12 +67,12 @@ async def test_no_acknowledgement_of_a_batch_is_held_back(mosquitto: Mosquitto) 
 
 def test_a_derived_row_names_the_schema_that_says_what_it_rests_on() -> None:
     made = ("config:1f", "standard_coal:electricity")
-    columns = Schema("clinker/1h", Family.ENERGY, KILN.tags, 3600.0, made)
+    hours = Schema("clinker/1h", Family.ENERGY, KILN.tags, 3600.0, made)
     value, quality = np.array([[1.0], [2.0]]), np.zeros((2, 1), np.uint8)
-    sent = orjson.loads(payload(SampleBlock(columns, np.array([10**9]), value, quality)))
-    assert sent["s"] == columns.id
-    told = orjson.loads(birth([columns]))["streams"]["1h"]
-    assert (told["schema"], told["provenance"]) == (columns.id, list(made))
+    sent = orjson.loads(columns(SampleBlock(hours, np.array([10**9]), value, quality)))
+    assert sent["s"] == hours.id
+    told = orjson.loads(birth([hours]))["streams"]["1h"]
+    assert (told["schema"], told["provenance"]) == (hours.id, list(made))
 
 
 def test_numbers_survive_the_text_bit_for_bit() -> None:
@@ -79,7 +80,7 @@ def test_numbers_survive_the_text_bit_for_bit() -> None:
     value = np.ascontiguousarray(bits[np.isfinite(bits)][:16_000].reshape(2, -1))
     n = value.shape[1]
     sent = SampleBlock(KILN, np.arange(n, dtype=np.int64), value, np.zeros((2, n), np.uint8))
-    read = orjson.loads(payload(sent))["v"]
+    read = orjson.loads(columns(sent))["v"]
     assert np.array([read["active_power"], read["voltage_l1"]]).tobytes() == value.tobytes()
 
 
@@ -90,7 +91,7 @@ def test_a_view_of_some_rows_or_columns_in_any_layout_is_written_alike() -> None
         KILN, view.time, np.asfortranarray(view.value), np.asfortranarray(view.quality)
     )
     copied = SampleBlock(KILN, view.time.copy(), view.value.copy(), view.quality.copy())
-    assert payload(view) == payload(turned) == payload(copied)
+    assert columns(view) == columns(turned) == columns(copied)
 
 
 async def test_a_gap_stands_on_the_topic_of_its_stream(
@@ -195,16 +196,23 @@ async def test_outages_at_any_moment_lose_nothing_and_repeat_only_what_was_not_a
     assert len(times) <= len(acknowledged) + outages * 20
 
 
-async def test_a_payload_too_large_for_the_broker_is_refused(tmp_path: Path) -> None:
+async def test_a_block_too_large_for_the_broker_is_cut_and_a_row_too_large_is_refused(
+    tmp_path: Path,
+) -> None:
+    wide = schema("em-wide/raw", *(f"signal_{i}" for i in range(200)))
     with Mosquitto(tmp_path, settings="max_packet_size 2000") as broker:
-        sink = sink_for(broker.url)
+        sink = sink_for(broker.url, births=False)  # that of 200 signals is too large as well
         await sink.connect()
+        sent = [block(KILN), block(wide, 2), block(KILN, 200, first=3), block(KILN, first=203)]
         with broker.subscriber() as seen:
             with pytest.raises(Rejected, match="the broker takes at most 2000") as refusal:
-                await sink.write([block(KILN), block(KILN, 200), block(KILN, first=5)])
-            assert {r.item for r in refusal.value.refusals} == {1}
-            assert len(seen.wait_for(2, RAW)) == 2
+                await sink.write(sent)
+            seen.wait_for(6, RAW)
         await sink.close()
+    assert {row for r in refusal.value.refusals for row in r.rows} == {0, 1}
+    assert {r.item for r in refusal.value.refusals} == {1}
+    times = [t for message in seen.messages for t in message.json["t"]]
+    assert times == [START // 10**6 + 1000 * i for i in range(206)]
 
 
 async def test_a_broker_that_hangs_up_after_each_refusal_is_got_past(tmp_path: Path) -> None:
@@ -229,10 +237,10 @@ async def test_a_broker_that_hangs_up_after_each_refusal_is_got_past(tmp_path: P
 
 async def test_a_wrong_password_is_told_in_plain_words(tmp_path: Path) -> None:
     with Mosquitto(tmp_path, users={"edge": "secret"}) as broker:
-        sink = sink_for(broker.url, user="edge", password=Secret("wrong"))
+        sink = sink_for(broker.url, user="edge", password=Secret("hunter2"))
         with pytest.raises(Disconnected, match="Not authorized") as error:
             await sink.connect()
-        assert "wrong" not in str(error.value)
+        assert "hunter2" not in str(error.value)
         await sink.close()
 
 
@@ -335,4 +343,4 @@ def test_every_quality_but_good_is_told() -> None:
     for quality in Quality:
         value = np.full((2, 1), np.nan if quality >= Quality.BAD else 1.0)
         one = SampleBlock(KILN, np.array([0], np.int64), value, np.full((2, 1), quality, np.uint8))
-        assert bool(orjson.loads(payload(one))["q"]) == (quality is not Quality.GOOD)
+        assert bool(orjson.loads(columns(one))["q"]) == (quality is not Quality.GOOD)

@@ -1,0 +1,152 @@
+"""The messages of one write, and what is remembered of them until a write gets through.
+
+A write that ends with the connection is handed over again. What the broker has acknowledged or
+refused of it is remembered, so that a slow link gets on with each connection and a repeat is a
+message whose acknowledgement was lost, no more.
+
+A broker may end the connection with a refusal, also without a word: mosquitto 2.0.11 with
+``max_queued_messages 0``, any broker of MQTT 3.1.1, or one that finds a packet too large. To get
+past it, messages go one by one after some losses, so that it is seen which was under way. A link
+that breaks by itself looks alike, so that one is put on trial: it is sent when the connection has
+lived for a while with nothing under way. If that ends the connection, it is cut; one that cannot be
+cut is refused after ``PATIENCE`` trials.
+"""
+
+import logging
+from collections import Counter
+from hashlib import blake2b
+
+from edge_agent.errors import Disconnected, Refusal
+from edge_agent.sinks.mqtt_answers import BLAMING, DOUBTFUL, TEMPORARY, TOO_LARGE
+from edge_agent.sinks.mqtt_connection import LARGEST, Connection, Message
+
+log = logging.getLogger(__name__)
+
+OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
+SUSPICIOUS = 2  # writes lost in a row, after which messages are sent one by one
+QUIET = 0.5  # seconds for which a connection lives before a trial
+PATIENCE = 3  # trials of a message, or answers that leave open what is at fault
+FAILURE = 0x80  # reason codes from here on are refusals
+
+
+class Ledger:
+    """What is known of messages from one connection to the next.
+
+    losses  writes in a row that ended with the connection
+    cut     bytes of a message above which a block is cut, as found out
+    """
+
+    def __init__(self) -> None:
+        self.accepted: Counter[bytes] = Counter()
+        self.refused: dict[bytes, str] = {}
+        self.doubts: Counter[bytes] = Counter()
+        self.trials: Counter[bytes] = Counter()
+        self.losses = 0
+        self.cut = LARGEST
+
+    def clear(self) -> None:
+        """Forget the messages: all of them are answered for."""
+        self.accepted.clear()
+        self.refused.clear()
+        self.doubts.clear()
+        self.trials.clear()
+        self.losses = 0
+
+
+class Batch:
+    """The messages of one write and what becomes of them."""
+
+    def __init__(self, connection: Connection, ledger: Ledger) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self._accepted: list[bytes] = []
+        self._refused: list[tuple[Message, str]] = []
+        self._kept = ""  # why the broker does not take a message now
+        self._on_trial = b""
+
+    async def publish(self, message: Message) -> None:
+        """Send a message, or nothing when it is known what becomes of it."""
+        ledger = self._ledger
+        size = len(message.text) + len(message.topic.encode()) + OVERHEAD
+        if size > self._connection.largest:
+            why = f"{size} bytes; the broker takes at most {self._connection.largest}"
+            self._refused.append((message, why))
+            return
+        if ledger.losses:
+            key = _digest(message)
+            if ledger.accepted[key] > 0:
+                ledger.accepted[key] -= 1
+                self._accepted.append(key)
+                return
+            if key in ledger.refused:
+                self._refused.append((message, ledger.refused[key]))
+                return
+            if ledger.doubts[key] and ledger.losses >= SUSPICIOUS:
+                await self._connection.rest(QUIET)
+                self._on_trial = key
+        await self._connection.publish(message, self._answered, retain=message.item is None)
+        if ledger.losses >= SUSPICIOUS:
+            await self.settle()
+        elif self._kept:
+            raise Disconnected(self._kept)
+
+    async def settle(self) -> None:
+        """Return when everything sent is answered for.
+
+        errors  ``Disconnected`` when it is not, or when the broker can take no more for now
+        """
+        await self._connection.answered()
+        if self._kept:
+            raise Disconnected(self._kept)
+
+    def refusals(self) -> list[Refusal]:
+        """Return the rows refused, those of an item with one reason together; log others."""
+        found: dict[tuple[int, str], list[int]] = {}
+        for message, why in self._refused:
+            if message.item is None:
+                log.warning("%s: %s", message.topic, why)
+            else:
+                found.setdefault((message.item, why), []).extend(message.rows)
+        return [Refusal(item, rows, why) for (item, why), rows in sorted(found.items())]
+
+    def remember(self) -> None:
+        """Keep what is known when the connection is lost."""
+        ledger, connection = self._ledger, self._connection
+        ledger.losses += 1
+        ledger.accepted.update(self._accepted)
+        ledger.refused |= {_digest(message): why for message, why in self._refused}
+        waiting = connection.waiting
+        if len(waiting) != 1 or not connection.ended:
+            return
+        suspect, key = waiting[0], _digest(waiting[0])
+        certain = connection.parted in BLAMING
+        if not certain and key != self._on_trial:
+            ledger.doubts[key] += 1
+        elif len(suspect.rows) > 1 and connection.parted in {None, TOO_LARGE}:
+            ledger.cut = max(1, len(suspect.text) // 2)
+        elif certain:
+            ledger.refused[key] = f"the broker ends the connection for it ({connection.parted})"
+        else:
+            ledger.trials[key] += 1
+            if ledger.trials[key] >= PATIENCE:
+                ledger.refused[key] = (
+                    f"the broker ended {PATIENCE} connections when it got this, and did not say why"
+                )
+
+    def _answered(self, message: Message, code: int, name: str) -> None:
+        key = _digest(message)
+        if code < FAILURE:
+            if message.item is not None:  # $meta and $state are told on each connection
+                self._accepted.append(key)
+            return
+        why = f"the broker answered: {name} ({code})"
+        if code in DOUBTFUL:
+            self._ledger.trials[key] += 1
+        if code in TEMPORARY or (code in DOUBTFUL and self._ledger.trials[key] < PATIENCE):
+            self._kept = why
+        else:
+            self._refused.append((message, why))
+
+
+def _digest(message: Message) -> bytes:
+    return blake2b(message.topic.encode() + b"\0" + message.text, digest_size=16).digest()
