@@ -28,6 +28,7 @@ from edge_agent.sinks.mqtt_answers import (
     stranger,
     tls_hint,
 )
+from edge_agent.sinks.mqtt_paho import quicken
 from edge_agent.units import Secret
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Connection:
         paho.on_connect = self._on_connect
         paho.on_disconnect = self._on_disconnect
         paho.on_publish = self._on_publish
+        quicken(paho)
         paho._sock_recv = self._overhear  # type: ignore[method-assign]  # noqa: SLF001
         paho.connect_timeout = self._login.timeout
 
@@ -215,20 +217,8 @@ class Connection:
         message, answered = self._waiting.pop(mid, (None, None))
         if message is not None and answered is not None:
             answered(message, code.value, "" if code.value == 0 else str(code))
-        if self._left == 0:
-            self._quick()
         if len(self._waiting) <= self._left and not self._progress.done():
             self._progress.set_result(None)
-
-    def _quick(self) -> None:
-        """Acknowledge at once what TCP has brought, as no message that follows will do it.
-
-        A broker with Nagle's algorithm (mosquitto by default) holds back the PUBACKs behind the
-        first until it is acknowledged, which the kernel puts off for 40 ms.
-        """
-        link = cast("socket.socket | None", self._paho.socket())
-        if link is not None:
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     async def open(self) -> None:
         """Return when the broker has greeted; ``Disconnected`` says why it has not."""
@@ -277,9 +267,7 @@ class Connection:
     ) -> None:
         """Send a message behind those before it; what the broker answers is handed on."""
         if len(self._waiting) >= self._window:
-            # one by one: each message that follows carries the TCP acknowledgement for which a
-            # broker with Nagle's algorithm (mosquitto by default) holds back further PUBACKs
-            await self.answered(self._window - 1)
+            await self.answered(self._window // 2)  # to wait costs as much as a message
         info = self._paho.publish(message.topic, message.text, qos=1, retain=retain and self.retain)
         if info.rc:
             self._broken = True
