@@ -9,11 +9,13 @@ is named.
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from edge_agent import __version__
+from edge_agent.backlog import Backlog
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config, uncollected
 from edge_agent.delivery import run_sink
@@ -26,6 +28,7 @@ from edge_agent.metrics.base import Metric
 from edge_agent.metrics.slots import SlotOperator, slot_schema
 from edge_agent.model import Family, SampleBlock
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
+from edge_agent.outbox_survey import Survey
 from edge_agent.pipeline import Pipeline
 from edge_agent.sinks.base import Sink
 from edge_agent.sinks.history import History, HistorySink
@@ -234,6 +237,7 @@ class Agent:
     async def _keep(self) -> None:
         """Checkpoint each minute, and keep what health shows of the disk up to date."""
         due = CHECKPOINT
+        backlogs = {name: Backlog() for name in self.health.sinks}
         drivers = ((link.name, link.driver) for link in self._links)
         counting = [(name, driver) for name, driver in drivers if isinstance(driver, Counts)]
         while True:
@@ -245,6 +249,8 @@ class Agent:
             self.health.rows_late_total = self.pipeline.rows_late
             for name, driver in counting:
                 self.health.links[name].counts = dict(driver.counts)
+            for name, backlog in backlogs.items():
+                self._pace(self.health.sinks[name], backlog)
             kept = self.health.sinks[HISTORY]
             away = kept.error if kept.state is State.DOWN else ""
             for name, fault in (("disk", self.outbox.fault), (HISTORY, away)):
@@ -252,6 +258,14 @@ class Agent:
                     self.health.faults[name] = fault
                 else:
                     self.health.faults.pop(name, None)
+
+    def _pace(self, sink: SinkHealth, backlog: Backlog) -> None:
+        """Tell how long a sink still takes to catch up."""
+        if sink.state is State.UP:
+            backlog.note(time.monotonic(), self._lag(sink.name), sink.backlog)
+        else:
+            backlog.forget()
+        sink.remaining_seconds = backlog.remaining
 
     async def _drain(self) -> None:
         """Let the sinks deliver what is committed, but no longer than ``grace``."""
@@ -297,6 +311,7 @@ class Agent:
             live=self.live,
             health=self.health,
             counts=self.counts,
+            store=Survey(self.outbox, _budget(self.config)).store,
             running=Standing(self.pipeline.running).rows,
             rows=history.rows,
             states=states,

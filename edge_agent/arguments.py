@@ -37,6 +37,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     for add in (
         _demo,
         _run,
+        _status,
         _check,
         _explain,
         _scan,
@@ -149,6 +150,20 @@ def _run(menu: _Menu) -> None:
     what = "run the agent in the foreground until SIGTERM; SIGHUP reads the file again"
     one = menu.add("run", what, "edge-agent run /etc/edge-agent/plant.yaml")
     one.add_argument("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+
+
+def _status(menu: _Menu) -> None:
+    what = "show what arrives: rows waiting, refused or dropped by sink, and how full the log is"
+    more = (
+        "Reads the log beside a running agent, or without one. A running agent is\n"
+        "asked why a sink is down, where web.listen says. Run it as the user that the agent runs\n"
+        "as. Exit status 1 says that there is no log or that it cannot be read."
+    )
+    example = "edge-agent status /etc/edge-agent/plant.yaml"
+    add = menu.add("status", what, example, more).add_argument
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+    most = "how many refusals and gaps are listed, the newest (10)"
+    add("--most", type=_positive, default=10, metavar="N", help=most)
 
 
 def _check(menu: _Menu) -> None:

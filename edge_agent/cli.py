@@ -1,4 +1,4 @@
-"""The commands: ``run demo check explain scan browse tags simulate report recompute export``.
+"""The commands, as ``edge-agent --help`` lists them.
 
 Exit status: 0 done; 2 the configuration or an argument is wrong; 3 ``check --connect`` could not
 reach something; 1 anything else. Errors go to standard error, one line per fault, never a
@@ -141,6 +141,15 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if reached else UNREACHED
 
 
+def _status(options: argparse.Namespace) -> int:
+    from edge_agent import status  # the agent's start must not wait for it
+
+    config = load(options.config)
+    for line in status.lines(status.read(config), config.site.zone, options.most):
+        _say(line)
+    return 0
+
+
 def _simulate(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "simulators", str(options.plant or data_dir() / "demo.yaml")]
     if options.faults is not None:
@@ -205,6 +214,7 @@ _SHOW = commands.Show(_say, _progress)
 _RUNS: Mapping[str, Run] = {
     "demo": _demo,
     "run": _run,
+    "status": _status,
     "check": _check,
     "explain": lambda options: commands.explain(options, _SHOW),
     "scan": lambda options: commands.scan(options, _SHOW),

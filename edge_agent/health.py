@@ -9,6 +9,8 @@ kill; ``Health`` only reads them.
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+LONG_ENOUGH = 600.0  # seconds of rows that tell how fast the log grows
+
 
 class State(StrEnum):
     """How a link or a sink is."""
@@ -52,8 +54,9 @@ class SinkHealth:
     since_ns: int = 0
     error: str = ""
     last_refusal: str = ""
-    backlog: int = 0  # rows that come behind live ones
-    behind_seconds: float = 0.0  # since the next row was read, by the newest of its stream
+    backlog: int = 0  # of the rows that wait, those in the lane behind live ones
+    behind_seconds: float = 0.0  # age of the oldest waiting row against its stream's newest
+    remaining_seconds: float | None = None  # until it has caught up; None: it does not just now
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,79 @@ class LogCounts:
         return total and all(reader.conserved for reader in self.readers.values())
 
 
+@dataclass(frozen=True)
+class SetAside:
+    """A damaged file that was renamed so that a new one could be begun.
+
+    at_ns  when it was last written
+    """
+
+    name: str
+    bytes: int
+    at_ns: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows that left the log before a sink had them; the marker in their place waits for it."""
+
+    sink: str
+    stream: str
+    first_ns: int
+    last_ns: int
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Commits:
+    """The group commits since the start.
+
+    recent  seconds that each of the last ones took, oldest first
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    recent: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoreHealth:
+    """The log as a store: how full it is and how far back it goes.
+
+    raw_bytes, derived_bytes  of the rows, each held against its own budget
+    disk_bytes                of all its files, held against ``limit_bytes``
+    oldest_ns, newest_ns      times of the oldest raw row that is kept and of the newest
+    """
+
+    raw_bytes: int
+    derived_bytes: int
+    raw_budget_bytes: int
+    derived_budget_bytes: int
+    disk_bytes: int
+    limit_bytes: int
+    oldest_ns: int
+    newest_ns: int
+    set_aside: tuple[SetAside, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    commits: Commits = Commits()
+
+    @property
+    def kept_seconds(self) -> float:
+        """How far back the raw rows go."""
+        return max(0, self.newest_ns - self.oldest_ns) / 1e9
+
+    @property
+    def room_seconds(self) -> float | None:
+        """For how long raw rows can wait until the budget drops the oldest; None: not known yet.
+
+        At the pace of those that are kept, which needs a while to be one.
+        """
+        if self.kept_seconds < LONG_ENOUGH or not self.raw_bytes:
+            return None
+        return self.kept_seconds * self.raw_budget_bytes / self.raw_bytes
+
+
 @dataclass
 class Health:
     """All of it, as the dashboard, ``/healthz`` and ``/metrics`` show it."""
@@ -101,7 +177,7 @@ class Health:
     faults: dict[str, str] = field(default_factory=dict)  # "disk" -> what is wrong now
     rows_late_total: int = 0
 
-    def to_json(self, counts: LogCounts) -> dict[str, object]:
+    def to_json(self, counts: LogCounts, store: StoreHealth) -> dict[str, object]:
         """Return everything as JSON-able data."""
         links = [asdict(link) | {"silent": sorted(link.silent)} for link in self.links.values()]
         return {
@@ -112,6 +188,7 @@ class Health:
             "sinks": [asdict(s) | self._rows(s.name, counts) for s in self.sinks.values()],
             "log": {k: v for k, v in asdict(counts).items() if k != "readers"}
             | {"conserved": counts.conserved},
+            "store": _of_store(store),
             "rows_late_total": self.rows_late_total,
         }
 
@@ -126,3 +203,9 @@ class Health:
     def _rows(name: str, counts: LogCounts) -> dict[str, object]:
         reader = counts.readers[name]
         return asdict(reader) | {"conserved": reader.conserved}
+
+
+def _of_store(store: StoreHealth) -> dict[str, object]:
+    told = {k: v for k, v in asdict(store).items() if k not in {"dropped", "commits"}}
+    spans = {"kept_seconds": store.kept_seconds, "room_seconds": store.room_seconds}
+    return told | spans | {"markers": len(store.dropped), "commits": store.commits.count}

@@ -70,7 +70,7 @@ from pathlib import Path
 import orjson
 
 from edge_agent import codec
-from edge_agent.health import LogCounts, ReaderCounts
+from edge_agent.health import Commits, LogCounts, ReaderCounts
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.outbox_archive import Archive
 from edge_agent.outbox_committer import RETRY, Committer
@@ -245,6 +245,11 @@ class Outbox(Archive):
             *(r.fault for r in self._readers.values()),
         )
         return next(filter(None, faults), "")
+
+    @property
+    def commits(self) -> Commits:
+        """How many commits there were since the start and how long they took."""
+        return self._committer.commits
 
     @property
     def ledger(self) -> Ledger:

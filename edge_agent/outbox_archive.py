@@ -62,7 +62,7 @@ class Archive:
         with closing(connect(self.path, query_only=True)) as db:
             while rows := self._page(db, sql, after):
                 for row in rows:
-                    if family is None or self._numbered(row[1]).family is family:
+                    if family is None or self.numbered(row[1]).family is family:
                         yield self.record(row)
                 after = rows[-1][0]
 
@@ -105,7 +105,7 @@ class Archive:
         rows = self.db.execute(sql, (reader, most)).fetchall()
         for name, sequence, at_ns, reason, number, payload in rows:
             with suppress(Corrupt):
-                block = codec.decode(payload, self._numbered(number))
+                block = codec.decode(payload, self.numbered(number))
                 found.append(Aside(name, sequence, at_ns, reason, block))
         return found
 
@@ -123,7 +123,8 @@ class Archive:
             self._load()
         return self._by_id[id]
 
-    def _numbered(self, number: int) -> Schema:
+    def numbered(self, number: int) -> Schema:
+        """Return a schema by its number in the file."""
         if number not in self._by_number:  # it has come since
             self._load()
         return self._by_number[number]
@@ -131,9 +132,9 @@ class Archive:
     def record(self, row: Row) -> Record:
         """Return a row of the file as a record."""
         sequence, number, first_ns, last_ns, rows, payload = row
-        return Record(sequence, self._numbered(number).id, first_ns, last_ns, rows, payload)
+        return Record(sequence, self.numbered(number).id, first_ns, last_ns, rows, payload)
 
     def marker(self, row: tuple[int, int, int, int, str, int]) -> Marker:
         """Return a row of the file as a gap marker."""
         number, first_ns, last_ns, rows, reason, sequence = row
-        return Marker(self._numbered(number), first_ns, last_ns, rows, reason, sequence)
+        return Marker(self.numbered(number), first_ns, last_ns, rows, reason, sequence)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import islice
 
+from edge_agent.health import Commits
 from edge_agent.outbox_schema import Ack, Batch, Known, Lost, Push, damage_flag
 from edge_agent.outbox_spans import START, Spans
 from edge_agent.outbox_store import Store
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 1 << 20  # bytes: a commit is due, whatever its age, and takes hardly more
 MEMORY = 64 << 20  # bytes that wait for the disk; beyond, the oldest raw rows are dropped
+RECENT = 256  # commits whose durations are kept
 RETRY = 1.0  # seconds between two attempts on a disk that fails
 
 
@@ -42,6 +44,8 @@ class Committer:
         self._shedding = False  # rows that readers wait for are being dropped
         self._taken = dict[str, Spans](dict.fromkeys(store.specs, START))
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._took = deque[float](maxlen=RECENT)  # seconds of the last commits
+        self._commits, self._seconds = 0, 0.0
         self.generation = 0
         self.fault = ""
         self.bug: BaseException | None = None
@@ -113,6 +117,12 @@ class Committer:
             self._taken[name] = spans
             return True
 
+    @property
+    def commits(self) -> Commits:
+        """How many commits there were and how long they took, the disk's answer included."""
+        with self._changed:
+            return Commits(self._commits, self._seconds, tuple(self._took))
+
     def _set_due(self, seconds: float) -> None:
         due = time.monotonic() + seconds
         if self._due is None or due < self._due:
@@ -163,6 +173,7 @@ class Committer:
 
     def _commit(self) -> None:
         batch, waiting = self._begin()
+        began = time.monotonic()
         try:
             self._store.commit(batch, self._held)
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
@@ -170,7 +181,7 @@ class Committer:
         except sqlite3.DatabaseError as e:
             self._failed(batch, e)
         else:
-            self._succeeded(batch, waiting)
+            self._succeeded(batch, waiting, time.monotonic() - began)
 
     def _begin(self) -> tuple[Batch, list[tuple[int, asyncio.Future[None]]]]:
         """Return what is to be written now, and who wants to hear of it."""
@@ -202,9 +213,13 @@ class Committer:
         self._shedding = False
         self.generation += 1
 
-    def _succeeded(self, batch: Batch, waiting: list[tuple[int, asyncio.Future[None]]]) -> None:
+    def _succeeded(
+        self, batch: Batch, waiting: list[tuple[int, asyncio.Future[None]]], took: float
+    ) -> None:
         with self._changed:
             self._end(len(batch.pushes))
+            self._took.append(took)
+            self._commits, self._seconds = self._commits + 1, self._seconds + took
             left = self._queue[0].ticket if self._queue else self._tickets + 1
             done = [entry for entry in waiting if entry[0] < left]
             self._waiting = [entry for entry in self._waiting if entry not in done]

@@ -21,7 +21,7 @@ from tests.commands import ROOT, called, children, gone, line, run, started
 from tests.servers import free_port, wait_until
 
 COMMANDS = (
-    *("demo", "run", "check", "explain", "scan", "browse", "simulate", "report"),
+    *("demo", "run", "status", "check", "explain", "scan", "browse", "simulate", "report"),
     *("recompute", "export"),
     *("tags export", "tags import"),
 )

@@ -7,7 +7,7 @@ one page that shows it all.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,7 +25,7 @@ from edge_agent.clock import SECOND
 from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import State
 from edge_agent.model import Quality, SampleBlock
-from edge_agent.web import prometheus
+from edge_agent.web import delivery, prometheus
 from edge_agent.web.alarms import alarms
 from edge_agent.web.openapi import document
 from edge_agent.web.server import WebServer
@@ -40,6 +40,8 @@ MOST_ROWS = 50_000
 _TYPES = {
     "index.html": "text/html; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
+    "draw.js": "text/javascript; charset=utf-8",
+    "delivery.js": "text/javascript; charset=utf-8",
     "words.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
@@ -62,6 +64,7 @@ def create_app(sources: Sources) -> Starlette:
         Route("/api/v1/live", _live, methods=["GET"]),
         Route("/api/v1/rows", _rows, methods=["GET"]),
         Route("/api/v1/alarms", _alarms, methods=["GET"]),
+        Route("/api/v1/dropped", _dropped, methods=["GET"]),
         Route("/api/v1/openapi.json", _openapi, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),
@@ -162,9 +165,7 @@ async def _live(request: Request) -> Response:
 
 async def _rows(request: Request) -> Response:
     sources, asked = _sources(request), request.query_params
-    unknown = sorted(set(asked) - {"stream", "from", "to"})
-    if unknown:
-        raise HTTPException(400, f"unknown parameter {unknown[0]!r} (known: stream, from, to)")
+    _known(request, ("stream", "from", "to"))
     stream = asked.get("stream", "")
     if not stream:
         raise HTTPException(400, "stream is missing (write stream=clinker/1min)")
@@ -186,6 +187,13 @@ async def _rows(request: Request) -> Response:
         raise HTTPException(400, f"more than {MOST_ROWS} rows (ask for a shorter span)")
     # for so many rows it takes a tenth of a second, in which nothing else would be done
     return await asyncio.to_thread(lambda: _json(_columns(block)))
+
+
+def _known(request: Request, known: Sequence[str]) -> None:
+    unknown = sorted(set(request.query_params) - set(known))
+    if unknown:
+        words = f"unknown parameter {unknown[0]!r} (known: {', '.join(known)})"
+        raise HTTPException(400, words)
 
 
 def _time(sources: Sources, name: str, text: str | None) -> int | None:
@@ -242,9 +250,23 @@ async def _alarms(request: Request) -> Response:
     return _json(alarms(request.app.state.sources.running()))
 
 
+async def _dropped(request: Request) -> Response:
+    sources, sink = _sources(request), _sink(request, ("sink",))
+    return _json(delivery.dropped(sources.store().dropped, sink))
+
+
+def _sink(request: Request, known: Sequence[str]) -> str | None:
+    """Return the sink that is asked for, or None for all."""
+    _known(request, known)
+    sinks, sink = _sources(request).health.sinks, request.query_params.get("sink")
+    if sink is not None and sink not in sinks:
+        raise HTTPException(404, f"no sink {sink!r} (there are: {', '.join(sinks)})")
+    return sink
+
+
 async def _metrics(request: Request) -> Response:
     sources = _sources(request)
-    text = prometheus.exposition(sources.health, sources.counts(), sources.version)
+    text = prometheus.exposition(sources.health, sources.counts(), sources.store(), sources.version)
     return Response(text, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
 
@@ -252,7 +274,8 @@ async def _healthz(request: Request) -> Response:
     sources = _sources(request)
     counts = sources.counts()
     ok = sources.health.ok and counts.conserved
-    return _json(sources.health.to_json(counts), 200 if ok else 503)
+    found = sources.health.to_json(counts, sources.store())
+    return _json(found, 200 if ok else 503)
 
 
 async def _readyz(request: Request) -> Response:

@@ -84,11 +84,6 @@ def _schemas() -> Json:
     link = _object(
         id=_TEXT, devices=_list(_TEXT), state=_TEXT, since_ms=_MS, error=_TEXT, silent=_list(_TEXT)
     )
-    backlog = dict.fromkeys(("lag", "delivered", "refused", "dropped"), _COUNT)
-    sink = _object(id=_TEXT, kind=_TEXT, state=_TEXT, since_ms=_MS, error=_TEXT,
-                   last_refusal=_TEXT, **backlog, conserved=_FLAG)  # fmt: skip
-    names = ("appended", "read", "substituted", "derived", "dropped", "bytes")
-    log = _object(**dict.fromkeys(names, _COUNT), conserved=_FLAG)
     site = _object(id=_TEXT, gateway=_TEXT, name=_TEXT, timezone=_TEXT, version=_TEXT)
     rows = _object(
         stream=_TEXT,
@@ -132,10 +127,45 @@ def _schemas() -> Json:
             ok=_FLAG,
             faults={"type": "object", "additionalProperties": _TEXT},
             links=_list(link),
-            sinks=_list(sink),
-            log=log,
+            sinks=_list(_ref("Sink")),
+            log=_ref("Log"),
         ),
+        **_delivery_schemas(),
     }
+
+
+def _delivery_schemas() -> Json:
+    seconds = {"type": "number", "minimum": 0}
+    some = {"type": ["integer", "null"], "minimum": 0}
+    counts = dict.fromkeys(("delivered", "refused", "dropped"), _COUNT)
+    sink = _object(
+        id=_TEXT,
+        kind=_TEXT,
+        state={"enum": ["starting", "up", "down", "failed", "stopped"]},
+        since_ms=_MS,
+        error=_TEXT,
+        last_refusal=_TEXT,
+        lag=_COUNT | {"description": "rows that wait"},
+        backlog=_COUNT | {"description": "of these, rows in the lane behind live ones"},
+        behind_s=seconds | {"description": "age of the oldest waiting row, by its stream's newest"},
+        remaining_s=some | {"description": "until it has caught up; null: not known, or it grows"},
+        **counts,
+        markers=_COUNT | {"description": "gap markers that wait; see /api/v1/dropped"},
+        conserved=_FLAG,
+    )
+    names = ("appended", "read", "substituted", "derived", "dropped", "bytes")
+    budgets = ("raw_bytes", "raw_budget_bytes", "derived_bytes", "derived_budget_bytes")
+    log = _object(
+        **dict.fromkeys(names, _COUNT),
+        conserved=_FLAG,
+        **dict.fromkeys((*budgets, "disk_bytes", "limit_bytes"), _COUNT),
+        oldest_ms=_MS,
+        kept_s=_COUNT | {"description": "how far back raw rows go"},
+        room_s=some | {"description": "how long raw rows can wait before the oldest are dropped"},
+        set_aside=_list(_object(name=_TEXT, bytes=_COUNT, time_ms=_MS)),
+    )
+    gap = _object(sink=_TEXT, stream=_TEXT, from_ms=_MS, to_ms=_MS, rows=_COUNT, reason=_TEXT)
+    return {"Sink": sink, "Log": log, "Dropped": gap}
 
 
 def _answer(words: str, kind: str, schema: object) -> Json:
@@ -189,6 +219,11 @@ def document(version: str) -> Json:
             "/api/v1/alarms": _get(
                 "Every alarm as it stands, what is not normal first",
                 {"200": _answer("alarms", json, _list(_ref("Alarm")))},
+            ),
+            "/api/v1/dropped": _get(
+                "Rows that the budget took before a sink had them and of which it is not told yet",
+                {"200": _answer("gap markers", json, _list(_ref("Dropped"))), "404": error},
+                [_parameter("sink", "only of this sink", "broker")],
             ),
             "/metrics": _get("Counters", {"200": _answer("Prometheus text", "text/plain", _TEXT)}),
             "/healthz": _get("Is all well", {"200": health, "503": health}),

@@ -1,11 +1,13 @@
 """The agent's own counters as Prometheus text (exposition format 0.0.4)."""
 
+import math
 from collections.abc import Iterable, Mapping
 
-from edge_agent.health import Health, LogCounts, ReaderCounts, State
+from edge_agent.health import Commits, Health, LogCounts, ReaderCounts, State, StoreHealth
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+QUANTILES = (0.5, 0.99, 1.0)
 Labelled = Iterable[tuple[Mapping[str, str], float]]
 
 
@@ -14,7 +16,7 @@ def escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def exposition(health: Health, counts: LogCounts, version: str) -> str:
+def exposition(health: Health, counts: LogCounts, store: StoreHealth, version: str) -> str:
     """Return all counters of the agent."""
     nothing = ReaderCounts(0, 0, 0, 0, 0)
     links, sinks = list(health.links.values()), list(health.sinks.values())
@@ -29,6 +31,14 @@ def exposition(health: Health, counts: LogCounts, version: str) -> str:
         ("rows_late_total", "counter", "Rows for windows closed already.",
          _one(health.rows_late_total)),
         ("log_bytes", "gauge", "Bytes of the log on disk.", _one(counts.bytes)),
+        ("log_budget_bytes", "gauge", "Bytes that raw or derived rows may take, each their own.",
+         _by_class(store.raw_budget_bytes, store.derived_budget_bytes)),
+        ("log_used_bytes", "gauge", "Bytes of a budget that are taken.",
+         _by_class(store.raw_bytes, store.derived_bytes)),
+        ("log_oldest_row_time_seconds", "gauge", "Time of the oldest raw row that is kept.",
+         _one(store.oldest_ns / 1e9)),
+        ("log_files_set_aside", "gauge", "Damaged files of the log that nobody has removed yet.",
+         _one(len(store.set_aside))),
         ("rows_read_total", "counter", "Rows read, by link.",
          [({"link": link.name}, link.rows_read) for link in links]),
         ("rows_substituted_total", "counter", "Rows that answer for a silent device.",
@@ -56,6 +66,10 @@ def exposition(health: Health, counts: LogCounts, version: str) -> str:
          [({"sink": sink.name}, sink.state is State.UP) for sink in sinks]),
         ("sink_lag_rows", "gauge", "Rows that a sink has still to be given.",
          [({"sink": sink.name}, reader.pending) for sink, reader in readers]),
+        ("sink_backlog_rows", "gauge", "Rows of the lag that follow in a lane behind live ones.",
+         [({"sink": sink.name}, sink.backlog) for sink in sinks]),
+        ("sink_behind_seconds", "gauge", "Age of the oldest row in the lag by its stream's newest.",
+         [({"sink": sink.name}, sink.behind_seconds) for sink in sinks]),
         ("rows_delivered_total", "counter", "Rows that a sink has acknowledged.",
          [({"sink": sink.name}, reader.delivered) for sink, reader in readers]),
         ("rows_refused_total", "counter", "Rows that a sink has refused for ever.",
@@ -65,11 +79,25 @@ def exposition(health: Health, counts: LogCounts, version: str) -> str:
         ("fault", "gauge", "1 for each thing that is wrong now.",
          [({"name": name, "message": message}, 1) for name, message in health.faults.items()]),
     ]  # fmt: skip
-    return "".join(_family(*family) for family in families)
+    return "".join(_family(*family) for family in families) + _of_commits(store.commits)
 
 
 def _one(value: float) -> Labelled:
     return [({}, value)]
+
+
+def _by_class(raw: float, derived: float) -> Labelled:
+    return [({"rows": "raw"}, raw), ({"rows": "derived"}, derived)]
+
+
+def _of_commits(commits: Commits) -> str:
+    """Return how long commits take as a summary; the quantiles are of the last 256."""
+    ordered, name = sorted(commits.recent), "log_commit_seconds"
+    text = _family(name, "summary", "Duration of a group commit, the disk's answer included.", [
+        ({"quantile": f"{q:g}"}, ordered[max(0, math.ceil(q * len(ordered)) - 1)])
+        for q in QUANTILES if ordered
+    ])  # fmt: skip
+    return f"{text}{name}_sum {commits.seconds!r}\n{name}_count {commits.count}\n"
 
 
 def _family(name: str, kind: str, meaning: str, samples: Labelled) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge_agent.clock import Clock
-from edge_agent.health import Health, LogCounts
+from edge_agent.health import Health, LogCounts, StoreHealth
 from edge_agent.live import Live
 from edge_agent.model import SampleBlock, Site
 
@@ -39,6 +39,7 @@ class Sources:
     live: Live
     health: Health
     counts: Callable[[], LogCounts]
+    store: Callable[[], StoreHealth]
     running: Callable[[], list[SampleBlock]]
     rows: StoredRows
     states: Mapping[str, Mapping[int, str]] = field(default_factory=dict)

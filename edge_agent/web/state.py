@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 from edge_agent.clock import SECOND
 from edge_agent.errors import Corrupt, Disconnected
-from edge_agent.health import LinkHealth, LogCounts, ReaderCounts
+from edge_agent.health import LinkHealth
 from edge_agent.metrics.base import Window
 from edge_agent.metrics.windows import Calendar
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema
+from edge_agent.web import delivery
 from edge_agent.web.alarms import alarms
 from edge_agent.web.sources import Sources
 
@@ -250,58 +251,5 @@ def _window(sources: Sources, block: SampleBlock, *, running: bool) -> Json:
 
 
 def health(sources: Sources) -> Json:
-    """Return links, sinks with their backlog, the log's counts and what is wrong now."""
-    counts = sources.counts()
-    kept = sources.health
-    return {
-        "ok": kept.ok and counts.conserved,
-        "faults": dict(kept.faults),
-        "links": [
-            {
-                "id": link.name,
-                "devices": list(link.devices),
-                "state": link.state.value,
-                "since_ms": link.since_ns // MS,
-                "error": link.error,
-                "silent": sorted(link.silent),
-            }
-            for link in kept.links.values()
-        ],
-        "sinks": [
-            {
-                "id": sink.name,
-                "kind": sink.kind,
-                "state": sink.state.value,
-                "since_ms": sink.since_ns // MS,
-                "error": sink.error,
-                "last_refusal": sink.last_refusal,
-                **_backlog(counts.readers.get(sink.name)),
-            }
-            for sink in kept.sinks.values()
-        ],
-        "log": _log(counts),
-    }
-
-
-def _backlog(reader: ReaderCounts | None) -> Json:
-    if reader is None:
-        reader = ReaderCounts(0, 0, 0, 0, 0)
-    return {
-        "lag": reader.pending,
-        "delivered": reader.delivered,
-        "refused": reader.refused,
-        "dropped": reader.dropped,
-        "conserved": reader.conserved,
-    }
-
-
-def _log(counts: LogCounts) -> Json:
-    return {
-        "appended": counts.appended,
-        "read": counts.read,
-        "substituted": counts.substituted,
-        "derived": counts.derived,
-        "dropped": counts.dropped,
-        "bytes": counts.bytes,
-        "conserved": counts.conserved,
-    }
+    """Return links, sinks with what waits for them, the log and what is wrong now."""
+    return delivery.health(sources.health, sources.counts(), sources.store())

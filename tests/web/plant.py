@@ -7,12 +7,14 @@ import numpy as np
 
 from edge_agent.clock import SECOND, VirtualClock
 from edge_agent.health import (
+    Dropped,
     Health,
     LinkHealth,
     LogCounts,
     ReaderCounts,
     SinkHealth,
     State,
+    StoreHealth,
 )
 from edge_agent.live import Live
 from edge_agent.metrics.alarm_rows import alarm_tags
@@ -122,6 +124,22 @@ def energy_row(tonnes: float, intensity: float) -> dict[str, float]:
     }  # fmt: skip
 
 
+STORE = StoreHealth(  # a day of raw rows, a tenth of the budget
+    raw_bytes=200_000_000,
+    derived_bytes=1_234_567,
+    raw_budget_bytes=2_000_000_000,
+    derived_budget_bytes=1_000_000_000,
+    disk_bytes=210_000_000,
+    limit_bytes=3_008_388_608,
+    oldest_ns=NOON - 86_400 * SECOND,
+    newest_ns=NOON,
+)
+
+
+HOUR = 3600 * SECOND
+GAP = Dropped("broker", "em-kiln/raw", NOON - HOUR, NOON - HOUR + 7 * SECOND, 8, "bytes")
+
+
 @dataclass
 class Plant:
     """What the tests change while a browser looks on."""
@@ -132,6 +150,7 @@ class Plant:
     stored: dict[str, SampleBlock] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     readers: dict[str, ReaderCounts] = field(default_factory=dict)
+    store: StoreHealth = field(default_factory=lambda: STORE)
     read: int = 5000
     asked: list[int | None] = field(default_factory=list)  # how many rows at most, by each request
 
@@ -156,6 +175,7 @@ class Plant:
             live=self.live,
             health=self.health,
             counts=self.counts,
+            store=lambda: self.store,
             running=lambda: self.open,
             rows=self.rows,
             states={
@@ -184,7 +204,14 @@ def small_plant() -> Plant:
         plant.health.links[name] = LinkHealth(name, (name,), State.UP, now, rows_read=100)
     plant.health.sinks = {
         "history": SinkHealth("history", "history", State.UP),
-        "broker": SinkHealth("broker", "mqtt", State.DOWN, error="connection refused"),
+        "broker": SinkHealth(
+            "broker",
+            "mqtt",
+            State.DOWN,
+            now - 600 * SECOND,
+            "connection refused",
+            behind_seconds=600.0,
+        ),
     }
     plant.readers = {
         "history": ReaderCounts(300, 298, 0, 2, 0),

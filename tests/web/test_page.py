@@ -3,16 +3,29 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from edge_agent.clock import SECOND
+from edge_agent.health import ReaderCounts, SetAside, SinkHealth, State
 from edge_agent.model import Quality
 from edge_agent.web.app import WebServer, create_app
 from tests.web.conftest import Serve
-from tests.web.plant import CLINKER, KILN, KILN_ROW, NOON, alarm, block, energy_row, small_plant
+from tests.web.plant import (
+    CLINKER,
+    GAP,
+    KILN,
+    KILN_ROW,
+    NOON,
+    STORE,
+    alarm,
+    block,
+    energy_row,
+    small_plant,
+)
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -253,8 +266,14 @@ async def test_backlog_is_shown_for_each_sink(serve: Serve, tab: Tab) -> None:
         await expect(broker.locator(f'[data-count="{name}"]')).to_have_attribute(
             "data-value", str(rows)
         )
-    await expect(broker).to_contain_text("中断")
-    await expect(broker).to_contain_text("connection refused")
+    await expect(broker).to_contain_text("中断 10 min")
+    says = page.locator('[data-says="broker"]')
+    await expect(says).to_contain_text("connection refused")
+    await expect(says).to_contain_text("1,007 行保存在本机，恢复后自动补传，本机还可再存约 9 d")
+    await expect(page.locator("#arrival")).to_have_text(
+        "✕ broker 已中断 10 min · 拒收 3 行 · 丢弃 10 行"
+    )
+    await expect(page.locator("#store")).to_contain_text("原始数据 191 MiB / 1.9 GiB（10.0 %）")
 
 
 async def test_an_alarm_is_shown_until_it_is_normal_again(serve: Serve, tab: Tab) -> None:
@@ -270,3 +289,69 @@ async def test_an_alarm_is_shown_until_it_is_normal_again(serve: Serve, tab: Tab
     plant.open[-2] = alarm("nox-near-limit", 0, 3)
     await page.wait_for_selector("#alarms", state="hidden", timeout=5000)
     assert tab.complaints == []
+
+
+async def test_a_sink_takes_one_line_when_all_is_well(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    plant.health.sinks["broker"] = SinkHealth("broker", "mqtt", State.UP)
+    plant.readers["broker"] = ReaderCounts(5020, 5000, 0, 20, 0)
+    page = await tab.open(await serve(plant))
+
+    await expect(page.locator("#arrival")).to_have_text("● 数据全部送达 · 无拒收 · 无丢弃")
+    assert await page.locator("#sinks > table > tbody > tr:visible").count() == 2
+    await expect(page.locator('[data-sink="broker"] button').first).to_be_disabled()
+
+
+async def test_catching_up_tells_backlog_and_time_until_it_is_done(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    plant.readers["broker"] = ReaderCounts(1_300_040, 100_000, 0, 1_200_040, 0)
+    broker = plant.health.sinks["broker"] = SinkHealth("broker", "mqtt", State.UP)
+    broker.backlog, broker.behind_seconds, broker.remaining_seconds = 1_200_000, 72 * 3600.0, 845.0
+    page = await tab.open(await serve(plant))
+    says = page.locator('[data-says="broker"]')
+
+    await expect(says).to_have_text(
+        "正在补传历史积压 1,200,000 行，约需 14 min，实时数据照常送达（40 行在途）"
+    )
+    await expect(page.locator("#arrival")).to_contain_text("▲ broker 补传中")
+    await page.get_by_role("button", name="EN").click()
+    await expect(says).to_have_text(
+        "catching up with a backlog of 1,200,000 rows, about 14 min left,"
+        " live data arrives (40 rows on the way)"
+    )
+    plant.readers["broker"] = ReaderCounts(1_300_040, 1_300_000, 0, 40, 0)
+    broker.backlog, broker.behind_seconds, broker.remaining_seconds = 0, 1.0, None
+    await expect(says).to_be_hidden()
+
+
+async def test_dropped_rows_open_below_their_sink_and_stay_open(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    plant.store = replace(STORE, dropped=(GAP,))
+    page = await tab.open(await serve(plant))
+    button = page.locator('[data-sink="broker"] [data-count="dropped"]')
+
+    await button.click()
+
+    opened = page.locator('[data-list="broker"]')
+    await expect(opened).to_contain_text("em-kiln/raw")
+    await expect(opened).to_contain_text("10/05 11:00:00 – 11:00:07")
+    await expect(opened).to_contain_text("存储空间已满")
+    await expect(opened).to_contain_text("另有 2 行：其缺口标记已送达该去向")
+    plant.store = replace(STORE, dropped=(GAP, replace(GAP, stream="em-mill/raw", rows=2)))
+    plant.readers["broker"] = ReaderCounts(5022, 4000, 3, 1007, 12)
+    await expect(opened).to_contain_text("em-mill/raw")
+    await expect(button).to_have_attribute("aria-expanded", "true")
+    await button.click()
+    await expect(opened).to_be_hidden()
+    assert tab.complaints == []
+
+
+async def test_a_log_that_was_set_aside_is_named_with_what_to_do(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    plant.store = replace(STORE, set_aside=(SetAside("log.db.corrupt-1", 12 << 20, NOON),))
+    page = await tab.open(await serve(plant))
+
+    aside = page.locator('[data-aside="log.db.corrupt-1"]')
+    await expect(aside).to_contain_text("log.db.corrupt-1（12.0 MiB，2026/10/05 12:00:00）")
+    await page.get_by_role("button", name="EN").click()
+    await expect(aside).to_contain_text("a new one begun. Check the disk")

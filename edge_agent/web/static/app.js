@@ -1,51 +1,16 @@
 // The page: one stream of events in, one state in memory, drawn from it. No framework, nothing from elsewhere.
+import { drawDelivery } from "./delivery.js";
+import { $, DHM, FULL, HM, SYMBOL, ago, at, el, figure, fixed, put, setZone, shownUnit } from "./draw.js";
 import { columnWord, lang, levelWord, qualityWord, speak, stateWord, unitWord, word } from "./words.js";
 
-const $ = (id) => document.getElementById(id);
 const SILENCE = 8000; // ms without any event, of the 2 s that the server promises, until the line counts as lost
 let state = null; // as /api/v1/state has it
 let skew = { at: 0, now: 0 }; // when which plant time came
 let lost = true, heard = 0, source = null, open = new Set();
 
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name === "class") node.className = value; else node.setAttribute(name, value === true ? "" : String(value));
-  }
-  node.append(...children.filter((c) => c !== null && c !== undefined));
-  return node;
-}
-const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const plantNow = () => skew.now + (performance.now() - skew.at) * (state ? state.speed : 1);
 const rank = (quality) => (quality >= 128 ? "bad" : quality >= 64 ? "uncertain" : "good");
-const SYMBOL = { good: "●", uncertain: "▲", bad: "✕", stale: "◷" };
 
-// ---- numbers and times ------------------------------------------------------------------------
-const SHARES = new Set(["gap_share", "not_producing_share", "coverage", "estimated", "availability", "effectiveness", "quality_ratio", "oee", "nee", "teep", "utilization_efficiency",
-  "technical_efficiency", "allocation_efficiency", "setup_ratio", "scrap_ratio", "rework_ratio"]);
-function figure(value, name = "", unit = "") {
-  if (value === null || value === undefined) return "—";
-  if (SHARES.has(name) && (unit === "1" || unit === "")) return `${fixed(value * 100, 1)} %`;
-  const size = Math.abs(value);
-  if (Number.isInteger(value) && size < 1e15) return fixed(value, 0);
-  return fixed(value, size >= 10000 ? 0 : size >= 1000 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 5);
-}
-const fixed = (value, digits) => value.toLocaleString(lang === "zh" ? "zh-CN" : "en-GB", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-const shownUnit = (name, unit) => (SHARES.has(name) && unit === "1" ? "" : unitWord(unit));
-function at(ms, options) {
-  if (ms === null) return "–";
-  return new Intl.DateTimeFormat(lang === "zh" ? "zh-CN" : "en-GB", { timeZone: state.site.timezone, hourCycle: "h23", ...options }).format(ms);
-}
-const HM = { hour: "2-digit", minute: "2-digit" };
-const DHM = { month: "2-digit", day: "2-digit", ...HM };
-const FULL = { year: "numeric", ...DHM, second: "2-digit" };
-function ago(ms) {
-  const s = Math.max(0, ms) / 1000;
-  if (s < 100) return `${Math.floor(s)} s`;
-  if (s < 6000) return `${Math.floor(s / 60)} min`;
-  return s < 172800 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} d`;
-}
 function span(window) {
   if (window.from_ms === null) return at(window.end_ms ?? window.time_ms, DHM);
   if (window.name === "1mo") return at(window.from_ms, { year: "numeric", month: "2-digit" });
@@ -293,20 +258,9 @@ function drawLinks() {
   }
 }
 
-// ---- delivery, header ---------------------------------------------------------------------------------
+// ---- what is wrong, header ----------------------------------------------------------------------------
 function drawHealth() {
-  const heads = ["sink", "state", "pending", "delivered", "refused", "dropped", "error"].map((w) => el("th", { scope: "col" }, word(w)));
-  const rows = state.sinks.map((s) => {
-    const level = s.state === "up" ? "good" : s.state === "starting" ? "uncertain" : "bad";
-    const counts = [["lag", s.lag], ["delivered", s.delivered], ["refused", s.refused], ["dropped", s.dropped]];
-    return el("tr", { "data-sink": s.id }, el("th", { scope: "row" }, s.id, el("span", { class: "when" }, s.kind)),
-      el("td", {}, el("span", { class: `tagged ${level}` }, `${{ good: "●", uncertain: "…", bad: "✕" }[level]} ${word(s.state)}`)),
-      ...counts.map(([name, n]) => el("td", { class: `figure${n && (name === "refused" || name === "dropped") ? " uncertain" : ""}`, "data-count": name, "data-value": n }, figure(n))),
-      el("td", { class: "remark" }, s.error || s.last_refusal || ""));
-  });
-  $("sinks").replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)));
-  const log = state.log;
-  put($("log"), `${log.conserved ? "✓" : "✗"} ${word(log.conserved ? "conserved" : "not_conserved")} · ${figure(log.appended)} ${word("rows")} = ${figure(log.read)} ${word("read")} + ${figure(log.substituted)} ${word("substituted")} + ${figure(log.derived)} ${word("derived")}`);
+  drawDelivery(state, lost, plantNow());
   const faults = Object.entries(state.faults);
   $("faults").hidden = !faults.length;
   $("faults").replaceChildren(...faults.map(([name, text]) => el("p", {}, el("b", {}, `✕ ${name} `), text)));
@@ -388,7 +342,7 @@ function connect() {
   source?.close();
   heard = performance.now();
   source = new EventSource("/api/v1/live");
-  source.addEventListener("state", (e) => { state = JSON.parse(e.data); hear(state.now_ms); drawAll(); });
+  source.addEventListener("state", (e) => { state = JSON.parse(e.data); setZone(state.site.timezone); hear(state.now_ms); drawAll(); });
   source.addEventListener("change", (e) => { const change = JSON.parse(e.data); hear(change.now_ms); take(change); });
   source.addEventListener("error", () => setLost(true)); // the browser tries again by itself, unless it was refused
 }
@@ -396,6 +350,7 @@ setInterval(() => {
   if (performance.now() - heard > SILENCE) { setLost(true); connect(); }
   if (!state) return;
   drawHead();
+  drawDelivery(state, lost, plantNow());
   for (const device of state.devices) device.streams.forEach(fill);
   if (state.kpis.some((k) => k.windows.some((w) => w.running))) {
     document.querySelectorAll("#kpis article").forEach((node, i) => tick(node, state.kpis[i]));

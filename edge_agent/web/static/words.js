@@ -32,6 +32,26 @@ Object.assign(WORDS, {
   is_latched: ["锁存未确认", "latched"], is_latched_acknowledged: ["锁存已确认", "latched, acknowledged"], is_shelved: ["搁置", "shelved"],
   is_suppressed: ["设计抑制", "suppressed by design"], is_out_of_service: ["停用", "out of service"],
 });
+Object.assign(WORDS, {  // delivery; {0} stands for a number or a name
+  behind: ["滞后", "behind"], up_to_date: ["已同步", "up to date"], catching_up: ["补传中", "catching up"], comma: ["，", ", "],
+  kind_history: ["本机历史库", "history on this box"], kind_mqtt: ["MQTT", "MQTT"], kind_influxdb: ["InfluxDB", "InfluxDB"],
+  arrives: ["数据全部送达", "all data arrives"], sink_down: ["{0} 已中断 {1}", "{0} has been down for {1}"], sink_late: ["{0} 补传中", "{0} is catching up"],
+  none_refused: ["无拒收", "nothing refused"], some_refused: ["拒收 {0} 行", "{0} rows refused"],
+  none_dropped: ["无丢弃", "nothing dropped"], some_dropped: ["丢弃 {0} 行", "{0} rows dropped"],
+  kept_here: ["{0} 行保存在本机，恢复后自动补传", "{0} rows are kept here and follow when it is back"], room_more: ["本机还可再存约 {0}", "with room for about {0} more"],
+  store_full: ["本机存储已满，正在丢弃最旧的行", "but the store is full: the oldest are being dropped"],
+  backlog: ["正在补传历史积压 {0} 行", "catching up with a backlog of {0} rows"], backlog_stuck: ["历史积压 {0} 行，没有减少", "a backlog of {0} rows that does not get less"],
+  about: ["约需 {0}", "about {0} left"], live_arrives: ["实时数据照常送达（{0} 行在途）", "live data arrives ({0} rows on the way)"],
+  rows_behind: ["正在补传 {0} 行", "catching up with {0} rows"], not_keeping_up: ["送达跟不上：{0} 行待送，没有减少", "does not keep up: {0} rows wait and do not get fewer"],
+  last_refusal: ["最近拒收原因：{0}", "refused last: {0}"], sink_not_conserved: ["此去向的行数对不上", "rows of this sink are not accounted for"],
+  rows_of: ["数据时间", "time of the rows"], stream: ["数据流", "stream"], why: ["原因", "why"], values: ["数值（首行）", "values (first row)"],
+  refused_at: ["拒收于", "refused at"], and_more: ["另有 {0} 项", "{0} more"], more_refused: ["显示最近 {0} 行，共 {1} 行；本机只保留最近的拒收记录", "the last {0} of {1}; only the newest are kept here"],
+  gap_bytes: ["存储空间已满", "the budget was full"], gap_age: ["超过保存期限", "older than rows are kept"], gap_corrupt: ["磁盘上的记录已损坏", "damaged on the disk"],
+  markers_told: ["另有 {0} 行：其缺口标记已送达该去向", "{0} rows more: the sink has been given the gap markers in their place"],
+  store: ["本机存储", "store on this box"], store_raw: ["原始数据 {0} / {1}（{2} %）", "raw {0} of {1} ({2} %)"], goes_back: ["可回溯至 {0}（{1}）", "back to {0} ({1})"],
+  store_derived: ["计算结果 {0} / {1}", "computed {0} of {1}"], can_be_away: ["去向中断约 {0} 内不丢数据", "a sink can be away for about {0} without loss"],
+  set_aside: ["日志文件曾损坏，已另存为 {0}（{1}，{2}）并新建日志继续采集；请检查磁盘，确认不再需要后删除该文件", "A damaged log was set aside as {0} ({1}, {2}) and a new one begun. Check the disk; delete the file when nobody needs it."],
+});
 // KPI columns and the names of the field's signals
 const COLUMNS = {
   intensity: ["单位产品\u200b综合能耗", "energy per tonne"], total_kgce: ["综合能耗", "total energy"], output_t: ["产量", "output"],
@@ -160,6 +180,7 @@ export function speak(next) {
 
 const pick = (pair) => pair[lang === "zh" ? 0 : 1];
 export const word = (key) => (WORDS[key] ? pick(WORDS[key]) : key);
+export const say = (key, ...values) => word(key).replace(/\{(\d)\}/g, (_, i) => values[i]);
 export const qualityWord = (name) => (QUALITIES[name] ? pick(QUALITIES[name]) : name);
 export const stateWord = (name) => (STATES[name] ? pick(STATES[name]) : name);
 export const unitWord = (code) => (UNITS[code] ? pick(UNITS[code]) : code);

@@ -1,0 +1,210 @@
+"""``edge-agent status``: what the log holds, what waits for whom, what was refused or lost.
+
+It reads the log beside a running agent, or without one. Whether a sink is up is known to the
+agent alone: it is asked for ``/healthz`` when it runs.
+"""
+
+import json
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from edge_agent import outbox_survey
+from edge_agent.clock import SECOND
+from edge_agent.config import Config
+from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.health import LogCounts, StoreHealth
+from edge_agent.outbox import Archive, Budget
+from edge_agent.terminal import Row, labelled, table
+
+ASKED = 3.0  # seconds that a running agent has to answer
+ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  where a listener on all is asked
+
+
+@dataclass(frozen=True)
+class Status:
+    """All that ``edge-agent status`` shows.
+
+    process  the agent that writes the log, or None
+    sinks    what it says of its sinks, by name; empty when it could not be asked
+    """
+
+    log: Path
+    process: int | None
+    counts: LogCounts
+    store: StoreHealth
+    behind: Mapping[str, float]
+    sinks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+def read(config: Config) -> Status:
+    """Return what the log of a configuration holds.
+
+    errors  ``EdgeError`` when there is no log, or it cannot be read
+    """
+    path = config.data / "log.db"
+    if not path.exists():
+        raise EdgeError(f"{path}: there is no log (has the agent run on this configuration?)")
+    kept = config.retention
+    budget = Budget(raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns,
+                    derived_bytes=kept.slots_bytes)  # fmt: skip
+    process = writer(path)
+    try:
+        archive = Archive(path)
+        with closing(archive.db):
+            return Status(
+                path,
+                process,
+                outbox_survey.counts(archive),
+                outbox_survey.store_health(archive, budget),
+                outbox_survey.behind(archive),
+                {} if process is None else _asked(config.web.listen),
+            )
+    except (ConfigError, sqlite3.DatabaseError) as e:
+        reason = str(e) if isinstance(e, ConfigError) else f"{path}: {e}"
+        raise EdgeError(f"{reason} (read it as the user that the agent runs as)") from e
+
+
+def writer(path: Path) -> int | None:
+    """Return the process that holds the lock of a log; the lock itself is left alone."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        held = lock.stat()
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return None
+    file = f"{os.major(held.st_dev):02x}:{os.minor(held.st_dev):02x}:{held.st_ino}"
+    for line in locks.splitlines():
+        words = line.split()
+        if "FLOCK" in words and "->" not in words and file in words:
+            return int(words[words.index(file) - 1])
+    return None
+
+
+def _asked(listen: str) -> Mapping[str, Mapping[str, object]]:
+    """Return what a running agent says of its sinks, by name; nothing if it does not answer."""
+    host, _, port = listen.rpartition(":")
+    url = f"http://{ANY.get(host, host)}:{port}/healthz"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        try:
+            with direct.open(url, timeout=ASKED) as answer:
+                found = json.load(answer)
+        except urllib.error.HTTPError as e:  # 503: something needs a person
+            with e:
+                found = json.load(e)
+        return {sink["name"]: sink for sink in found["sinks"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+# ---- what a person reads ---------------------------------------------------------------------
+
+
+def lines(status: Status, zone: ZoneInfo, most: int) -> Iterator[str]:
+    """Yield the lines to show.
+
+    most  how many gaps and refusals are listed at most, each
+    """
+    yield from labelled(_head(status, zone))
+    yield ""
+    yield from table(_sinks(status))
+    yield from labelled(_down(status, zone))
+    yield from _gaps(status.store, zone, most)
+
+
+def _head(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    store, counts = status.store, status.counts
+    yield "agent", "not running" if status.process is None else f"process {status.process}"
+    yield "log", str(status.log)
+    yield "newest row", _time(store.newest_ns, zone)
+    back = f"back to {_time(store.oldest_ns, zone)} ({span(store.kept_seconds)})"
+    yield "raw rows", f"{_full(store.raw_bytes, store.raw_budget_bytes)}, {back}"
+    yield "derived", _full(store.derived_bytes, store.derived_budget_bytes)
+    yield "on disk", f"{size(store.disk_bytes)}, never more than {size(store.limit_bytes)}"
+    if store.room_seconds is not None:
+        yield "room", f"a sink can be away for about {span(store.room_seconds)} until rows are lost"
+    total = f"{counts.appended} appended = {counts.read} read + {counts.substituted} substituted"
+    sure = "every row is accounted for" if counts.conserved else "ROWS ARE NOT ACCOUNTED FOR"
+    yield "rows", f"{total} + {counts.derived} derived; {sure}"
+    for file in store.set_aside:
+        what = f"{size(file.bytes)}, last written {_time(file.at_ns, zone)}"
+        yield "set aside", f"{file.name}: the log was damaged, a new one was begun ({what})"
+
+
+def _sinks(status: Status) -> Iterator[Row]:
+    yield "sink", "state", "waiting", "behind", "delivered", "refused", "dropped"
+    for name, reader in status.counts.readers.items():
+        known = status.sinks.get(name, {})
+        state = str(known.get("state", "unknown" if status.process else "stopped"))
+        rows = (reader.delivered, reader.refused, reader.dropped)
+        behind = span(status.behind.get(name, 0.0)) if reader.pending else "-"
+        yield name, state, str(reader.pending), behind, *map(str, rows)
+
+
+def _down(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    """Yield why a sink is not up, and when it will have caught up."""
+    for name, sink in status.sinks.items():
+        if sink.get("error"):
+            since = _time(int(str(sink.get("since_ns", 0))), zone)
+            yield name, f"{sink['state']} since {since}: {sink['error']}"
+        elif sink.get("backlog") and sink.get("remaining_seconds") is not None:
+            left = span(float(str(sink["remaining_seconds"])))
+            yield name, f"catching up: {sink['backlog']} rows of backlog, about {left}"
+
+
+_REASONS = {
+    "bytes": "the budget was full",
+    "age": "of age",
+    "corrupt": "damaged on the disk",
+}
+
+
+def _gaps(store: StoreHealth, zone: ZoneInfo, most: int) -> Iterator[str]:
+    if not store.dropped:
+        return
+    rows = sum(gap.rows for gap in store.dropped)
+    yield ""
+    yield f"dropped and not yet told to the sink: {rows} rows, the newest first"
+    yield from table(
+        ("  " + gap.sink, gap.stream, _time(gap.first_ns, zone), "to " + _time(gap.last_ns, zone),
+         f"{gap.rows} rows", _REASONS.get(gap.reason, gap.reason))
+        for gap in store.dropped[:most]
+    )  # fmt: skip
+    if len(store.dropped) > most:
+        yield f"  … {len(store.dropped) - most} gaps more (--most {len(store.dropped)})"
+
+
+def _full(used: int, budget: int) -> str:
+    return f"{size(used)} of {size(budget)} ({used / max(1, budget):.1%})"
+
+
+def _time(ns: int, zone: ZoneInfo) -> str:
+    if not ns:
+        return "never"
+    return f"{datetime.fromtimestamp(ns // SECOND, zone):%Y-%m-%d %H:%M:%S}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    number, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, larger
+    return f"{count} B" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time as a person reads it."""
+    for most, one, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / one:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"

@@ -1,0 +1,99 @@
+"""How the data arrives: what ``/api/v1/state``, ``/api/v1/dropped`` and ``/healthz`` say of it."""
+
+from collections.abc import Iterable
+
+from edge_agent.health import Dropped, Health, LogCounts, ReaderCounts, SinkHealth, StoreHealth
+
+Json = dict[str, object]
+MS = 1_000_000
+_NOTHING = ReaderCounts(0, 0, 0, 0, 0)
+
+
+def health(kept: Health, counts: LogCounts, store: StoreHealth) -> Json:
+    """Return links, sinks with what waits for them, the log and what is wrong now."""
+    return {
+        "ok": kept.ok and counts.conserved,
+        "faults": dict(kept.faults),
+        "links": [
+            {
+                "id": link.name,
+                "devices": list(link.devices),
+                "state": link.state.value,
+                "since_ms": link.since_ns // MS,
+                "error": link.error,
+                "silent": sorted(link.silent),
+            }
+            for link in kept.links.values()
+        ],
+        "sinks": [_sink(sink, counts, store) for sink in kept.sinks.values()],
+        "log": _log(counts) | _store(store),
+    }
+
+
+def _sink(sink: SinkHealth, counts: LogCounts, store: StoreHealth) -> Json:
+    reader = counts.readers.get(sink.name, _NOTHING)
+    remaining = sink.remaining_seconds
+    return {
+        "id": sink.name,
+        "kind": sink.kind,
+        "state": sink.state.value,
+        "since_ms": sink.since_ns // MS,
+        "error": sink.error,
+        "last_refusal": sink.last_refusal,
+        "lag": reader.pending,
+        "backlog": sink.backlog,
+        "behind_s": round(sink.behind_seconds, 1),
+        "remaining_s": None if remaining is None else round(remaining),
+        "delivered": reader.delivered,
+        "refused": reader.refused,
+        "dropped": reader.dropped,
+        "markers": sum(gap.sink == sink.name for gap in store.dropped),
+        "conserved": reader.conserved,
+    }
+
+
+def _log(counts: LogCounts) -> Json:
+    return {
+        "appended": counts.appended,
+        "read": counts.read,
+        "substituted": counts.substituted,
+        "derived": counts.derived,
+        "dropped": counts.dropped,
+        "bytes": counts.bytes,
+        "conserved": counts.conserved,
+    }
+
+
+def _store(store: StoreHealth) -> Json:
+    room = store.room_seconds
+    return {
+        "raw_bytes": store.raw_bytes,
+        "raw_budget_bytes": store.raw_budget_bytes,
+        "derived_bytes": store.derived_bytes,
+        "derived_budget_bytes": store.derived_budget_bytes,
+        "disk_bytes": store.disk_bytes,
+        "limit_bytes": store.limit_bytes,
+        "oldest_ms": store.oldest_ns // MS or None,
+        "kept_s": round(store.kept_seconds),
+        "room_s": None if room is None else round(room),
+        "set_aside": [
+            {"name": file.name, "bytes": file.bytes, "time_ms": file.at_ns // MS}
+            for file in store.set_aside
+        ],
+    }
+
+
+def dropped(gaps: Iterable[Dropped], sink: str | None) -> list[Json]:
+    """Return what left the log before a sink had it and that sink has not been told of yet."""
+    return [
+        {
+            "sink": gap.sink,
+            "stream": gap.stream,
+            "from_ms": gap.first_ns // MS,
+            "to_ms": gap.last_ns // MS,
+            "rows": gap.rows,
+            "reason": gap.reason,
+        }
+        for gap in gaps
+        if sink in {None, gap.sink}
+    ]

@@ -1,0 +1,192 @@
+"""``edge-agent status`` on real logs: with and beside an agent, full, damaged, or not there."""
+
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from edge_agent import outbox_survey
+from edge_agent.cli import main
+from edge_agent.clock import SECOND
+from edge_agent.model import Family, SampleBlock, Schema, Tag
+from edge_agent.outbox import Archive, Budget, Outbox, ReaderSpec
+from edge_agent.outbox_schema import damage_flag
+from edge_agent.status import size, span, writer
+from edge_agent.units import Unit
+from tests.commands import line, run, started
+from tests.servers import free_port
+
+NOON = 1_791_172_800 * SECOND  # 2026-10-05T12:00:00+08:00
+RAW = Schema("em-kiln/raw", Family.SAMPLE, (Tag("power", Unit.parse("kW")),), 1.0)
+READERS = ("history", "broker")
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Path:
+    """A plant of one meter that does not answer and a broker that is not there."""
+    tree = {
+        "site": {"id": "plant"},
+        "devices": {
+            "em-kiln": {
+                "connect": f"modbus+tcp://127.0.0.1:{free_port()}?unit=1",
+                "tags": {"power": {"at": "hr:0", "unit": "kW"}},
+            }
+        },
+        "sinks": {"broker": {"type": "mqtt", "url": f"mqtt://127.0.0.1:{free_port()}"}},
+        "web": {"listen": f"127.0.0.1:{free_port()}"},
+        "retention": {"raw_bytes": "1MiB", "slots_bytes": "1MiB"},
+    }
+    file = tmp_path / "plant.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+@asynccontextmanager
+async def log_of(plant: Path) -> AsyncIterator[Outbox]:
+    budget = Budget(raw_bytes=1 << 20, raw_age_ns=1 << 60, derived_bytes=1 << 20)
+    readers = [ReaderSpec(name, lambda _: True) for name in READERS]
+    outbox = Outbox(plant.parent / "data" / "log.db", readers, budget=budget, commit=0.02)
+    await outbox.start()
+    try:
+        yield outbox
+    finally:
+        await outbox.close()
+
+
+def rows(second: int, count: int = 1) -> SampleBlock:
+    """Readings of each second from noon on, which no compression makes small."""
+    time = NOON + np.arange(second, second + count, dtype=np.int64) * SECOND
+    value = np.random.default_rng(second).random((1, count))
+    return SampleBlock(RAW, time, value, np.zeros((1, count), np.uint8))
+
+
+async def append(outbox: Outbox, *blocks: SampleBlock) -> None:
+    for block in blocks:
+        outbox.append([block], {"read": len(block)})
+    await outbox.flush()
+
+
+def told(capfd: pytest.CaptureFixture[str], plant: Path, *more: str) -> str:
+    assert main(["status", str(plant), *more]) == 0
+    said, error = capfd.readouterr()
+    assert error == ""
+    return said
+
+
+async def test_the_rows_of_every_sink_and_how_far_it_is_behind(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with log_of(plant) as outbox:
+        await append(outbox, *(rows(minute * 60, 60) for minute in range(30)))
+        reader = outbox.reader("broker")
+        taken = await reader.take(10)
+        reader.acknowledge(taken[-1].sequence, delivered=597, refused=3)
+        await outbox.flush()
+
+        beside = told(capfd, plant)
+    alone = told(capfd, plant)
+
+    (sink,) = re.findall(r"^broker +(.*)$", alone, re.MULTILINE)
+    assert re.split("  +", sink) == ["stopped", "1200", "20 min", "597", "3", "0"]
+    assert f"agent       process {os.getpid()}\n" in beside
+    assert "agent       not running\n" in alone
+    assert "newest row  2026-10-05 12:29:59" in alone
+    assert "back to 2026-10-05 12:00:00 (30 min)" in alone
+    assert "1800 appended = 1800 read + 0 substituted + 0 derived; every row is" in alone
+
+
+async def test_dropped_rows_are_told_by_their_gap_markers(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with log_of(plant) as outbox:
+        for k in range(200):
+            await append(outbox, rows(k * 1000, 1000))
+        dropped = outbox.counts().readers["broker"].dropped
+    said = told(capfd, plant)
+
+    assert dropped > 0
+    first = re.escape("  broker   em-kiln/raw  2026-10-05 12:00:00")
+    assert re.search(rf"^{first} +to .* +{dropped} rows +the budget was full$", said, re.MULTILINE)
+    assert re.search(r"^room +a sink can be away for about \d+ h", said, re.MULTILINE)
+    (used,) = re.findall(r"^raw rows +\S+ KiB of 1.0 MiB \((\d+)\.\d%\)", said, re.MULTILINE)
+    assert 90 <= int(used) <= 100
+    assert "… 1 gaps more (--most 2)" in told(capfd, plant, "--most", "1")
+
+
+async def test_a_log_that_was_set_aside_is_named(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with log_of(plant) as outbox:
+        await append(outbox, rows(0))
+    damage_flag(plant.parent / "data" / "log.db").touch()
+    async with log_of(plant) as outbox:
+        await append(outbox, rows(60))
+
+    said = told(capfd, plant)
+
+    assert re.search(r"^set aside +log\.db\.corrupt-1: the log was damaged", said, re.MULTILINE)
+
+
+def test_no_log_is_status_1_and_a_wrong_file_status_2(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(plant)]) == 1
+    assert re.fullmatch(r"edge-agent: .*log\.db: there is no log .*\n", capfd.readouterr().err)
+    (plant.parent / "data").mkdir()
+    (plant.parent / "data" / "log.db").write_bytes(b"no database at all" * 100)
+    assert main(["status", str(plant)]) == 1
+    assert re.fullmatch(r"edge-agent: .*file is not a database.*\n", capfd.readouterr().err)
+    assert main(["status", str(plant.parent / "none.yaml")]) == 2
+
+
+@pytest.mark.timeout(40)  # two processes of the agent, slow on a loaded box
+def test_a_running_agent_is_asked_why_a_sink_is_down(plant: Path) -> None:
+    with started("run", plant) as process:
+        line(process, "broker is down", error=True)
+        status, said, error = run("status", plant)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+    assert (status, error) == (0, "")
+    assert f"agent       process {process.pid}\n" in said
+    assert re.search(r"^broker +down +\d+", said, re.MULTILINE)
+    assert re.search(r"^broker +down since \d.*: .*cannot be reached", said, re.MULTILINE)
+
+
+async def test_the_survey_of_a_log_agrees_with_its_counts(plant: Path) -> None:
+    async with log_of(plant) as outbox:
+        await append(outbox, *(rows(k * 1000, 1000) for k in range(150)))
+        archive = Archive(outbox.path)
+        found = outbox_survey.store_health(archive, Budget(1 << 20, 1, 1 << 20))
+
+        assert outbox_survey.counts(archive) == outbox.counts()
+        dropped = sum(gap.rows for gap in found.dropped if gap.sink == "broker")
+        assert dropped == outbox.counts().readers["broker"].dropped
+        assert found.disk_bytes <= found.limit_bytes
+        assert outbox.commits.count >= 1
+        assert outbox.commits.seconds >= sum(outbox.commits.recent) > 0
+        archive.db.close()
+
+
+def test_nobody_holds_a_log_that_is_not_open(tmp_path: Path) -> None:
+    assert writer(tmp_path / "log.db") is None
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")]
+)
+def test_a_size_is_told_as_people_say_it(count: int, shown: str) -> None:
+    assert size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (7200, "2 h"), (2e6, "23 d")]
+)
+def test_a_span_is_told_as_people_say_it(seconds: float, shown: str) -> None:
+    assert span(seconds) == shown
