@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent import __version__
 from edge_agent.backlog import Backlog
@@ -22,7 +22,7 @@ from edge_agent.delivery import run_sink
 from edge_agent.drivers.base import Counts, DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
 from edge_agent.guard import learnt, teach
-from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State
+from edge_agent.health import Health, LinkHealth, LogCounts, SinkHealth, State, StoreHealth
 from edge_agent.live import Live, Standing
 from edge_agent.metrics.base import Metric
 from edge_agent.metrics.slots import SlotOperator, slot_schema
@@ -133,6 +133,7 @@ class Agent:
         self.outbox = Outbox(
             config.data / "log.db", specs, budget=_budget(config), commit=self._commit_period()
         )
+        self._survey = Survey(self.outbox.path, _budget(config))
         self.clock = clock or SystemClock(not_before=self.outbox.newest_ns)
         with uncollected():
             self._links = links_of(config, self.clock)
@@ -166,6 +167,7 @@ class Agent:
                 log.info("recovered: %d records fed again through the metrics", fed)
             for link in self._links:
                 teach(link.name, link.driver, self.pipeline.learnt.get(link.address))
+            await asyncio.to_thread(self._survey.look)
             web = WebServer()
             self.address = await web.start(create_app(self._sources()), self.config.web.listen)
             async with asyncio.TaskGroup() as tasks:
@@ -201,6 +203,7 @@ class Agent:
                 async with asyncio.timeout(self._grace):
                     await self.outbox.flush()
             self._final = self.outbox.counts()
+            self._survey.close()
             await self.outbox.close()
 
     def _checkpoint(self) -> None:
@@ -242,6 +245,7 @@ class Agent:
         counting = [(name, driver) for name, driver in drivers if isinstance(driver, Counts)]
         while True:
             await asyncio.sleep(1.0)
+            await asyncio.to_thread(self._survey.look)
             due -= 1.0
             if due <= 0:
                 self._checkpoint()
@@ -260,7 +264,10 @@ class Agent:
                     self.health.faults.pop(name, None)
 
     def _pace(self, sink: SinkHealth, backlog: Backlog) -> None:
-        """Tell how long a sink still takes to catch up."""
+        """Tell how far a sink is behind and how long it takes to catch up."""
+        reader = self.outbox.reader(sink.name)
+        sink.backlog = reader.backlog if reader.split else 0
+        sink.behind_seconds = self._survey.behind.get(sink.name, 0.0)
         if sink.state is State.UP:
             backlog.note(time.monotonic(), self._lag(sink.name), sink.backlog)
         else:
@@ -311,7 +318,8 @@ class Agent:
             live=self.live,
             health=self.health,
             counts=self.counts,
-            store=Survey(self.outbox, _budget(self.config)).store,
+            store=self.store,
+            refused=self._survey.refused,
             running=Standing(self.pipeline.running).rows,
             rows=history.rows,
             states=states,
@@ -321,6 +329,10 @@ class Agent:
     def counts(self) -> LogCounts:
         """Return the committed counts of the log; after the stop, those it was left with."""
         return self._final or self.outbox.counts()
+
+    def store(self) -> StoreHealth:
+        """Return how full the log is; at most about a second old."""
+        return replace(self._survey.store, commits=self.outbox.commits)
 
     def newest(self, family: Family) -> list[SampleBlock]:
         """Return the last row of every stream of one family."""

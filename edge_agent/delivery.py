@@ -124,7 +124,6 @@ async def _deliver(delivery: _Delivery, pace: _Pace) -> None:
     health, reader, outbox = delivery.health, delivery.reader, delivery.outbox
     records = await reader.take(RECORDS, backlog=pace.records, not_before=pace.moment)
     began = time.monotonic()
-    health.backlog, health.behind_seconds = reader.backlog, _behind(records, outbox)
     batch = await _read(records, reader, outbox)
     refusals: tuple[Refusal, ...] = ()
     try:
@@ -180,13 +179,6 @@ def _block(record: Record, reader: Reader, outbox: Outbox) -> Item:
 def _fits(before: Sequence[SampleBlock], block: SampleBlock) -> bool:
     values = sum(b.value.size for b in before) + block.value.size
     return block.schema.id == before[0].schema.id and values <= JOINED
-
-
-def _behind(records: Sequence[Record | Marker], outbox: Outbox) -> float:
-    """Return how much older the first of the records is than the newest row of its stream, in s."""
-    first = records[0]
-    schema = first.schema if isinstance(first, Gap) else outbox.schema(first.schema)
-    return ((outbox.last_ns(schema.stream) or first.last_ns) - first.last_ns) / 1e9
 
 
 def _aside(refusals: Sequence[Refusal], batch: _Batch, name: str, now_ns: int) -> Iterator[Aside]:

@@ -6,24 +6,26 @@ say the same.
 
 import logging
 import sqlite3
-import time
-from dataclasses import replace
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
+from edge_agent.errors import ConfigError, Corrupt
 from edge_agent.health import Dropped, LogCounts, ReaderCounts, SetAside, StoreHealth
-from edge_agent.outbox import Archive, Budget, Outbox
-from edge_agent.outbox_schema import SLACK, on, transaction
+from edge_agent.outbox_archive import Archive
+from edge_agent.outbox_schema import SLACK, Aside, Budget, on, positions, table_of, transaction
+from edge_agent.outbox_spans import Span, between
 
 log = logging.getLogger(__name__)
 
 MARKERS = 1000  # gap markers that are listed at most, the newest
-FRESH = 1.0  # seconds that what was found stands, however many ask
 
 _OLDEST = "SELECT first_ns FROM raw ORDER BY sequence LIMIT 1"
 _GAPS = """SELECT reader, schema, first_ns, last_ns, rows, reason FROM gap
   ORDER BY last_ns DESC, sequence DESC LIMIT ?"""
-_WAITING = """SELECT schema, first_ns FROM log
-  WHERE sequence > ?1 AND schema IN (SELECT schema FROM takes WHERE reader = ?2)
-  ORDER BY sequence LIMIT 1"""
+_WAITING = """SELECT schema, first_ns FROM log WHERE sequence > ?2 AND sequence <= ?3
+  AND schema IN (SELECT schema FROM takes WHERE reader = ?1) ORDER BY sequence LIMIT 1"""
 
 
 def counts(archive: Archive) -> LogCounts:
@@ -88,12 +90,25 @@ def behind(archive: Archive) -> dict[str, float]:
     found: dict[str, float] = {}
     with transaction(db, "DEFERRED"):
         newest: dict[str, int] = dict(db.execute("SELECT name, last_ns FROM stream"))
-        for name, cursor in db.execute("SELECT name, cursor FROM reader").fetchall():
-            rows = (db.execute(on(t, _WAITING), (cursor, name)) for t in ("raw", "derived"))
-            waiting = [row for row in (r.fetchone() for r in rows) if row]
-            ages = [_age(archive, newest, *row) for row in waiting]
+        taken = db.execute("SELECT reader, schema FROM takes").fetchall()
+        for name, position in positions(db).items():
+            families = {archive.numbered(number).family for r, number in taken if r == name}
+            tables = sorted(set(map(table_of, families)))
+            waiting = [_oldest(db, name, table, between(position.passed)) for table in tables]
+            ages = [_age(archive, newest, *row) for row in waiting if row is not None]
             found[name] = max(ages, default=0.0)
     return found
+
+
+def _oldest(
+    db: sqlite3.Connection, name: str, table: str, spans: Sequence[Span]
+) -> tuple[int, int] | None:
+    """Return schema and time of the first row in the spans that a reader takes."""
+    for span in spans:
+        row: tuple[int, int] | None = db.execute(on(table, _WAITING), (name, *span)).fetchone()
+        if row is not None:
+            return row
+    return None
 
 
 def _age(archive: Archive, newest: dict[str, int], number: int, first_ns: int) -> float:
@@ -102,20 +117,53 @@ def _age(archive: Archive, newest: dict[str, int], number: int, first_ns: int) -
 
 
 class Survey:
-    """The log of a running agent, as the page and health show it."""
+    """The log of a running agent, as the page and health show it.
 
-    def __init__(self, outbox: Outbox, budget: Budget) -> None:
-        self._outbox, self._budget = outbox, budget
-        self._store = StoreHealth(0, 0, budget.raw_bytes, budget.derived_bytes, 0, 0, 0, 0)
-        self._until = 0.0
+    ``look`` is called by a thread of its own: to find the oldest row that waits may mean to pass
+    over many of others.
 
-    def store(self) -> StoreHealth:
-        """Return how full the log is; a disk that fails leaves what was found before."""
-        now = time.monotonic()
-        if now >= self._until:
-            self._until = now + FRESH
+    store   as it was found last
+    behind  by reader, in s
+    """
+
+    def __init__(self, path: Path, budget: Budget) -> None:
+        self._path, self._budget = path, budget
+        self._archive: Archive | None = None
+        self._lock = threading.Lock()  # a cancelled ``look`` goes on while ``close`` is called
+        self._closed = False
+        self.store = StoreHealth(0, 0, budget.raw_bytes, budget.derived_bytes, 0, 0, 0, 0)
+        self.behind: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Look again; a disk that fails leaves what was found before."""
+        with self._lock:
             try:
-                self._store = store_health(self._outbox, self._budget)
-            except (sqlite3.DatabaseError, OSError) as e:
+                if not self._closed:
+                    self._look()
+            except (ConfigError, sqlite3.DatabaseError, OSError) as e:
                 log.debug("the log as it was found before: %s", e)  # ``fault`` tells of the disk
-        return replace(self._store, commits=self._outbox.commits)
+
+    def _look(self) -> None:
+        if self._archive is None:
+            self._archive = Archive(self._path)
+        self.store = store_health(self._archive, self._budget)
+        self.behind = behind(self._archive)
+
+    def refused(self, sink: str | None, most: int) -> list[Aside]:
+        """Return rows that were refused and put aside, newest first; called by any thread.
+
+        errors  ``Corrupt`` when the log cannot be read
+        """
+        try:
+            archive = Archive(self._path)
+            with closing(archive.db):
+                return archive.aside(sink, most)
+        except (ConfigError, sqlite3.DatabaseError) as e:
+            raise Corrupt(str(e)) from e
+
+    def close(self) -> None:
+        """Let the file go, for good."""
+        with self._lock:
+            self._closed = True
+            if self._archive is not None:
+                self._archive.db.close()

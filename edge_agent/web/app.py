@@ -24,13 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.clock import SECOND
 from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.health import State
-from edge_agent.model import Quality, SampleBlock
 from edge_agent.web import delivery, prometheus
 from edge_agent.web.alarms import alarms
+from edge_agent.web.columns import columns
 from edge_agent.web.openapi import document
 from edge_agent.web.server import WebServer
 from edge_agent.web.sources import Levels, Sources
-from edge_agent.web.state import MS, full_state
+from edge_agent.web.state import full_state
 from edge_agent.web.stream import Viewers, events
 
 __all__ = ["Levels", "Sources", "WebServer", "create_app"]
@@ -64,6 +64,7 @@ def create_app(sources: Sources) -> Starlette:
         Route("/api/v1/live", _live, methods=["GET"]),
         Route("/api/v1/rows", _rows, methods=["GET"]),
         Route("/api/v1/alarms", _alarms, methods=["GET"]),
+        Route("/api/v1/refused", _refused, methods=["GET"]),
         Route("/api/v1/dropped", _dropped, methods=["GET"]),
         Route("/api/v1/openapi.json", _openapi, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
@@ -186,7 +187,7 @@ async def _rows(request: Request) -> Response:
     if len(block) > MOST_ROWS:
         raise HTTPException(400, f"more than {MOST_ROWS} rows (ask for a shorter span)")
     # for so many rows it takes a tenth of a second, in which nothing else would be done
-    return await asyncio.to_thread(lambda: _json(_columns(block)))
+    return await asyncio.to_thread(lambda: _json(columns(block)))
 
 
 def _known(request: Request, known: Sequence[str]) -> None:
@@ -219,35 +220,35 @@ def _iso(sources: Sources, name: str, text: str) -> int:
     return round(local.timestamp() * 1_000_000) * 1000
 
 
-def _columns(block: SampleBlock) -> dict[str, object]:
-    schema = block.schema
-    return {
-        "stream": schema.stream,
-        "schema": schema.id,
-        "period_s": schema.period,
-        "columns": [
-            {"name": tag.name, "unit": tag.unit.code, "kind": tag.kind.value} for tag in schema.tags
-        ],
-        "rows": len(block),
-        "time_ms": (block.time // MS).tolist(),
-        "time_ns": [str(t) for t in block.time.tolist()],
-        "value": {
-            tag.name: [
-                None if q >= Quality.BAD else v
-                for v, q in zip(block.value[i].tolist(), block.quality[i].tolist(), strict=True)
-            ]
-            for i, tag in enumerate(schema.tags)
-        },
-        "quality": {tag.name: block.quality[i].tolist() for i, tag in enumerate(schema.tags)},
-    }
-
-
 async def _openapi(request: Request) -> Response:
     return _json(document(_sources(request).version))
 
 
 async def _alarms(request: Request) -> Response:
     return _json(alarms(request.app.state.sources.running()))
+
+
+async def _refused(request: Request) -> Response:
+    sources, sink = _sources(request), _sink(request, ("sink", "most", "skip"))
+    most = _number(request, "most", delivery.REFUSALS, 1, delivery.MOST_REFUSALS)
+    skip = _number(request, "skip", 0, 0, 1_000_000)
+
+    def told() -> Response:
+        return _json(delivery.refused(sources.refused(sink, skip + most + 1), skip, most))
+
+    try:
+        return await asyncio.to_thread(told)
+    except Corrupt as e:
+        raise HTTPException(503, str(e)) from e
+
+
+def _number(request: Request, name: str, usual: int, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return usual
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+        raise HTTPException(400, f"{name}={text!r} is not a whole number from {least} to {most}")
+    return int(text)
 
 
 async def _dropped(request: Request) -> Response:

@@ -1,11 +1,15 @@
-"""How the data arrives: what ``/api/v1/state``, ``/api/v1/dropped`` and ``/healthz`` say of it."""
+"""How the data arrives: what ``/api/v1/state``, ``…/refused`` and ``…/dropped`` say of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from edge_agent.health import Dropped, Health, LogCounts, ReaderCounts, SinkHealth, StoreHealth
+from edge_agent.outbox_schema import Aside
+from edge_agent.web.columns import columns
 
 Json = dict[str, object]
 MS = 1_000_000
+REFUSALS, MOST_REFUSALS = 50, 200  # in one answer
+VALUES = 2000  # of one refusal; its further rows are counted only
 _NOTHING = ReaderCounts(0, 0, 0, 0, 0)
 
 
@@ -97,3 +101,28 @@ def dropped(gaps: Iterable[Dropped], sink: str | None) -> list[Json]:
         for gap in gaps
         if sink in {None, gap.sink}
     ]
+
+
+def refused(newest: Sequence[Aside], skip: int, most: int) -> Json:
+    """Return refusals with their rows, newest first.
+
+    newest  the newest ones, at least one more than ``skip + most`` if there are so many
+    """
+    more = len(newest) > skip + most
+    return {
+        "refused": [_refusal(aside) for aside in newest[skip : skip + most]],
+        "next": skip + most if more else None,
+    }
+
+
+def _refusal(aside: Aside) -> Json:
+    block = aside.block
+    shown = block.rows(0, min(len(block), max(1, VALUES // max(1, len(block.schema.tags)))))
+    return {
+        "sink": aside.reader,
+        "at_ms": aside.at_ns // MS,
+        "reason": aside.reason,
+        "sequence": aside.sequence,
+        **columns(shown),
+        "rows": len(block),
+    }

@@ -85,17 +85,6 @@ def _schemas() -> Json:
         id=_TEXT, devices=_list(_TEXT), state=_TEXT, since_ms=_MS, error=_TEXT, silent=_list(_TEXT)
     )
     site = _object(id=_TEXT, gateway=_TEXT, name=_TEXT, timezone=_TEXT, version=_TEXT)
-    rows = _object(
-        stream=_TEXT,
-        schema=_TEXT,
-        period_s={"type": "number"},
-        columns=_list(_object(name=_TEXT, unit=_TEXT, kind=_TEXT)),
-        rows=_COUNT,
-        time_ms=_list(_MS),
-        time_ns=_list(_NS),
-        value={"type": "object", "additionalProperties": _list(_NUMBER)},
-        quality={"type": "object", "additionalProperties": _list(_QUALITY)},
-    )
     states = ("normal", "unacknowledged", "acknowledged", "returned", "latched")
     quiet = ("latched_acknowledged", "shelved", "suppressed", "out_of_service")
     alarm = _object(
@@ -114,7 +103,7 @@ def _schemas() -> Json:
     return {
         "Error": _object(error=_TEXT),
         "Alarm": alarm,
-        "Rows": rows,
+        "Rows": _object(**_rows()),
         "Device": device,
         "Kpi": _object(id=_TEXT, family=_TEXT, targets=targets, windows=_list(window)),
         "State": _object(
@@ -131,6 +120,20 @@ def _schemas() -> Json:
             log=_ref("Log"),
         ),
         **_delivery_schemas(),
+    }
+
+
+def _rows() -> Json:
+    return {
+        "stream": _TEXT,
+        "schema": _TEXT,
+        "period_s": {"type": "number"},
+        "columns": _list(_object(name=_TEXT, unit=_TEXT, kind=_TEXT)),
+        "rows": _COUNT,
+        "time_ms": _list(_MS),
+        "time_ns": _list(_NS),
+        "value": {"type": "object", "additionalProperties": _list(_NUMBER)},
+        "quality": {"type": "object", "additionalProperties": _list(_QUALITY)},
     }
 
 
@@ -165,7 +168,13 @@ def _delivery_schemas() -> Json:
         set_aside=_list(_object(name=_TEXT, bytes=_COUNT, time_ms=_MS)),
     )
     gap = _object(sink=_TEXT, stream=_TEXT, from_ms=_MS, to_ms=_MS, rows=_COUNT, reason=_TEXT)
-    return {"Sink": sink, "Log": log, "Dropped": gap}
+    kept = {"rows": _COUNT | {"description": "that were refused; the columns hold the first"}}
+    refusal = _object(sink=_TEXT, at_ms=_MS, reason=_TEXT, sequence=_COUNT, **(_rows() | kept))
+    page = _object(
+        refused=_list(refusal),
+        next=some | {"description": "skip so many for those before; null: there are none"},
+    )
+    return {"Sink": sink, "Log": log, "Dropped": gap, "Refused": page}
 
 
 def _answer(words: str, kind: str, schema: object) -> Json:
@@ -219,6 +228,19 @@ def document(version: str) -> Json:
             "/api/v1/alarms": _get(
                 "Every alarm as it stands, what is not normal first",
                 {"200": _answer("alarms", json, _list(_ref("Alarm")))},
+            ),
+            "/api/v1/refused": _get(
+                "Rows that a sink refused for ever, newest first; only the newest are kept",
+                {
+                    "200": _answer("refusals with reason and values", json, _ref("Refused")),
+                    "400": error,
+                    "404": error,
+                },
+                [
+                    _parameter("sink", "only of this sink", "broker"),
+                    _parameter("most", "refusals in the answer, up to 200; default: 50", "20"),
+                    _parameter("skip", "newer ones to pass over: `next` of the answer before", "0"),
+                ],
             ),
             "/api/v1/dropped": _get(
                 "Rows that the budget took before a sink had them and of which it is not told yet",

@@ -8,8 +8,16 @@ from edge_agent.clock import Clock
 from edge_agent.health import Health, LogCounts, StoreHealth
 from edge_agent.live import Live
 from edge_agent.model import SampleBlock, Site
+from edge_agent.outbox_schema import Aside
 
 Levels = Sequence[tuple[str, float]]  # ("标杆/benchmark", 100.0): Chinese and English name, bound
+
+
+class RefusedRows(Protocol):
+    """How the page asks for what sinks have refused; called by a thread."""
+
+    def __call__(self, sink: str | None, most: int, /) -> list[Aside]:
+        """Return the newest refusals, newest first. Raises ``Corrupt``."""
 
 
 class StoredRows(Protocol):
@@ -40,6 +48,7 @@ class Sources:
     health: Health
     counts: Callable[[], LogCounts]
     store: Callable[[], StoreHealth]
+    refused: RefusedRows
     running: Callable[[], list[SampleBlock]]
     rows: StoredRows
     states: Mapping[str, Mapping[int, str]] = field(default_factory=dict)

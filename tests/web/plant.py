@@ -19,6 +19,7 @@ from edge_agent.health import (
 from edge_agent.live import Live
 from edge_agent.metrics.alarm_rows import alarm_tags
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Site, Tag
+from edge_agent.outbox import Aside
 from edge_agent.units import Unit
 from edge_agent.web.app import Sources
 
@@ -151,6 +152,7 @@ class Plant:
     health: Health = field(default_factory=Health)
     readers: dict[str, ReaderCounts] = field(default_factory=dict)
     store: StoreHealth = field(default_factory=lambda: STORE)
+    put_aside: list[Aside] = field(default_factory=list)  # oldest first
     read: int = 5000
     asked: list[int | None] = field(default_factory=list)  # how many rows at most, by each request
 
@@ -167,6 +169,9 @@ class Plant:
         first, last = np.searchsorted(kept.time, [start, end], side="right").tolist()
         return kept.rows(first, last if most is None else min(last, first + most))
 
+    def refused(self, sink: str | None, most: int) -> list[Aside]:
+        return [a for a in reversed(self.put_aside) if sink in {None, a.reader}][:most]
+
     def sources(self) -> Sources:
         return Sources(
             site=Site("demo-cement", "main", "示范水泥厂"),
@@ -176,6 +181,7 @@ class Plant:
             health=self.health,
             counts=self.counts,
             store=lambda: self.store,
+            refused=self.refused,
             running=lambda: self.open,
             rows=self.rows,
             states={

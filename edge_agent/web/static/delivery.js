@@ -1,6 +1,6 @@
 // Does the data arrive, is anything lost or refused, how long until a sink has caught up, how full is the store.
 import { $, DHM, FULL, SYMBOL, ago, at, el, figure, fixed, put, size } from "./draw.js";
-import { columnWord, lang, qualityWord, say, unitWord, word } from "./words.js";
+import { lang, say, unitWord, word } from "./words.js";
 
 const LATE = 30; // s of plant time at real speed that a sink may be behind and still counts as up to date
 const PATIENCE = 60000; // ms after which rows that do not get fewer are told
@@ -174,7 +174,7 @@ function listRefused(found, total) {
 function values(refusal) {
   const told = refusal.columns.map((c) => {
     const value = refusal.value[c.name][0], quality = refusal.quality[c.name][0];
-    return el("span", { class: "cell" }, el("code", {}, c.name), ` ${value === null ? "—" : value} ${value === null || c.kind === "state" ? "" : unitWord(c.unit)}`, quality >= 64 ? el("i", { class: quality >= 128 ? "bad" : "uncertain", title: qualityWord(refusal.quality_name[c.name][0]) }, quality >= 128 ? SYMBOL.bad : SYMBOL.uncertain) : null);
+    return el("span", { class: "cell" }, el("code", {}, c.name), ` ${value === null ? "—" : value} ${value === null || c.kind === "state" ? "" : unitWord(c.unit)}`, quality >= 64 ? el("i", { class: quality >= 128 ? "bad" : "uncertain", title: word(quality >= 128 ? "bad" : "uncertain") }, quality >= 128 ? SYMBOL.bad : SYMBOL.uncertain) : null);
   });
   if (told.length <= 4) return el("div", { class: "cells" }, ...told);
   return el("details", { class: "cells" }, el("summary", {}, ...told.slice(0, 3), el("span", { class: "when" }, say("and_more", told.length - 3))), ...told.slice(3));
