@@ -18,7 +18,7 @@ from edge_agent.config import Config
 from edge_agent.drivers.base import DeviceConfig, Group, groups_of
 from edge_agent.errors import Disconnected, EdgeError, NoAnswer
 from edge_agent.model import Kind, Quality, SampleBlock
-from edge_agent.sinks.base import SinkConfig
+from edge_agent.sinks.base import SinkConfig, Tells
 from edge_agent.terminal import Row, labelled, shortened, table
 
 PATIENCE = 15.0  # seconds for one read; what pushes says something every five
@@ -78,9 +78,11 @@ def summary(config: Config) -> Iterator[str]:
         windows = f", windows {' '.join(metric.windows)}" if metric.windows else ""
         yield f"{metric.section.rstrip('s'):<9} {name}: {metric.kind}{windows}"
         yield from (f"attention {name}: {remark}" for remark in metric.remarks(plant))
+    groups = [g for name, device in config.devices.items() for g in groups_of(name, device)]
     for name, sink in config.sinks.items():
         yield f"sink      {name}: {sink.kind}"
-        yield from (f"attention {name}: {remark}" for remark in sink.remarks())
+        taken = {g.schema.stream: g.period for g in groups if sink.takes(g.schema)}
+        yield from (f"attention {name}: {remark}" for remark in sink.remarks(taken))
 
 
 async def probe(config: Config, progress: Callable[[str], None]) -> tuple[list[str], bool]:
@@ -220,11 +222,12 @@ async def _try_sink(name: str, sink: SinkConfig, config: Config, seen: _Seen) ->
     try:
         async with asyncio.timeout(PATIENCE):
             await target.connect()
-        seen.sinks[name] = "reached"
+        remark = target.remark if isinstance(target, Tells) else ""
+        seen.sinks[name] = f"reached: {remark}" if remark else "reached"
     except (EdgeError, TimeoutError) as e:
         said = str(e) or f"nothing within {PATIENCE:g} s"
-        look = "look at: address and port, user and password or token, is it running"
-        seen.sinks[name] = f"not reached: {said} ({look})"
+        look = " (look at: address and port, user and password or token, is it running)"
+        seen.sinks[name] = f"not reached: {said}{'' if 'mend ' in said else look}"
         seen.reached = False
     finally:
         await target.close()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
 from edge_agent.model import Family, Gap, SampleBlock, Schema, Site
@@ -35,6 +35,15 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Let the peer go; any number of times, also before ``connect``."""
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A sink that can say more of a peer that it has reached."""
+
+    @property
+    def remark(self) -> str:
+        """What a person should know of the peer, in one line; empty: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +85,11 @@ class SinkConfig:
             found.append((("backlog_rate",), "backlog_rate is rows per second (write 5000)"))
         return found
 
-    def remarks(self) -> list[str]:
-        """Return what a person should know, though it is no fault."""
+    def remarks(self, periods: Mapping[str, float | None]) -> list[str]:  # noqa: ARG002
+        """Return what a person should know, though it is no fault.
+
+        periods  s between the rows of each stream that it takes, None for what pushes
+        """
         return []
 
     def session(self) -> str:

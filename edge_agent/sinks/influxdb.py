@@ -1,123 +1,144 @@
-"""Blocks to InfluxDB 2 (or what speaks its write call) as line protocol.
+"""Blocks to InfluxDB (or what takes its write call) as line protocol.
 
-The lines of several blocks travel in one request of at most ``MOST_LINES`` lines or ``MOST_BYTES``
-bytes. A refused request is halved until the refused blocks are found; the others are written. To
-write again does no harm: a row has the same series and time each time and replaces itself.
+InfluxDB 2's write call is what InfluxDB 1.8 and 3 and VictoriaMetrics take as well. The rows of
+several blocks travel in one request of at most ``MOST_LINES`` lines or ``MOST_BYTES`` bytes, less
+for a server that says 413 or does not get done in time. What of a refused request is refused is
+found line by line (``influx_refusals``); all other rows are stored. To write again does no harm: a
+row has the same series and time each time and replaces itself.
 
-For the same reason two rows of one stream with the same time are one row in InfluxDB, the later one
-(a device that pushes can change a state twice within the resolution of its clock). The log and MQTT
-have both.
+For the same reason rows of one stream with the same time (as it is sent, see ``precision``) are one
+row in InfluxDB: of each field the last value that was there. The log and MQTT have them all.
 
-The client library is used for its connection and its errors only. Its ``Point`` costs far more
-than the text (``benchmarks/bench_text.py``) and its batching writer can lose rows without an
-exception, so it is handed ready bytes.
+A request is made, compressed and sent in a thread. ``close`` ends what is under way: no thread
+writes after it. What is known of versions that cannot be tried here is taken from their documents:
+tried are the engine of InfluxDB 1.6.7 behind the write call of version 2, and VictoriaMetrics.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-import orjson
+from typing import Any, ClassVar, Literal, TypeVar
 
 from edge_agent.errors import Disconnected, Refusal, Rejected
 from edge_agent.model import Gap, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
+from edge_agent.sinks.influx_refusals import Answer, Line, Refused, isolate
+from edge_agent.sinks.influx_wire import Connection, Target, TooSlow
 from edge_agent.sinks.lines import Lines, gap_line
 from edge_agent.units import Duration, Secret
 
-if TYPE_CHECKING:
-    from influxdb_client.client.influxdb_client import InfluxDBClient
-    from influxdb_client.service.write_service import WriteService
+T = TypeVar("T")
+Precision = Literal["ns", "us", "ms", "s"]
 
 PORTS = {"http": 8086, "https": 8086}
+UNITS: Mapping[str, int] = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 MOST_LINES = 5_000
 MOST_BYTES = 1_000_000
-
-TOO_LARGE = 413
-REFUSED = {400, TOO_LARGE, 422}  # bad line or type conflict; …; older than the bucket keeps
-ADVICE = {
-    401: "the token is not accepted: mend token of this sink; nothing is lost meanwhile",
-    403: "the token may not write to the bucket: mend token or bucket; nothing is lost meanwhile",
-    404: "the organisation or bucket is not known: mend org or bucket; nothing is lost meanwhile",
-}
+FEWEST_BYTES = 20_000  # in a request to the slowest
+GROWTH = 1.05  # of the bound, with each request that is taken
+PATIENCE = 3  # time-outs that a request may take as a whole: to connect, to send, to be answered
+CLOSING = 2.0  # seconds for a thread to notice that its connection has gone
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfluxConfig(SinkConfig):
     """A database that takes InfluxDB 2's write call.
 
-    url   ``http://host:8086`` or ``https://host:8086``
-    ca    PEM file of the authority that an https server's certificate is checked with
-    gzip  whether requests are compressed
+    url             ``http://host:8086`` or ``https://host:8086``
+    org             of InfluxDB 2; the others have none
+    bucket          InfluxDB 1: ``database/retention-policy``; InfluxDB 3: the database
+    token           of InfluxDB 2 and 3
+    user, password  of InfluxDB 1, in place of a token
+    precision       of the times that are sent
+    timeout         to connect, to send, to hear something
+    ca              PEM file of the authority that an https server's certificate is checked with
+    gzip            whether requests are compressed
     """
 
     kind: ClassVar[str] = "influxdb"
+    files: ClassVar[tuple[str, ...]] = ("ca",)
 
     url: str
-    org: str
+    org: str = ""
     bucket: str
-    token: Secret
+    token: Secret | None = None
+    user: str | None = None
+    password: Secret | None = None
+    precision: Precision = "ns"
     timeout: Duration = Duration(10.0)
     gzip: bool = True
     ca: str | None = None
 
     def faults(self) -> list[tuple[tuple[str | int, ...], str]]:
         found: list[tuple[tuple[str | int, ...], str]] = []
-        problem = address_problem(self.url, "a database", PORTS, "key token", folder=True)
+        login = "key token, or the keys user and password"
+        problem = address_problem(self.url, "a database", PORTS, login, folder=True)
         if problem is not None:
             found.append((("url",), problem))
-        found += [
-            ((name,), f"{name} is empty (write its name)")
-            for name in ("org", "bucket")
-            if not getattr(self, name)
-        ]
-        if not self.token.reveal():
-            found.append((("token",), "token is empty (write ${INFLUX_TOKEN} or file:/path)"))
+        if not self.bucket:
+            found.append((("bucket",), "bucket is empty (write its name)"))
         if self.timeout <= 0:
             found.append((("timeout",), "timeout is longer than 0 (write 10s)"))
+        return found + self._login_faults()
+
+    def _login_faults(self) -> list[tuple[tuple[str | int, ...], str]]:
+        found: list[tuple[tuple[str | int, ...], str]] = []
+        if self.token is not None and (self.user is not None or self.password is not None):
+            found.append((("token",), "a token and a user are two logins (write one of them)"))
+        elif (self.user is None) != (self.password is None):
+            given, other = ("password", "user") if self.user is None else ("user", "password")
+            found.append(((given,), f"{given} stands without {other} (write both, or a token)"))
+        elif self.user is not None and (not self.user or ":" in self.user):
+            found.append((("user",), "user is a name without a colon"))
+        for name in ("token", "password"):
+            secret: Secret | None = getattr(self, name)
+            if secret is None:
+                continue
+            if not secret.reveal():
+                found.append(
+                    ((name,), f"{name} is empty (write ${{INFLUX_{name.upper()}}} or file:/path)")
+                )
+            elif any(ord(character) < 32 for character in secret.reveal()):
+                found.append(
+                    ((name,), f"{name} has a line break or a tab in it (is the file right?)")
+                )
         return found
+
+    def remarks(self, periods: Mapping[str, float | None]) -> list[str]:
+        """Return which streams may have rows that get the same time."""
+        step = UNITS[self.precision] / UNITS["s"]
+        close = [
+            f"{stream} ({'pushed' if period is None else f'every {period:g} s'})"
+            for stream, period in periods.items()
+            if step > 1e-6 and (period is None or period < step)
+        ]
+        if not close:
+            return []
+        unit, few = self.precision, ", ".join(close[:3])
+        few += f" and {len(close) - 3} more" if len(close) > 3 else ""
+        return [
+            f"precision {unit}: rows of a stream within one {unit} become one row; look at {few}"
+        ]
+
+    @property
+    def target(self) -> Target:
+        """Where its lines go."""
+        login = self.token.reveal() if self.token is not None else ""
+        if self.user is not None and self.password is not None:
+            login = f"{self.user}:{self.password.reveal()}"
+        return Target(
+            url=self.url,
+            org=self.org,
+            bucket=self.bucket,
+            token=login,
+            precision=self.precision,
+            timeout=self.timeout,
+            gzip=self.gzip,
+            ca=self.ca,
+        )
 
     def build(self, site: Site) -> "InfluxSink":
         return InfluxSink(self, site)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Lines of one item: all of them, or some when all are too large for the server."""
-
-    index: int
-    lines: list[str]
-    size: int
-
-
-def _pack(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
-    """Yield the parts in requests of bounded size, in the order given."""
-    request, count, size = list[_Part](), 0, 0
-    for part in parts:
-        if request and (count + len(part.lines) > MOST_LINES or size + part.size > MOST_BYTES):
-            yield request
-            request, count, size = [], 0, 0
-        request.append(part)
-        count, size = count + len(part.lines), size + part.size
-    if request:
-        yield request
-
-
-def _halves(request: Sequence[_Part], *, too_large: bool) -> list[list[_Part]]:
-    """Return a refused request as two, or nothing when it cannot be made smaller."""
-    if len(request) > 1:
-        middle = len(request) // 2
-        return [list(request[:middle]), list(request[middle:])]
-    index, lines = request[0].index, request[0].lines
-    if not too_large or len(lines) < 2:
-        return []
-    middle = len(lines) // 2
-    return [[_part(index, lines[:middle])], [_part(index, lines[middle:])]]
-
-
-def _part(index: int, lines: list[str]) -> _Part:
-    return _Part(index, lines, sum(map(len, lines)) + len(lines))
 
 
 class InfluxSink:
@@ -125,119 +146,135 @@ class InfluxSink:
 
     def __init__(self, config: InfluxConfig, site: Site) -> None:
         self._config = config
+        self._target = config.target
+        self._unit = UNITS[config.precision]
         self._site = site.id
         self._writers: dict[str, Lines] = {}  # by the schema's id
-        self._client: InfluxDBClient | None = None
-        self._service: WriteService | None = None
+        self._connection: Connection | None = None
+        self._thread: asyncio.Future[Any] | None = None
+        self._most = float(MOST_BYTES)  # in a request; less for a slow or narrow peer
+        self._version: str | None = None
+
+    @property
+    def remark(self) -> str:
+        """What a person should know of the peer that was reached."""
+        if self._version is None:
+            return ""
+        version = self._version.lstrip("v")
+        if version[:1] in {"1", "2"}:
+            return f"InfluxDB {version}; login, bucket and right to write are tried"
+        kind = f"InfluxDB {version}" if version else "a database that does not say its version"
+        return f"{kind}; whether the login may write shows with the first rows only"
 
     async def connect(self) -> None:
         await self.close()
-        await asyncio.to_thread(self._open)
-
-    def _open(self) -> None:
-        """Make the client and write no line with it, which tries address, token and bucket."""
-        from influxdb_client.client.influxdb_client import InfluxDBClient
-        from influxdb_client.service.write_service import WriteService
-
-        config = self._config
-        self._client = InfluxDBClient(
-            config.url,
-            config.token.reveal(),
-            org=config.org,
-            timeout=round(config.timeout * 1000),
-            ssl_ca_cert=config.ca,
-        )
-        self._service = WriteService(self._client.api_client)  # type: ignore[no-untyped-call] # not annotated
-        self._post("# edge-agent is here\n")  # a comment; some servers answer 400: no lines
+        connection = self._connection = Connection(self._target)
+        self._version = await self._threaded(connection.open)
 
     async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
-        requests = await asyncio.to_thread(self._requests, items)
-        refused: dict[int, str] = {}
-        while requests:
-            request = requests.pop()
-            text = "\n".join(line for part in request for line in part.lines)
-            refusal = await asyncio.to_thread(self._post, text)
-            if refusal is None:
-                continue
-            status, reason = refusal
-            halves = _halves(request, too_large=status == TOO_LARGE)
-            if not halves:
-                refused[request[0].index] = f"the database answered {status}: {reason}"
-            requests += reversed(halves)
+        if self._connection is None:
+            raise Disconnected("there is no connection to the database")
+        work = self._written(self._connection, items)
+
+        def one_request() -> list[Refused] | None:
+            try:
+                next(work)
+            except StopIteration as done:
+                refused: list[Refused] = done.value
+                return refused
+            return None
+
+        while (refused := await self._threaded(one_request)) is None:
+            pass
         if refused:
-            rows = [0 if isinstance(item, Gap) else len(item) for item in items]
-            raise Rejected([Refusal(i, range(rows[i]), why) for i, why in refused.items()])
+            raise Rejected(_refusals(refused))
 
     async def close(self) -> None:
-        client, self._client, self._service = self._client, None, None
-        if client is not None:
-            client.close()  # type: ignore[no-untyped-call] # not annotated
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.end()
+        thread, self._thread = self._thread, None
+        if thread is not None and not thread.done():
+            await asyncio.wait({thread}, timeout=CLOSING)
 
-    def _requests(self, items: Sequence[Item]) -> list[list[_Part]]:
-        """Return the requests that hold the items, the last one first."""
-        parts = [_part(i, self._lines(item)) for i, item in enumerate(items)]
-        return list(_pack(parts))[::-1]
+    async def _threaded(self, work: Callable[[], T]) -> T:
+        """Do what blocks in a thread, within a bounded time."""
+        thread = asyncio.get_running_loop().run_in_executor(None, work)
+        self._thread = thread
+        patience = PATIENCE * self._config.timeout
+        try:
+            async with asyncio.timeout(patience):
+                return await asyncio.shield(thread)
+        except TimeoutError as e:
+            await self.close()
+            self._narrow(self._most)
+            raise Disconnected(f"the database did not come to an end in {patience:g} s") from e
 
-    def _lines(self, item: Item) -> list[str]:
+    def _written(
+        self, connection: Connection, items: Sequence[Item]
+    ) -> Generator[None, None, list[Refused]]:
+        """Write the items, one request per step; return what is refused."""
+        refused: list[Refused] = []
+        for lines in self._requests(items):
+            answer = self._post(connection, lines)
+            yield
+            if answer is None:
+                continue
+            search = isolate(lines, answer)
+            answer = None
+            while True:
+                try:
+                    part = search.send(answer)
+                except StopIteration as done:
+                    refused += done.value
+                    break
+                answer = self._post(connection, part)
+                yield
+        return refused
+
+    def _requests(self, items: Sequence[Item]) -> Iterator[list[Line]]:
+        """Yield the lines of the items in requests of bounded size, in the order given."""
+        request, size = list[Line](), 0
+        for index, item in enumerate(items):
+            for row, text in enumerate(self._texts(item)):
+                full = len(request) >= MOST_LINES or size + len(text) > self._most
+                if request and full:
+                    yield request
+                    request, size = [], 0
+                request.append(Line(index, row, item.schema.stream, text))
+                size += len(text) + 1
+        if request:
+            yield request
+
+    def _texts(self, item: Item) -> list[str]:
         if isinstance(item, Gap):
-            return [gap_line(item, self._site)]
+            return [gap_line(item, self._site, self._unit)]
         writer = self._writers.get(item.schema.id)
         if writer is None:
-            writer = self._writers[item.schema.id] = Lines(item.schema, self._site)
+            writer = self._writers[item.schema.id] = Lines(item.schema, self._site, self._unit)
         return writer.of(item)
 
-    def _post(self, text: str) -> tuple[int, str] | None:
-        """Return None when the lines are written, status and reason when the server refuses them.
-
-        errors  ``Disconnected`` when they may be taken another time
-        """
-        from influxdb_client.rest import ApiException
-        from urllib3.exceptions import HTTPError
-
-        if self._service is None:
-            raise Disconnected("there is no connection to the database")
-        body, encoding = text.encode(), "identity"
-        if self._config.gzip:
-            from isal import igzip
-
-            body, encoding = igzip.compress(body, compresslevel=1), "gzip"
+    def _post(self, connection: Connection, lines: list[Line]) -> Answer | None:
+        """Send lines, and learn from it how much the peer takes at once."""
+        size = sum(len(line.text) + 1 for line in lines)
         try:
-            _, status, headers = self._service.post_write_with_http_info(  # type: ignore[no-untyped-call] # not annotated
-                org=self._config.org,
-                bucket=self._config.bucket,
-                body=body,
-                precision="ns",
-                content_encoding=encoding,
-                content_type="text/plain; charset=utf-8",
-            )
-        except ApiException as e:
-            status, reason = int(e.status or 0), _reason(e.body, str(e.reason))
-            if status in REFUSED and (status == TOO_LARGE or not _is_page(e.headers)):
-                return status, reason
-            told = f"the database answered {status}: {reason}" if status else reason
-            raise Disconnected(f"{told}; {ADVICE[status]}" if status in ADVICE else told) from e
-        except (HTTPError, OSError, UnicodeDecodeError) as e:
-            raise Disconnected(f"the database cannot be reached: {e}") from e
-        if _is_page(headers):
-            raise Disconnected(f"a web page answered ({status}), not a database: mend url")
-        return None
+            answer = connection.post(lines)
+        except TooSlow:
+            self._narrow(size)
+            raise
+        if answer is None:
+            self._most = min(MOST_BYTES, self._most * GROWTH)
+        elif answer.too_large:
+            self._narrow(size)
+        return answer
+
+    def _narrow(self, size: float) -> None:
+        self._most = min(self._most, max(FEWEST_BYTES, size / 2))
 
 
-def _is_page(headers: Mapping[str, str] | None) -> bool:
-    """Return whether an answer is a web page: what it says of the rows is not a database's word.
-
-    A server on the wrong port, or a login in front of it, answers 400 or 200 to anything.
-    """
-    kind = next((v for k, v in (headers or {}).items() if k.lower() == "content-type"), "")
-    return kind.lower().startswith("text/html")
-
-
-def _reason(body: object, otherwise: str) -> str:
-    """Return the server's own words."""
-    try:
-        answer = orjson.loads(str(body or ""))
-    except orjson.JSONDecodeError:
-        return str(body or otherwise).strip()[:500]
-    if isinstance(answer, dict):
-        return str(answer.get("message") or answer.get("error") or otherwise)
-    return otherwise
+def _refusals(refused: Sequence[Refused]) -> list[Refusal]:
+    """Return what is refused by item and reason; a gap marker has no rows."""
+    rows: dict[tuple[int, str], list[int]] = {}
+    for line, reason in refused:
+        rows.setdefault((line.item, reason), []).append(line.row)
+    return [Refusal(item, sorted(found), reason) for (item, reason), found in sorted(rows.items())]

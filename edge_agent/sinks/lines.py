@@ -30,10 +30,13 @@ class Lines:
     cannot say); ``quality`` is the worst of the row and always there, ``<tag>.q`` for each tag that
     is anything but ``GOOD``. A tag called ``quality`` is written as ``quality.value``. The field
     ``schema`` of derived rows is the id under which the provenance is found.
+
+    unit  ns of the times that are written, which are cut to it
     """
 
-    def __init__(self, schema: Schema, site: str) -> None:
+    def __init__(self, schema: Schema, site: str, unit: int = 1) -> None:
         self._schema = schema
+        self._unit = unit
         owner, name = ("metric", "window") if schema.family.derived else ("device", "stream")
         measurement = schema.family.value if schema.family.derived else Family.SAMPLE.value
         tags = {owner: schema.owner, "site": site, name: schema.name}
@@ -62,7 +65,7 @@ class Lines:
             texts[column::k] = numbers(states.astype(np.int64))
         for column in self._texts:
             texts[column::k] = [_string(block.text(column, row)) for row in range(n)]
-        times = numbers(block.time)
+        times = numbers(block.time // self._unit if self._unit > 1 else block.time)
         patterns = quality.tobytes()
         return [
             self._line(patterns[i * k : (i + 1) * k], texts[i * k : (i + 1) * k], times[i])
@@ -126,10 +129,13 @@ def filled(parts: list[str], texts: Sequence[str]) -> str:
     return "".join(whole)
 
 
-def gap_line(gap: Gap, site: str) -> str:
-    """Return the line that stands for rows that were dropped, at the time of the first."""
+def gap_line(gap: Gap, site: str, unit: int = 1) -> str:
+    """Return the line that stands for rows that were dropped, at the time of the first.
+
+    The line's time is cut to the unit like that of a row; the field ``to`` is in ns.
+    """
     tags = {"name": gap.schema.name, "owner": gap.schema.owner, "site": site}
-    return f"gap{_tags(tags)} rows={gap.rows}i,to={gap.last_ns}i {gap.first_ns}"
+    return f"gap{_tags(tags)} rows={gap.rows}i,to={gap.last_ns}i {gap.first_ns // unit}"
 
 
 def numbers(array: NDArray[np.float64] | NDArray[np.int64]) -> list[str]:

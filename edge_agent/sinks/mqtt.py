@@ -7,7 +7,7 @@ stream, ``edge/<site>/<owner>/$meta`` (retained) what the columns are, and
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import SplitResult, urlsplit
@@ -110,7 +110,7 @@ class MqttConfig(SinkConfig):
             found.append((("client_id",), problem))
         return found
 
-    def remarks(self) -> list[str]:
+    def remarks(self, periods: Mapping[str, float | None]) -> list[str]:  # noqa: ARG002
         if self.version == 5:
             return []
         return [BLIND]

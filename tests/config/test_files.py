@@ -17,7 +17,9 @@ from edge_agent.config.words import written
 from edge_agent.metrics.base import QualityLimits
 
 REFERENCE = data_dir() / "reference.yaml"
-SECRETS = {"MQTT_PASSWORD": "a", "PLC_PASSWORD": "b", "INFLUX_TOKEN": "c"}
+SECRETS = {
+    "MQTT_PASSWORD": "a", "PLC_PASSWORD": "b", "INFLUX_TOKEN": "c", "INFLUX_PASSWORD": "d"
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(data_dir().glob("*.yaml")), ids=lambda path: path.name)

@@ -144,7 +144,7 @@ async def test_a_wrong_token_keeps_the_rows_and_says_what_to_mend(influx: Influx
 
 async def test_an_unknown_bucket_keeps_the_rows_and_says_what_to_mend(influx: Influx) -> None:
     sink = sink_for(influx, bucket="nowhere")
-    with pytest.raises(Disconnected, match="mend org or bucket"):
+    with pytest.raises(Disconnected, match="mend bucket or org"):
         await sink.connect()
     await sink.close()
 
@@ -181,8 +181,8 @@ PAGE = b"Content-Type: text/html; charset=utf-8\r\nContent-Length: 9\r\n\r\n<h1>
     ("answer", "words"),
     [
         (b"HTTP/1.1 200 OK\r\n" + PAGE, "not a database"),
-        (b"HTTP/1.1 400 Bad Request\r\n" + PAGE, "answered 400"),  # http to a port of https
-        (b"HTTP/1.1 422 x\r\n" + PAGE, "answered 422"),
+        (b"HTTP/1.1 400 Bad Request\r\n" + PAGE, "a web page"),
+        (b"HTTP/1.1 422 x\r\n" + PAGE, "a web page"),
         (b"HTTP/1.1 400 x\r\nContent-Length: 3\r\n\r\n\xff\xfe\xfd", "cannot be reached"),
         (b"nonsense\r\n\r\n", "cannot be reached"),
     ],
@@ -255,7 +255,6 @@ async def test_victoria_metrics_takes_the_same_lines(victoria_metrics: VictoriaM
         ({"url": "influx://u:hunter2@host"}, "url", "the key token"),
         ({"url": "http://host?token=hunter2"}, "url", "more than the address"),
         ({"url": "influx://host?token=hunter2"}, "url", "http://host:8086"),
-        ({"org": ""}, "org", "org is empty"),
         ({"bucket": ""}, "bucket", "bucket is empty"),
         ({"token": Secret("")}, "token", "${INFLUX_TOKEN}"),
         ({"timeout": Duration(0)}, "timeout", "longer than 0"),
