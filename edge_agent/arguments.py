@@ -361,5 +361,7 @@ def _export(menu: _Menu) -> None:
     add("--streams", action="append", default=[], metavar="PATTERN", help=only)
     other = "the rows of this log instead, such as one set aside: data/log.db.corrupt-1"
     add("--log", type=Path, metavar="FILE", help=other)
+    refused = "instead only the rows that a sink's peer refused, with sink, time and reason (csv)"
+    add("--refused", action="store_true", help=refused)
     folder = "folder for the files; it must not be there yet, or be empty"
     add("-o", "--output", type=Path, required=True, metavar="DIR", help=folder)

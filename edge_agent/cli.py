@@ -190,6 +190,7 @@ def _export(options: argparse.Namespace) -> int:
         folder=options.output,
         streams=options.streams,
         log=options.log,
+        refused=options.refused,
     )
     result = command.export(wish, _progress)
     _progress("")

@@ -6,7 +6,7 @@ than one statement, or the agent could not shorten its WAL.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ class Hole:
 class Scan:
     """Reads one log, by number.
 
-    schemas  by their number in the file
+    schemas  by their number in the file; damaged: the numbers of those that are no schema now
     holes    what could not be read so far
     left     whether rows left the log for its budget before they were reached
     errors   ``ConfigError`` when there is no log that can be read at all
@@ -50,10 +50,12 @@ class Scan:
         try:
             self._db = connect(path, query_only=True)
             self._ends = {table: self._newest(table) for table in ("raw", "derived")}
-            rows = self._db.execute("SELECT number, canonical FROM schema").fetchall()
+            rows = self._db.execute("SELECT number, id, canonical FROM schema").fetchall()
         except sqlite3.DatabaseError as e:
             raise ConfigError([f"{path}: the log cannot be read: {e}"]) from e
-        self.schemas: Mapping[int, Schema] = {n: Schema.from_canonical(text) for n, text in rows}
+        read = {number: _schema(id_, text) for number, id_, text in rows}
+        self.schemas = {number: schema for number, schema in read.items() if schema is not None}
+        self.damaged = [number for number, schema in read.items() if schema is None]
 
     def close(self) -> None:
         """Let the file go."""
@@ -96,7 +98,8 @@ class Scan:
             self.holes.append(Hole(0, 0, f"the gap markers: {e}"))
             return
         for number, first_ns, last_ns, count, reason, sequence in rows:
-            yield Marker(self.schemas[number], first_ns, last_ns, count, reason, sequence)
+            if number in self.schemas:  # one may have come since
+                yield Marker(self.schemas[number], first_ns, last_ns, count, reason, sequence)
 
     def _between(
         self, sql: str, after: int, last: int, asked: tuple[int, int, str]
@@ -155,3 +158,12 @@ class Scan:
             sql = "SELECT value FROM total WHERE name = 'sequence'"
             (number,) = self._db.execute(sql).fetchone()
         return int(number or 0)
+
+
+def _schema(id_: str, canonical: str) -> Schema | None:
+    """Return a schema; None for bytes that are not what was written."""
+    try:
+        schema = Schema.from_canonical(canonical)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return schema if schema.id == id_ else None

@@ -16,6 +16,7 @@ from edge_agent.clock import SECOND
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.export.parts import Form, Part, utc, written
+from edge_agent.export.refused import refused
 from edge_agent.export.source import Source
 from edge_agent.export.spool import Spool
 from edge_agent.export.table_csv import CsvForm
@@ -45,6 +46,7 @@ class Wish:
     folder      for the files; not there yet, or empty
     streams     patterns of stream ids; none: all but slots
     log         another log than the configuration's: then only its rows, the history is not asked
+    refused     instead of all rows those that sinks refused and that were put aside
     """
 
     config: Config
@@ -54,6 +56,7 @@ class Wish:
     folder: Path
     streams: Sequence[str] = ()
     log: Path | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def export(wish: Wish, progress: Progress) -> Exported:
     config = wish.config
     period = _period(wish)
     if wish.form == "parquet":
+        if wish.refused:
+            raise ConfigError(["--refused: these rows are written as CSV (--format csv)"])
         available()
     log = wish.log or config.data / "log.db"
     if not log.exists():
@@ -98,10 +103,14 @@ def export(wish: Wish, progress: Progress) -> Exported:
         source = Source(scan, history, Spool(draft / SPOOL), period, calendar, tuple(wish.streams))
         _asked_for(source)
         watched = _watched(progress, draft, config.data)
-        source.sort(watched)
-        parts = tuple(_written(wish, source, draft, watched))
+        if wish.refused:
+            parts = tuple(refused(source, draft))
+        else:
+            source.sort(watched)
+            parts = tuple(_written(wish, source, draft, watched))
         (draft / SPOOL).rmdir()
-        found = tuple(source.gaps), tuple(source.faults), tuple(_notes(source))
+        notes = () if wish.refused else tuple(_notes(source))
+        found = tuple(source.gaps), tuple(source.faults), notes
         result = Exported(wish.folder, parts, *found, time.monotonic() - began)
         (draft / MANIFEST).write_bytes(_manifest(wish, period, result))
         draft.rename(wish.folder)
@@ -205,6 +214,7 @@ def _manifest(wish: Wish, period: Period, result: Exported) -> bytes:
             "to_ns": period.end_ns,
         },
         "streams": list(wish.streams),
+        "refused": wish.refused,
         "files": [part.to_json() for part in result.parts],
         "gaps": [
             {

@@ -69,6 +69,10 @@ class Source:
                 self.spool.add(record, schemas[record.schema])
         self.spool.flush()
         self.gaps += [gap for gap in self.scan.gaps(start, end) if self.takes(gap.schema)]
+        self.faults += [
+            f"{self.scan.path}: schema {number} is damaged, and so the rows of its stream"
+            for number in self.scan.damaged
+        ]
         for hole in self.scan.holes:
             numbers = f"{hole.first}" if hole.first == hole.last else f"{hole.first}–{hole.last}"
             self.faults.append(f"{self.scan.path}: records {numbers}: {hole.reason}")
@@ -115,12 +119,15 @@ class Source:
                 when = np.datetime64(item.first_ns, "ns")
                 self.faults.append(f"{item.schema.stream}: {item.rows} rows at {when}Z are damaged")
                 continue
-            block = self._inside(item)
+            block = self.inside(item)
             if len(block):
                 yield block
 
-    def _inside(self, block: SampleBlock) -> SampleBlock:
+    def inside(self, block: SampleBlock) -> SampleBlock:
+        """Return the rows of a block that lie in the period."""
         start, end = self.period.start_ns, self.period.end_ns
         if HistorySink.takes(block.schema):
             return within(block, self.calendar, start, end)
+        if start <= block.time[0] and block.time[-1] < end:
+            return block
         return block.rows(*np.searchsorted(block.time, [start, end]).tolist())

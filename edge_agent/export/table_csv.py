@@ -6,7 +6,7 @@ for each signal ``name [unit]`` and ``name.q``, its quality. A value is the shor
 the same float64 back, a state a whole number, a text its words; BAD is an empty cell.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -41,15 +41,21 @@ class CsvForm:
 
 
 class CsvSheet:
-    """One open file."""
+    """One open file.
 
-    def __init__(self, path: Path, schema: Schema, zone: ZoneInfo) -> None:
+    before  names of columns that stand before all others; ``write`` is given what is in them
+    """
+
+    def __init__(
+        self, path: Path, schema: Schema, zone: ZoneInfo, before: Sequence[str] = ()
+    ) -> None:
         self._zone = zone
         self._file = path.open("x", encoding="utf-8", newline="")
-        self._file.write("\ufeff" + ",".join(map(quoted, header(schema))) + "\r\n")
+        self._file.write("\ufeff" + ",".join(map(quoted, [*before, *header(schema)])) + "\r\n")
 
-    def write(self, block: SampleBlock) -> None:
-        columns = [*self._times(block.time), *cells(block)]
+    def write(self, block: SampleBlock, before: Sequence[str] = ()) -> None:
+        fixed = [[quoted(text)] * len(block) for text in before]
+        columns = [*fixed, *self._times(block.time), *cells(block)]
         self._file.write("".join(f"{','.join(row)}\r\n" for row in zip(*columns, strict=True)))
 
     def close(self) -> None:
