@@ -22,6 +22,7 @@ BLIND = (
     "(write version: 5 if the broker speaks it)"
 )
 VERSION = "this broker does not speak MQTT {0}: write version: {1}"
+OLD = " One that does not speak MQTT 5 may do that too: write version: 3.1.1 for it"
 _CONNECT = {
     0x85: "the broker does not take the client id {id!r}: write another client_id",
     0x86: "user or password is wrong: mend user and password of this sink",

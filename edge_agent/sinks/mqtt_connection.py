@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal, cast
 from edge_agent.errors import Disconnected
 from edge_agent.sinks.mqtt_answers import (
     BLAMELESS,
+    OLD,
     RETAIN_NOT_SUPPORTED,
-    VERSION,
     parted,
     refused_connect,
     stranger,
@@ -247,11 +247,10 @@ class Connection:
             return refused_connect(code.value, str(code), **who)
         said = self._library.said or str(error)
         if said == "Operation timed out":
-            hint = "" if login.version == "3.1.1" else f", or {VERSION.format('5', '3.1.1')}"
             begun = "began to answer and fell silent" if self._heard else "said nothing"
             return (
-                f"somebody took the connection but {begun} for {login.timeout:g} s: is it an "
-                f"MQTT broker, is the port right{hint}?"
+                f"somebody took the connection but {begun} for {login.timeout:g} s: is it an MQTT "
+                "broker, and the right port?" + (OLD if login.version == 5 else "")
             )
         hint = tls_hint(said)
         if not hint and "reset" in said:

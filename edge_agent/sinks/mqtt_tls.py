@@ -1,17 +1,19 @@
 """How the link to a broker is encrypted, and what a person must mend when it cannot be."""
 
+import socket
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edge_agent.errors import Disconnected
 
-_LOCKED = "private_key needs a password: store it without one, readable by the agent only"
-_KEY = {  # what OpenSSL says of certificate and key, and what it comes from
-    "KEY_VALUES_MISMATCH": "private_key is not the key of certificate",
-    "BAD_DECRYPT": _LOCKED,
-    "BAD_PASSWORD_READ": _LOCKED,
-}
+
+class _Context(ssl.SSLContext):
+    """Shakes hands where a failure closes the socket; paho would leave it to the garbage."""
+
+    def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:  # noqa: ANN401
+        return super().wrap_socket(sock, *args, **options | {"do_handshake_on_connect": True})
 
 
 def tls_context(ca: str | None, certificate: str | None, private_key: str | None) -> ssl.SSLContext:
@@ -20,18 +22,31 @@ def tls_context(ca: str | None, certificate: str | None, private_key: str | None
         if file is not None:
             _readable(name, Path(file))
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+        if ca is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(ca)
     except OSError as e:
         raise Disconnected(f"ca {ca} is no certificate that can be read (PEM): {e}") from e
     if certificate is None:
         return context
     _in_time(certificate)
+    asked = []
+
+    def ask() -> str:  # else OpenSSL asks for the password of an encrypted key at the terminal
+        asked.append(private_key)
+        return ""
+
     try:
-        # a password: OpenSSL would ask for that of an encrypted key at the terminal
-        context.load_cert_chain(certificate, private_key, password="")
+        context.load_cert_chain(certificate, private_key, ask)
     except OSError as e:
-        why = next((meant for sign, meant in _KEY.items() if sign in str(e)), str(e))
-        raise Disconnected(f"certificate {certificate} and {private_key}: {why}") from e
+        why = "is no key that can be read (PEM)"
+        if asked:
+            why = "needs a password: store it without one, readable by the agent only"
+        elif "KEY_VALUES_MISMATCH" in str(e):
+            why = f"is not the key of certificate {certificate}"
+        raise Disconnected(f"private_key {private_key} {why}") from e
     return context
 
 

@@ -269,8 +269,6 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return certificates(tmp_path_factory.mktemp("pem"))
 
 
-# paho leaves the socket of a failed handshake to the garbage collector
-@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 async def test_tls_delivers_and_checks_who_the_broker_is(tmp_path: Path, pem: Certificates) -> None:
     with Mosquitto(tmp_path, certificates=pem) as broker:
         sink = sink_for(broker.url, ca=str(pem.ca))
