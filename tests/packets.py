@@ -32,6 +32,7 @@ class PacketWire:
     def __init__(self, target: int) -> None:
         self._target = target
         self._ends: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.to_broker: Change = lambda packet: packet
         self.to_client: Change = lambda packet: packet
         self.port = 0
@@ -55,12 +56,18 @@ class PacketWire:
         self._server.close()
         for end in list(self._ends):
             end.transport.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(HOST, self._target)
-        ends = {writer, back}
-        self._ends |= ends
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        ends = {writer}
         try:
+            there, back = await asyncio.open_connection(HOST, self._target)
+            ends.add(back)
+            self._ends |= ends
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump(reader, back, "to_broker"))
                 tasks.create_task(self._pump(there, writer, "to_client"))
@@ -72,12 +79,14 @@ class PacketWire:
                 end.close()
         finally:
             self._ends -= ends
+            self._tasks.discard(task)
 
     async def _pump(
         self, source: asyncio.StreamReader, end: asyncio.StreamWriter, way: str
     ) -> None:
         while True:
-            changed = getattr(self, way)(await _packet(source))
+            packet = await _packet(source)
+            changed = getattr(self, way)(packet)
             if changed is None:
                 raise ConnectionResetError
             end.write(changed)

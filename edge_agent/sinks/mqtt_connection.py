@@ -44,6 +44,7 @@ LARGEST = 268_435_455  # bytes of a packet, MQTT 5.0, 2.1.4
 FAREWELL = 2.0  # seconds that saying good-bye may take; after that the will says it
 HEARD = 64  # first bytes of the broker that are kept
 UNSPECIFIED = 0x80  # how paho reports that a socket was closed or failed
+MALFORMED = 0x82  # and that what came is no packet that it knows
 CLOSED = {"104]", "32]"}  # of an errno: reset by peer, broken pipe
 
 
@@ -194,7 +195,7 @@ class Connection:
         """Give up a greeting that will not come; aiomqtt would wait for it until the time-out."""
         if flags.is_disconnect_packet_from_server:
             self._parted = code.value, str(code)
-        elif code.value == UNSPECIFIED:  # not: no PINGRESP in time, or bytes that are no packet
+        elif code.value in {UNSPECIFIED, MALFORMED}:  # not: no PINGRESP in time
             self._closed = not self._library.said or bool(CLOSED & set(self._library.said.split()))
         self._part(paho, userdata, flags, code, properties)
         self._loop.call_soon_threadsafe(self._give_up)
