@@ -63,8 +63,10 @@ async def run_sink(  # noqa: PLR0917 - each is another part of the agent
                 if down_since is None:
                     down_since, health.since_ns = clock.monotonic(), clock.wall_ns()
                 await _close(sink)
-                failed = isinstance(e, PlugInFailed)
-                await clock.sleep(FAILED_PAUSE if failed else backoff.next() * clock.speed)
+                if isinstance(e, PlugInFailed):
+                    await clock.sleep(FAILED_PAUSE)
+                else:
+                    await clock.sleep(backoff.next(e.retry_after) * clock.speed)
     finally:
         await _close(sink)
         health.state = State.STOPPED

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FAILED_PAUSE = 60.0  # seconds after a bug of a plug-in
+ASKED = 300.0  # seconds for which a peer is left alone because it asks for it, at most
 
 
 class PlugInFailed(EdgeError):
@@ -85,11 +86,16 @@ class Backoff:
     cap: float = 30.0
     _tries: int = 0
 
-    def next(self) -> float:
-        """Return how long to wait before the next try."""
+    def next(self, asked: float | None = None) -> float:
+        """Return how long to wait before the next try.
+
+        asked  seconds for which the peer has asked to be left alone: no less, up to ``ASKED``
+        """
         bound = min(self.cap, self.base * 2.0 ** min(self._tries, 64))  # it may go on for days
         self._tries += 1
-        return random.uniform(bound / 4, bound)
+        pause = random.uniform(bound / 4, bound)
+        # a bit more than asked: not all who were asked come back in the same moment
+        return pause if asked is None else max(pause, min(asked, ASKED) + pause / 10)
 
     def reset(self) -> None:
         """Begin anew after a success."""

@@ -1,8 +1,10 @@
 """Real databases that take InfluxDB's write call; see ``tests.servers``."""
 
+import base64
 import json
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +16,10 @@ class _Engine(Server):
     """influxd 1.x."""
 
     name = "influxd"
+
+    def __init__(self, folder: Path, users: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.users = users
 
     def command(self) -> list[str]:
         configuration = self.folder / "influxdb.conf"
@@ -30,6 +36,7 @@ bind-address = "{HOST}:{free_port()}"
 [http]
   bind-address = "{HOST}:{self.port}"
   log-enabled = false
+  auth-enabled = {"true" if self.users else "false"}
 [monitor]
   store-enabled = false
 [continuous_queries]
@@ -49,7 +56,9 @@ class _Front(Server):
         self._engine, self._token, self._largest = engine, token, largest
 
     def command(self) -> list[str]:
-        folder = self.folder
+        folder, users = self.folder, self._engine.users
+        tokens = [self._token] if not users else [f"{user}:{users[user]}" for user in users]
+        logins = " ".join(f'"Token {token}" "{_basic(token)}";' for token in tokens)
         scratch = " ".join(
             f"{module}_temp_path {folder}/{module};"
             for module in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -64,17 +73,20 @@ http {{
   access_log {folder}/access.log; {scratch}
   client_max_body_size {self._largest};
   map $arg_precision $precision {{ default n; us u; ms ms; s s; }}
-  map $http_authorization $allowed {{ default 0; "Token {self._token}" 1; }}
+  map $http_authorization $login {{ default "{_basic("nobody:") if users else ""}"; {logins} }}
+  map $arg_bucket $database {{ default $arg_bucket; "~^(?<name>.*)%2F" $name; }}
+  map $arg_bucket $policy {{ default ""; "~%2F(?<kept>.*)$" $kept; }}
   server {{
     listen {HOST}:{self.port};
     default_type application/json;
     location = /health {{ return 200 '{{"name":"influxdb","status":"pass"}}'; }}
     location = /ping {{ proxy_pass {engine}/ping; }}
     location = /api/v2/write {{
-      if ($allowed = 0) {{
+      if ($login = "") {{
         return 401 '{{"code":"unauthorized","message":"unauthorized access"}}';
       }}
-      proxy_pass {engine}/write?db=$arg_bucket&precision=$precision;
+      proxy_set_header Authorization $login;
+      proxy_pass {engine}/write?db=$database&rp=$policy&precision=$precision;
     }}
   }}
 }}
@@ -84,18 +96,26 @@ http {{
                 str(configuration)]  # fmt: skip
 
 
+def _basic(login: str) -> str:
+    return "Basic " + base64.b64encode(login.encode()).decode()
+
+
 class Influx:
     """A real InfluxDB engine (1.x) behind the write call of InfluxDB 2, with one bucket.
 
     largest  the size of a request above which the answer is 413
+    users    name -> password; each is a token ``name:password`` as in InfluxDB 1.8, with no right
+             until it is granted one; without, there is one token
     """
 
     org = "plant"
     bucket = "energy"
     token = "test-token"
 
-    def __init__(self, folder: Path, *, largest: str = "32m") -> None:
-        self._engine = _Engine(folder)
+    def __init__(
+        self, folder: Path, *, largest: str = "32m", users: Mapping[str, str] | None = None
+    ) -> None:
+        self._engine = _Engine(folder, users or {})
         self._front = _Front(folder, self._engine, self.token, largest)
 
     @property
@@ -111,6 +131,9 @@ class Influx:
     def start(self) -> None:
         """Start both; the data of before is there."""
         self._engine.start()
+        self.query("CREATE USER root WITH PASSWORD 'root' WITH ALL PRIVILEGES")
+        for user, password in self._engine.users.items():
+            self.query(f"CREATE USER {user} WITH PASSWORD '{password}'")
         self.query(f'CREATE DATABASE "{self.bucket}"')
         self._front.start()
 
@@ -156,7 +179,8 @@ class Influx:
         """Return the rows of an InfluxQL query, all series one after the other; time in ns."""
         form = urllib.parse.urlencode({"db": self.bucket, "epoch": "ns", "q": text}).encode()
         address = f"http://{HOST}:{self._engine.port}/query"
-        with urllib.request.urlopen(address, form, timeout=READY) as reply:
+        request = urllib.request.Request(address, form, {"Authorization": _basic("root:root")})
+        with urllib.request.urlopen(request, timeout=READY) as reply:
             answer = json.load(reply)["results"][0]
         if "error" in answer:
             raise AssertionError(answer["error"])

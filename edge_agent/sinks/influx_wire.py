@@ -195,7 +195,10 @@ def _judge(status: int, phrase: str, headers: Mapping[str, str], body: str) -> N
         told += f"; {ADVICE[status]}; nothing is lost meanwhile"
     elif status in REFUSED:
         told += "; these are not the words of a database: mend url"
-    raise Disconnected(told, retry_after=_asked_for(headers))
+    asked = _asked_for(headers)
+    if asked:
+        told += f"; it asks to be left alone for {asked:.0f} s"
+    raise Disconnected(told, retry_after=asked)
 
 
 def _database(body: str) -> bool:

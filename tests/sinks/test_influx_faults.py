@@ -22,6 +22,7 @@ from edge_agent.outbox_schema import Budget, ReaderSpec
 from edge_agent.sinks.influxdb import InfluxConfig
 from edge_agent.units import Duration, Secret
 from tests.http_proxy import (
+    Exchange,
     Fault,
     HttpProxy,
     answer,
@@ -30,6 +31,7 @@ from tests.http_proxy import (
     hung_before,
     lost_after,
     lost_before,
+    plain,
     raw,
 )
 from tests.servers import Influx, VictoriaMetrics, certificates, free_port
@@ -231,6 +233,48 @@ async def test_faults_without_end_lose_nothing(
     assert max(repeats.values()) <= 1 + 6  # six answers were lost
 
 
+# ---- Retry-After -----------------------------------------------------------------------------
+
+DATES = ("Date: Thu, 26 Nov 2026 05:00:00 GMT", "Retry-After: Thu, 26 Nov 2026 05:01:30 GMT")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "least"),
+    [
+        (429, ["Retry-After: 90"], 90),
+        (503, ["Retry-After: 90"], 90),
+        (503, [*DATES], 90),  # by the server's clock, whatever ours says
+        (429, ["Retry-After: 86400"], 300),  # no longer than five minutes
+        (503, ["Retry-After: Mon, 01 Jan 2001 00:00:00 GMT"], 0.1),
+        (429, ["Retry-After: soon"], 0.1),
+        (503, [], 0.1),
+    ],
+)
+async def test_a_server_is_left_alone_for_as_long_as_it_asks(
+    status: int, headers: list[str], least: float, database: Influx, tmp_path: Path
+) -> None:
+    device = f"em-after{status}-{len(''.join(headers))}"
+    moments: list[float] = []
+
+    async def busy(exchange: Exchange) -> None:
+        moments.append(run.clock.monotonic())
+        await answer(status, *headers)(exchange)
+
+    async def taken(exchange: Exchange) -> None:
+        moments.append(run.clock.monotonic())
+        await plain(exchange)
+
+    async with (
+        HttpProxy(database.port, faults=[busy, taken]) as proxy,
+        delivering(tmp_path, config_for(proxy)) as run,
+    ):
+        run.outbox.append([block(schema(f"{device}/raw"))], {"read": 3})
+        await delivered(run)
+    first, second = moments
+    assert least <= second - first <= least + 0.5
+    assert len(in_influx(database, device)) == 3
+
+
 # ---- TLS -------------------------------------------------------------------------------------
 
 
@@ -268,7 +312,7 @@ async def test_tls_needs_the_right_authority(database: Influx, tmp_path: Path) -
 async def test_a_cancelled_write_is_over_when_close_returns(database: Influx) -> None:
     gone = asyncio.Event()
 
-    async def held(exchange: Any) -> None:
+    async def held(exchange: Exchange) -> None:
         await exchange.hang()
         gone.set()
 
@@ -293,7 +337,7 @@ async def test_a_cancelled_write_is_over_when_close_returns(database: Influx) ->
 
 
 async def test_a_server_that_takes_its_time_with_each_byte_is_given_up(database: Influx) -> None:
-    async def dripping(exchange: Any) -> None:
+    async def dripping(exchange: Exchange) -> None:
         reply = await exchange.forward()
         for i in range(len(reply)):
             await exchange.say(reply[i : i + 1])
