@@ -145,6 +145,7 @@ class HttpProxy:
     asked: asyncio.Event = field(default_factory=asyncio.Event)  # a request with rows has come
     port: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -162,8 +163,8 @@ class HttpProxy:
         trace: TracebackType | None,
     ) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        for writer in self._writers:
+            writer.transport.abort()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
 
@@ -171,6 +172,7 @@ class HttpProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(_END)
@@ -188,6 +190,7 @@ class HttpProxy:
             pass  # the other end has gone
         finally:
             writer.close()
+            self._writers.discard(writer)
             self._tasks.discard(task)
 
 

@@ -75,7 +75,7 @@ class Connection:
         self._bare: str | None = None  # what is said of a request without a row
 
     def open(self) -> str:
-        """Try address, login and bucket with a request without a row; return who answers.
+        """Try address, login and bucket with a request without a row; return who answers, in words.
 
         errors  ``Disconnected``
         """
@@ -97,7 +97,7 @@ class Connection:
         status, _, headers, body = self._exchange(NOTHING)
         if status != TAKEN:  # some servers answer 400: no lines
             self._bare = short(words_of(body)[0])
-        return headers.get("x-influxdb-version", "")
+        return _kind(headers)
 
     def post(self, lines: Sequence[Line]) -> Answer | None:
         """Return None when the lines are stored, and what the server says when it refuses them.
@@ -199,6 +199,20 @@ def _judge(status: int, phrase: str, headers: Mapping[str, str], body: str) -> N
     if asked:
         told += f"; it asks to be left alone for {asked:.0f} s"
     raise Disconnected(told, retry_after=asked)
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    """Return who answers and what is known of its rights after a request without a row.
+
+    InfluxDB 1 and 2 look at login, bucket and rights before they look at the rows.
+    """
+    version = headers.get("x-influxdb-version", "").lstrip("v")
+    if "x-influxdb-build" in headers and version[:1] in {"1", "2"}:
+        return f"InfluxDB {version}; login, bucket and the right to write are tried"
+    if "x-server-hostname" in headers:
+        return "VictoriaMetrics, it seems: what it does not take of the rows is in its log only"
+    name = f"InfluxDB {version}" if version else "a database that does not say its version"
+    return f"{name}; whether the login may write shows with the first rows only"
 
 
 def _database(body: str) -> bool:

@@ -153,23 +153,16 @@ class InfluxSink:
         self._connection: Connection | None = None
         self._thread: asyncio.Future[Any] | None = None
         self._most = float(MOST_BYTES)  # in a request; less for a slow or narrow peer
-        self._version: str | None = None
+        self._peer = ""  # who was reached
 
     @property
     def remark(self) -> str:
-        """What a person should know of the peer that was reached."""
-        if self._version is None:
-            return ""
-        version = self._version.lstrip("v")
-        if version[:1] in {"1", "2"}:
-            return f"InfluxDB {version}; login, bucket and right to write are tried"
-        kind = f"InfluxDB {version}" if version else "a database that does not say its version"
-        return f"{kind}; whether the login may write shows with the first rows only"
+        return self._peer
 
     async def connect(self) -> None:
         await self.close()
         connection = self._connection = Connection(self._target)
-        self._version = await self._threaded(connection.open)
+        self._peer = await self._threaded(connection.open)
 
     async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
         if self._connection is None:
@@ -187,7 +180,7 @@ class InfluxSink:
         while (refused := await self._threaded(one_request)) is None:
             pass
         if refused:
-            raise Rejected(_refusals(refused))
+            raise Rejected(_refusals(items, refused))
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -272,9 +265,11 @@ class InfluxSink:
         self._most = min(self._most, max(FEWEST_BYTES, size / 2))
 
 
-def _refusals(refused: Sequence[Refused]) -> list[Refusal]:
+def _refusals(items: Sequence[Item], refused: Sequence[Refused]) -> list[Refusal]:
     """Return what is refused by item and reason; a gap marker has no rows."""
     rows: dict[tuple[int, str], list[int]] = {}
     for line, reason in refused:
-        rows.setdefault((line.item, reason), []).append(line.row)
+        found = rows.setdefault((line.item, reason), [])
+        if not isinstance(items[line.item], Gap):
+            found.append(line.row)
     return [Refusal(item, sorted(found), reason) for (item, reason), found in sorted(rows.items())]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.check import probe
+from edge_agent.config import load
 from edge_agent.errors import Disconnected, Rejected
 from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
 from edge_agent.sinks import influxdb
@@ -246,6 +248,108 @@ async def test_victoria_metrics_takes_the_same_lines(victoria_metrics: VictoriaM
     assert [v for _, v in qualities] == [0, Quality.BAD_NO_ANSWER, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("precision", "unit"), [("us", 10**3), ("ms", 10**6), ("s", 10**9)])
+async def test_times_are_cut_to_the_precision(influx: Influx, precision: str, unit: int) -> None:
+    stamps = START + 123_456_789 + np.arange(3, dtype=np.int64) * SECOND
+    sink = sink_for(influx, precision=precision)
+    await sink.connect()
+    sent = SampleBlock(KILN, stamps, block(KILN)["voltage_l1"] * np.ones((2, 1)),
+                       np.zeros((2, 3), np.uint8))  # fmt: skip
+    await sink.write([sent, Gap(KILN, START + 7, START + 9 * SECOND, 10, "bytes")])
+    await sink.close()
+    rows = influx.query("select * from sample")
+    assert [row["time"] for row in rows] == (stamps // unit * unit).tolist()
+    (gap,) = influx.query("select * from gap")
+    assert (gap["time"], gap["to"]) == (START, START + 9 * SECOND)
+
+
+async def test_rows_of_one_time_become_one_with_the_last_value_of_each_field(
+    influx: Influx,
+) -> None:
+    stamps = START + np.array([1, 2, 3], np.int64) * 10**6
+    value = np.array([[1.0, 2.0, np.nan], [5.0, np.nan, np.nan]])
+    quality = np.array([[0, 0, 129], [0, 129, 129]], np.uint8)
+    sink = sink_for(influx, precision="s")
+    await sink.connect()
+    await sink.write([SampleBlock(KILN, stamps, value, quality)])
+    await sink.close()
+    (row,) = influx.query("select active_power, voltage_l1, quality from sample")
+    assert row == {"time": START, "active_power": 2.0, "voltage_l1": 5.0, "quality": 129}
+
+
+def test_a_precision_that_may_be_too_coarse_is_told() -> None:
+    periods = {"a/raw": 0.1, "b/raw": 1.0, "c/raw.sub": None}
+    config = {"url": "http://h", "bucket": "b", "token": Secret("t")}
+    (told,) = InfluxConfig(**config, precision="s").remarks(periods)
+    assert "a/raw (every 0.1 s), c/raw.sub (pushed)" in told
+    assert "b/raw" not in told
+    assert InfluxConfig(**config).remarks(periods) == []
+
+
+async def test_a_user_of_influxdb_1_writes_to_a_database_and_policy(tmp_path: Path) -> None:
+    with Influx(tmp_path, users={"edge": "schlüssel", "guest": "x"}) as server:
+        server.query('GRANT WRITE ON "energy" TO edge')
+        login = {"token": None, "org": "", "bucket": "energy/autogen"}
+        sink = sink_for(server, user="edge", password=Secret("schlüssel"), **login)
+        await sink.connect()
+        await sink.write([block(KILN)])
+        assert sink.remark.startswith("InfluxDB 1.6.7")
+        await sink.close()
+        assert len(server.query("select * from energy.autogen.sample")) == 3
+        for user, password, bucket, words in [
+            ("edge", "guess", "energy", "user and password"),
+            ("guest", "x", "energy", "right to write"),
+            ("edge", "schlüssel", "other", "mend bucket or org"),
+        ]:
+            options = login | {"bucket": bucket}
+            sink = sink_for(server, user=user, password=Secret(password), **options)
+            with pytest.raises(Disconnected, match=words) as error:
+                await sink.connect()
+            assert password not in str(error.value).split() or len(password) < 2
+            await sink.close()
+
+
+def plant(server: Influx | VictoriaMetrics, **options: str) -> str:
+    keys = {"url": server.url, "org": "plant", "bucket": server.bucket, "token": "${T}"} | options
+    written = ", ".join(f'{key}: "{text}"' for key, text in keys.items())
+    return f"""
+site: {{id: demo, gateway: main, name: demo, timezone: Asia/Shanghai}}
+devices:
+  em-1: {{connect: "modbus+tcp://{HOST}:{free_port()}", poll: 1s, tags: {{p: {{at: hr40001}}}}}}
+sinks: {{influx: {{type: influxdb, {written}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "token", "words"),
+    [
+        (
+            Influx,
+            {},
+            "test-token",
+            "influx: reached: InfluxDB 1.6.7~rc0; login, bucket and the right",
+        ),
+        (Influx, {}, "wrong", "401: unauthorized access; mend token (InfluxDB 1: user and"),
+        (Influx, {"bucket": "no"}, "test-token", 'database not found: "no"; mend bucket or org'),
+        (VictoriaMetrics, {}, "any", "reached: VictoriaMetrics, it seems: what it does not take"),
+        (VictoriaMetrics, {"url": "{}/select"}, "any", "not the words of a database: mend url"),
+    ],
+)
+async def test_check_says_in_plain_words_what_is_wrong(
+    kind: type[Influx] | type[VictoriaMetrics], options: dict[str, str], token: str, words: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    with kind(tmp_path) as server:
+        path = tmp_path / "plant.yaml"
+        options = {key: text.format(server.url) for key, text in options.items()}
+        path.write_text(plant(server, **options), "utf-8")
+        lines, _ = await probe(load(path, env={"T": token}), lambda _: None)
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("sink")]
+    told = " ".join(" ".join(lines[at:]).split())
+    assert words in told
+    assert "look at" not in told  # that is for what does not say more
+
+
 @pytest.mark.parametrize(
     ("options", "where", "what"),
     [
@@ -256,6 +360,12 @@ async def test_victoria_metrics_takes_the_same_lines(victoria_metrics: VictoriaM
         ({"url": "http://host?token=hunter2"}, "url", "more than the address"),
         ({"url": "influx://host?token=hunter2"}, "url", "http://host:8086"),
         ({"bucket": ""}, "bucket", "bucket is empty"),
+        ({"user": "edge", "password": Secret("x")}, "token", "two logins"),
+        ({"token": None, "user": "edge"}, "user", "without password"),
+        ({"token": None, "password": Secret("x")}, "password", "without user"),
+        ({"token": None, "user": "a:b", "password": Secret("x")}, "user", "colon"),
+        ({"token": None, "user": "a", "password": Secret("")}, "password", "${INFLUX_PASSWORD}"),
+        ({"token": Secret("hunter2\n")}, "token", "line break"),
         ({"token": Secret("")}, "token", "${INFLUX_TOKEN}"),
         ({"timeout": Duration(0)}, "timeout", "longer than 0"),
     ],
