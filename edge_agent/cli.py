@@ -145,7 +145,8 @@ def _status(options: argparse.Namespace) -> int:
     from edge_agent import status  # the agent's start must not wait for it
 
     config = load(options.config)
-    for line in status.lines(status.read(config), config.site.zone, options.most):
+    found = status.read(config, options.most)
+    for line in status.lines(found, config.site.zone, options.most):
         _say(line)
     return 0
 

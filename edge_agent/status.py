@@ -9,7 +9,7 @@ import os
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,10 +21,12 @@ from edge_agent.clock import SECOND
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.health import LogCounts, StoreHealth
-from edge_agent.outbox import Archive, Budget
+from edge_agent.model import Quality, SampleBlock
+from edge_agent.outbox import Archive, Aside, Budget
 from edge_agent.terminal import Row, labelled, table
 
 ASKED = 3.0  # seconds that a running agent has to answer
+SHOWN = 6  # tags of a refused row
 ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  where a listener on all is asked
 
 
@@ -42,11 +44,13 @@ class Status:
     store: StoreHealth
     behind: Mapping[str, float]
     sinks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    refused: Sequence[Aside] = ()
 
 
-def read(config: Config) -> Status:
+def read(config: Config, most: int) -> Status:
     """Return what the log of a configuration holds.
 
+    most    how many refusals, the newest
     errors  ``EdgeError`` when there is no log, or it cannot be read
     """
     path = config.data / "log.db"
@@ -66,8 +70,11 @@ def read(config: Config) -> Status:
                 outbox_survey.store_health(archive, budget),
                 outbox_survey.behind(archive),
                 {} if process is None else _asked(config.web.listen),
+                archive.aside(None, most),
             )
     except (ConfigError, sqlite3.DatabaseError) as e:
+        if "no such table" in str(e) or "no such column" in str(e):
+            raise EdgeError(f"{path}: another version wrote this log (run the agent once)") from e
         reason = str(e) if isinstance(e, ConfigError) else f"{path}: {e}"
         raise EdgeError(f"{reason} (read it as the user that the agent runs as)") from e
 
@@ -117,6 +124,7 @@ def lines(status: Status, zone: ZoneInfo, most: int) -> Iterator[str]:
     yield ""
     yield from table(_sinks(status))
     yield from labelled(_down(status, zone))
+    yield from _refused(status, zone)
     yield from _gaps(status.store, zone, most)
 
 
@@ -158,6 +166,39 @@ def _down(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
         elif sink.get("backlog") and sink.get("remaining_seconds") is not None:
             left = span(float(str(sink["remaining_seconds"])))
             yield name, f"catching up: {sink['backlog']} rows of backlog, about {left}"
+
+
+def _refused(status: Status, zone: ZoneInfo) -> Iterator[str]:
+    if not status.refused:
+        return
+    total = sum(reader.refused for reader in status.counts.readers.values())
+    yield ""
+    yield f"refused: {total} rows; those put aside last, the newest first"
+    for aside in status.refused:
+        block = aside.block
+        first, last = (_time(int(block.time[i]), zone) for i in (0, -1))
+        span_of = first if first == last else f"{first} to {last}"
+        rows = f"{len(block)} row{'s' if len(block) > 1 else ''}"
+        yield f"  {aside.reader}  {block.schema.stream}  {span_of}  {rows}"
+        pairs = (
+            ("at", _time(aside.at_ns, zone)),
+            ("why", aside.reason),
+            ("values", _values(block)),
+        )
+        yield from (f"    {line}" for line in labelled(pairs))
+
+
+def _values(block: SampleBlock) -> str:
+    """Return the first row of a block in short."""
+    tags = block.schema.tags
+    told = [
+        f"{tag.name} -" if quality >= Quality.BAD else f"{tag.name} {value:.6g} {tag.unit.code}"
+        for tag, value, quality in zip(
+            tags[:SHOWN], block.value[:SHOWN, 0], block.quality[:SHOWN, 0], strict=True
+        )
+    ]
+    rest = [f"{len(tags) - SHOWN} more"] if len(tags) > SHOWN else []
+    return ", ".join(told + rest)
 
 
 _REASONS = {

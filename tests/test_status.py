@@ -3,8 +3,9 @@
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from edge_agent import outbox_survey
 from edge_agent.cli import main
 from edge_agent.clock import SECOND
 from edge_agent.model import Family, SampleBlock, Schema, Tag
-from edge_agent.outbox import Archive, Budget, Outbox, ReaderSpec
+from edge_agent.outbox import Archive, Aside, Budget, Outbox, ReaderSpec
 from edge_agent.outbox_schema import damage_flag
 from edge_agent.status import size, span, writer
 from edge_agent.units import Unit
@@ -99,6 +100,39 @@ async def test_the_rows_of_every_sink_and_how_far_it_is_behind(
     assert "newest row  2026-10-05 12:29:59" in alone
     assert "back to 2026-10-05 12:00:00 (30 min)" in alone
     assert "1800 appended = 1800 read + 0 substituted + 0 derived; every row is" in alone
+
+
+async def test_refused_rows_are_told_with_reason_and_values(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with log_of(plant) as outbox:
+        await append(outbox, *(rows(minute * 60, 60) for minute in range(3)))
+        reader = outbox.reader("broker")
+        for minute in range(3):
+            (record,) = await reader.take(1)
+            poison = outbox.block(record).rows(2, 5)
+            aside = Aside("broker", record.sequence, NOON + 200 * SECOND, f"no {minute}", poison)
+            reader.acknowledge(record.sequence, delivered=57, refused=3, aside=[aside])
+        await outbox.flush()
+    said = told(capfd, plant, "--most", "2")
+
+    assert "refused: 9 rows; those put aside last, the newest first" in said
+    assert re.findall(r"^    why +(.*)$", said, re.MULTILINE) == ["no 2", "no 1"]
+    assert "  broker  em-kiln/raw  2026-10-05 12:02:02 to 2026-10-05 12:02:04  3 rows\n" in said
+    assert f"power {rows(120, 60).value[0, 2]:.6g} kW" in said
+    assert "    at      2026-10-05 12:03:20\n" in said
+
+
+async def test_a_log_of_before_this_version_asks_for_the_agent(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with log_of(plant) as outbox:
+        await append(outbox, rows(0))
+    with closing(sqlite3.connect(plant.parent / "data" / "log.db")) as db:
+        db.execute("DROP TABLE aside")
+
+    assert main(["status", str(plant)]) == 1
+    assert "another version wrote this log (run the agent once)" in capfd.readouterr().err
 
 
 async def test_dropped_rows_are_told_by_their_gap_markers(

@@ -115,6 +115,15 @@ KILN_ROW = {
 }
 
 
+def kiln_rows(count: int) -> SampleBlock:
+    """Rows of the kiln's meter from noon on; the second has no power."""
+    row = block(KILN, NOON, KILN_ROW)
+    time = NOON + np.arange(count, dtype=np.int64) * SECOND
+    value, quality = np.repeat(row.value, count, 1), np.repeat(row.quality, count, 1)
+    value[0, 1:2], quality[0, 1:2] = np.nan, Quality.BAD_NO_ANSWER
+    return SampleBlock(KILN, time, value, quality)
+
+
 def energy_row(tonnes: float, intensity: float) -> dict[str, float]:
     total = tonnes * intensity
     return {

@@ -6,9 +6,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_agent.clock import SECOND
+from edge_agent.errors import Corrupt
 from edge_agent.health import Commits, SetAside, StoreHealth
+from edge_agent.outbox import Aside
+from edge_agent.web.delivery import VALUES
 from tests.web.conftest import Serve
-from tests.web.plant import GAP, NOON, STORE, small_plant
+from tests.web.plant import GAP, NOON, STORE, kiln_rows, small_plant
 from tests.web.test_api import conforms, get
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,6 +75,70 @@ async def test_gap_markers_that_wait_are_told_by_sink(serve: Serve) -> None:
     document = (await get(address, "/api/v1/openapi.json")).json()
     for gap in both.json():
         conforms(gap, document["components"]["schemas"]["Dropped"], document)
+
+
+async def test_refused_rows_are_told_with_reason_and_values_newest_first(serve: Serve) -> None:
+    plant = small_plant()
+    plant.put_aside = [
+        Aside("broker", k, NOON + k * SECOND, f"reason {k}", kiln_rows(3)) for k in range(5)
+    ]
+    plant.put_aside.append(Aside("history", 9, NOON, "other", kiln_rows(1)))
+    address = await serve(plant)
+
+    first = (await get(address, "/api/v1/refused", sink="broker", most="2")).json()
+    rest = (await get(address, "/api/v1/refused", sink="broker", most="3", skip="2")).json()
+
+    assert [r["reason"] for r in first["refused"]] == ["reason 4", "reason 3"]
+    assert (first["next"], rest["next"]) == (2, None)
+    assert [r["reason"] for r in rest["refused"]] == ["reason 2", "reason 1", "reason 0"]
+    told = first["refused"][0]
+    assert {k: told[k] for k in ("sink", "stream", "rows", "sequence", "at_ms")} == {
+        "sink": "broker", "stream": "em-kiln/raw", "rows": 3, "sequence": 4,
+        "at_ms": NOON // 1_000_000 + 4000,
+    }  # fmt: skip
+    assert told["time_ns"] == [str(NOON + k * SECOND) for k in range(3)]
+    assert told["value"]["active_power"] == [2481.3, None, 2481.3]
+    assert told["quality"]["active_power"] == [0, 129, 0]
+    document = (await get(address, "/api/v1/openapi.json")).json()
+    everyone = (await get(address, "/api/v1/refused")).json()
+    assert everyone["refused"][0]["sink"] == "history"
+    conforms(everyone, document["components"]["schemas"]["Refused"], document)
+
+
+async def test_of_a_long_refusal_the_first_rows_are_told(serve: Serve) -> None:
+    plant = small_plant()
+    plant.put_aside = [Aside("broker", 1, NOON, "too many", kiln_rows(1000))]
+
+    (told,) = (await get(await serve(plant), "/api/v1/refused")).json()["refused"]
+
+    assert (told["rows"], len(told["time_ms"])) == (1000, VALUES // 6)
+
+
+async def test_a_log_that_cannot_be_read_is_told_in_plain_words(serve: Serve) -> None:
+    plant = small_plant()
+
+    def broken(_sink: str | None, _most: int) -> list[Aside]:
+        raise Corrupt("log.db: the log cannot be read")
+
+    plant.refused = broken  # type: ignore[method-assign]
+    answer = await get(await serve(plant), "/api/v1/refused")
+
+    assert (answer.status_code, answer.json()["error"]) == (503, "log.db: the log cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("most=0", "most='0' is not a whole number from 1 to 200"),
+        ("most=201", "most='201' is not a whole number from 1 to 200"),
+        ("skip=-1", "skip='-1' is not a whole number from 0 to 1000000"),
+        ("before=3", "unknown parameter 'before' (known: sink, most, skip)"),
+    ],
+)
+async def test_a_wrong_page_of_refusals_is_refused(serve: Serve, query: str, words: str) -> None:
+    answer = await get(await serve(small_plant()), f"/api/v1/refused?{query}")
+
+    assert (answer.status_code, answer.json()["error"]) == (400, words)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page, expect
 from edge_agent.clock import SECOND
 from edge_agent.health import ReaderCounts, SetAside, SinkHealth, State
 from edge_agent.model import Quality
+from edge_agent.outbox import Aside
 from edge_agent.web.app import WebServer, create_app
 from tests.web.conftest import Serve
 from tests.web.plant import (
@@ -24,6 +25,7 @@ from tests.web.plant import (
     alarm,
     block,
     energy_row,
+    kiln_rows,
     small_plant,
 )
 
@@ -343,6 +345,27 @@ async def test_dropped_rows_open_below_their_sink_and_stay_open(serve: Serve, ta
     await expect(button).to_have_attribute("aria-expanded", "true")
     await button.click()
     await expect(opened).to_be_hidden()
+    assert tab.complaints == []
+
+
+async def test_refused_rows_open_below_their_sink_as_text(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    nasty = "<img src=x onerror=alert(1)>"
+    plant.put_aside = [Aside("broker", 7, NOON + 9 * SECOND, nasty, kiln_rows(3))]
+    page = await tab.open(await serve(plant))
+    opened = page.locator('[data-list="broker"]')
+
+    await page.locator('[data-sink="broker"] [data-count="refused"]').click()
+
+    await expect(opened).to_contain_text("10/05 12:00:00 – 12:00:02")
+    await expect(opened).to_contain_text(nasty)
+    await expect(opened).to_contain_text("active_power 2481.3 kW")
+    await expect(opened).to_contain_text("另有 3 项")
+    assert await opened.locator("img").count() == 0
+    await opened.locator("summary").click()
+    await expect(opened).to_contain_text("active_energy_import 1234567.89 kWh")
+    await page.set_viewport_size({"width": 360, "height": 800})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
     assert tab.complaints == []
 
 
