@@ -21,11 +21,12 @@ from edge_agent.clock import SECOND
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.health import LogCounts, StoreHealth
-from edge_agent.model import Quality, SampleBlock
+from edge_agent.model import Quality
 from edge_agent.outbox import Archive, Aside, Budget
 from edge_agent.terminal import Row, labelled, table
 
 ASKED = 3.0  # seconds that a running agent has to answer
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SHOWN = 6  # tags of a refused row
 ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  where a listener on all is asked
 
@@ -140,7 +141,7 @@ def _head(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     if store.room_seconds is not None:
         yield "room", f"a sink can be away for about {span(store.room_seconds)} until rows are lost"
     total = f"{counts.appended} appended = {counts.read} read + {counts.substituted} substituted"
-    sure = "every row is accounted for" if counts.conserved else "ROWS ARE NOT ACCOUNTED FOR"
+    sure = "all accounted for" if counts.conserved else "NOT ALL ACCOUNTED FOR"
     yield "rows", f"{total} + {counts.derived} derived; {sure}"
     for file in store.set_aside:
         what = f"{size(file.bytes)}, last written {_time(file.at_ns, zone)}"
@@ -165,7 +166,7 @@ def _down(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
             yield name, f"{sink['state']} since {since}: {sink['error']}"
         elif sink.get("backlog") and sink.get("remaining_seconds") is not None:
             left = span(float(str(sink["remaining_seconds"])))
-            yield name, f"catching up: {sink['backlog']} rows of backlog, about {left}"
+            yield name, f"catching up: about {left} left; live rows go first"
 
 
 def _refused(status: Status, zone: ZoneInfo) -> Iterator[str]:
@@ -183,22 +184,21 @@ def _refused(status: Status, zone: ZoneInfo) -> Iterator[str]:
         pairs = (
             ("at", _time(aside.at_ns, zone)),
             ("why", aside.reason),
-            ("values", _values(block)),
+            ("values", _values(aside)),
         )
-        yield from (f"    {line}" for line in labelled(pairs))
+        yield from (f"    {line.replace(NO_BREAK, ' ')}" for line in labelled(pairs))
 
 
-def _values(block: SampleBlock) -> str:
-    """Return the first row of a block in short."""
-    tags = block.schema.tags
+def _values(aside: Aside) -> str:
+    """Return the first row of a refusal in short, what the reason names first."""
+    block = aside.block
+    columns = zip(block.schema.tags, block.value[:, 0], block.quality[:, 0], strict=True)
     told = [
         f"{tag.name} -" if quality >= Quality.BAD else f"{tag.name} {value:.6g} {tag.unit.code}"
-        for tag, value, quality in zip(
-            tags[:SHOWN], block.value[:SHOWN, 0], block.quality[:SHOWN, 0], strict=True
-        )
+        for tag, value, quality in sorted(columns, key=lambda c: c[0].name not in aside.reason)
     ]
-    rest = [f"{len(tags) - SHOWN} more"] if len(tags) > SHOWN else []
-    return ", ".join(told + rest)
+    rest = [f"{len(told) - SHOWN} more"] if len(told) > SHOWN else []
+    return ", ".join(one.replace(" ", NO_BREAK) for one in (told[:SHOWN] + rest))
 
 
 _REASONS = {

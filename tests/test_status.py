@@ -99,7 +99,7 @@ async def test_the_rows_of_every_sink_and_how_far_it_is_behind(
     assert "agent       not running\n" in alone
     assert "newest row  2026-10-05 12:29:59" in alone
     assert "back to 2026-10-05 12:00:00 (30 min)" in alone
-    assert "1800 appended = 1800 read + 0 substituted + 0 derived; every row is" in alone
+    assert "1800 appended = 1800 read + 0 substituted + 0 derived; all accounted for" in alone
 
 
 async def test_refused_rows_are_told_with_reason_and_values(

@@ -45,7 +45,7 @@ def _sink(sink: SinkHealth, counts: LogCounts, store: StoreHealth) -> Json:
         "error": sink.error,
         "last_refusal": sink.last_refusal,
         "lag": reader.pending,
-        "backlog": sink.backlog,
+        "backlog": min(sink.backlog, reader.pending),  # they are not of the same moment
         "behind_s": round(sink.behind_seconds, 1),
         "remaining_s": None if remaining is None else round(remaining),
         "delivered": reader.delivered,

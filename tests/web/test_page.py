@@ -359,11 +359,9 @@ async def test_refused_rows_open_below_their_sink_as_text(serve: Serve, tab: Tab
 
     await expect(opened).to_contain_text("10/05 12:00:00 – 12:00:02")
     await expect(opened).to_contain_text(nasty)
-    await expect(opened).to_contain_text("active_power 2481.3 kW")
-    await expect(opened).to_contain_text("另有 3 项")
+    await expect(opened).to_contain_text("active_power 2,481.3 kW")
     assert await opened.locator("img").count() == 0
-    await opened.locator("summary").click()
-    await expect(opened).to_contain_text("active_energy_import 1234567.89 kWh")
+    await expect(opened).to_contain_text("active_energy_import 1,234,568 kWh")
     await page.set_viewport_size({"width": 360, "height": 800})
     assert await page.evaluate("document.documentElement.scrollWidth") <= 360
     assert tab.complaints == []

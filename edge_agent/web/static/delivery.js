@@ -5,6 +5,7 @@ import { lang, say, unitWord, word } from "./words.js";
 const LATE = 30; // s of plant time at real speed that a sink may be behind and still counts as up to date
 const PATIENCE = 60000; // ms after which rows that do not get fewer are told
 const LISTED = 50; // refusals that are shown, the newest
+const SELDOM = 2000; // ms between two questions for a list that is open
 const HEADS = ["sink", "state", "behind", "pending", "delivered", "refused", "dropped"];
 const LISTS = { refused: listRefused, dropped: listDropped };
 let rows = new Map(), drawn = ""; // by sink: its nodes; what they were made for
@@ -74,7 +75,7 @@ function build(sinks) {
     const head = el("th", { scope: "row" }, el("b", {}, sink.id), el("span", { class: "when" }, kind.startsWith("kind_") ? sink.kind : kind));
     const line = el("tr", { class: "line", "data-sink": sink.id }, head, el("td", {}, tag), cells.behind, cells.lag, cells.delivered,
       ...["refused", "dropped"].map((n) => el("td", { class: "figure", "data-label": word(n) }, cells[n])));
-    const below = el("tr", { class: "says", "data-says": sink.id }, says), open = el("tr", { class: "list", "data-list": sink.id }, list);
+    const below = el("tr", { class: "remarks", "data-says": sink.id }, says), open = el("tr", { class: "list", "data-list": sink.id }, list);
     rows.set(sink.id, { cells, tag, says, list, below, open, seen: "" });
     return [line, below, open];
   });
@@ -124,15 +125,18 @@ function toggle(id, name) {
     node.seen = "";
     for (const n of ["refused", "dropped"]) node.cells[n].setAttribute("aria-expanded", String(opened.get(sink) === n));
   }
-  drawList({ id, refused: "", dropped: "" }, rows.get(id));
+  const { cells } = rows.get(id);
+  drawList({ id, refused: cells.refused.dataset.value, dropped: cells.dropped.dataset.value }, rows.get(id));
 }
 
 async function drawList(sink, node) {
   const name = opened.get(sink.id);
   node.open.hidden = !name;
-  const wanted = name ? `${name} ${sink[name]}` : "";
+  const wanted = name ? `${name} ${sink[name]}` : "", now = performance.now();
   if (!name || node.seen === wanted) return;
-  node.seen = wanted;
+  const same = node.seen.startsWith(`${name} `); // more of what is read just now can wait
+  if (same && (now - node.asked < SELDOM || node.list.querySelector("details[open]") || node.list.querySelector(".scroll")?.scrollTop)) return;
+  Object.assign(node, { seen: wanted, asked: now });
   try {
     const answer = await fetch(`/api/v1/${name}?sink=${encodeURIComponent(sink.id)}${name === "refused" ? `&most=${LISTED}` : ""}`);
     if (!answer.ok) throw new Error((await answer.json()).error);
@@ -163,21 +167,26 @@ function listDropped(found, total) {
 }
 
 function listRefused(found, total) {
-  const body = found.refused.map((r) => el("tr", {}, el("td", {}, r.time_ms.length ? when(r.time_ms[0], r.time_ms.at(-1)) : "–"), el("td", {}, r.stream), el("td", { class: "figure" }, figure(r.rows)),
-    el("td", { class: "why" }, r.reason, el("span", { class: "when" }, `${word("refused_at")} ${at(r.at_ms, DMYS)}`)), el("td", {}, values(r))));
+  const body = found.refused.flatMap((r) => [
+    el("tr", {}, el("td", {}, r.time_ms.length ? when(r.time_ms[0], r.time_ms.at(-1)) : "–"), el("td", {}, r.stream), el("td", { class: "figure" }, figure(r.rows)),
+      el("td", { class: "why" }, r.reason, el("span", { class: "when" }, `${word("refused_at")} ${at(r.at_ms, DMYS)}`))),
+    el("tr", { class: "values" }, el("td", { colspan: 4 }, values(r)))]);
   const listed = found.refused.reduce((sum, r) => sum + r.rows, 0);
-  const rest = total > listed ? el("p", { class: "note" }, say("more_refused", figure(listed), figure(total))) : null;
-  return [found.refused.length ? grid(["rows_of", "stream", "rows", "why", "values"], body) : null, rest].filter(Boolean);
+  const all = el("a", { href: `/api/v1/refused?sink=${encodeURIComponent(found.refused[0]?.sink ?? "")}&most=200` }, word("all_kept"));
+  const rest = el("p", { class: "note" }, ...(total > listed ? [say("more_refused", figure(listed), figure(total)), " "] : []), found.next === null ? "" : all);
+  return [found.refused.length ? grid(["rows_of", "stream", "rows", "why"], body) : null, rest.textContent ? rest : null].filter(Boolean);
 }
 
-// the first refused row; the others of the same refusal are below /api/v1/refused
+// the first refused row, what the reason names first; the others of the same refusal are below /api/v1/refused
 function values(refusal) {
-  const told = refusal.columns.map((c) => {
-    const value = refusal.value[c.name][0], quality = refusal.quality[c.name][0];
-    return el("span", { class: "cell" }, el("code", {}, c.name), ` ${value === null ? "—" : value} ${value === null || c.kind === "state" ? "" : unitWord(c.unit)}`, quality >= 64 ? el("i", { class: quality >= 128 ? "bad" : "uncertain", title: word(quality >= 128 ? "bad" : "uncertain") }, quality >= 128 ? SYMBOL.bad : SYMBOL.uncertain) : null);
+  const named = (c) => (refusal.reason.includes(c.name) ? 0 : 1);
+  const told = [...refusal.columns].sort((a, b) => named(a) - named(b)).map((c) => {
+    const value = refusal.value[c.name][0], quality = refusal.quality[c.name][0], level = quality >= 128 ? "bad" : "uncertain";
+    const unit = value === null || c.kind === "state" ? "" : ` ${unitWord(c.unit)}`;
+    return el("span", { class: "cell", title: value }, el("code", {}, c.name), ` ${figure(value)}${unit}`, quality >= 64 ? el("i", { class: `mark ${level}`, title: word(level) }, SYMBOL[level]) : null);
   });
-  if (told.length <= 4) return el("div", { class: "cells" }, ...told);
-  return el("details", { class: "cells" }, el("summary", {}, ...told.slice(0, 3), el("span", { class: "when" }, say("and_more", told.length - 3))), ...told.slice(3));
+  if (told.length <= 6) return el("div", { class: "cells" }, ...told);
+  return el("details", { class: "cells" }, el("summary", {}, ...told.slice(0, 5), el("span", { class: "when" }, say("and_more", told.length - 5))), ...told.slice(5));
 }
 
 // ---- the store ------------------------------------------------------------------------------------------------
