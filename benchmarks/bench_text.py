@@ -25,6 +25,7 @@ from isal import igzip
 from edge_agent.model import Family, Quality, SampleBlock, Schema, Tag
 from edge_agent.sinks.lines import Lines
 from edge_agent.sinks.mqtt_payload import columns
+from edge_agent.sinks.mqtt_payload import rows as single
 from edge_agent.units import Unit
 
 FIELDS = 20
@@ -79,6 +80,7 @@ def measure() -> dict[str, float]:
             f"line protocol, {rows} rows": microseconds(lambda: writer.of(block), fields),  # noqa: B023
             f"baseline: Point, {rows} rows": microseconds(lambda: points(block), fields),  # noqa: B023
             f"mqtt payload, {rows} rows": microseconds(lambda: columns(block), fields),  # noqa: B023
+            f"mqtt, a message a row, {rows} rows": microseconds(lambda: single(block), fields),  # noqa: B023
             f"bytes of line protocol, {rows} rows": len(text) / fields,
             f"bytes of mqtt payload, {rows} rows": len(columns(block)) / fields,
         }
