@@ -341,7 +341,7 @@ def _export(menu: _Menu) -> None:
         "it when the whole window is. Times are those of the site. The agent may be running; run\n"
         "it as the user that the agent runs as.\n\n"
         "csv      a file per stream, for Excel and people; a further one where columns changed\n"
-        "parquet  site=…/owner=…/name=…/day=…/part-1.parquet, for pandas, DuckDB, Spark; needs\n"
+        "parquet  site=…/owner=…/name=…/day=…/part-1.parquet, for pandas, polars, DuckDB; needs\n"
         "         pip install 'edge-agent[parquet]'\n\n"
         "manifest.json names each file with its rows, times, units and SHA-256, and what is\n"
         "missing. The folder appears when all is written. Exit status 1 says that something could\n"

@@ -199,6 +199,8 @@ def _export(options: argparse.Namespace) -> int:
         _say(line)
     for fault in result.faults[: command.SHOWN]:
         print(f"edge-agent: {fault}", file=sys.stderr)
+    if (more := len(result.faults) - command.SHOWN) > 0:
+        print(f"edge-agent: and {more} more (see {command.MANIFEST})", file=sys.stderr)
     return 1 if result.faults else 0
 
 

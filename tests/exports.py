@@ -15,7 +15,7 @@ import numpy as np
 from edge_agent.config import Config, load
 from edge_agent.export.command import Exported, Wish, export
 from edge_agent.model import Family, Kind, Quality, SampleBlock, Schema, Tag
-from edge_agent.outbox import Outbox, ReaderSpec
+from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.sinks.history import HistorySink
 from edge_agent.units import Unit
 from tests.outbox_writer import BUDGET
@@ -30,7 +30,7 @@ site: {id: works, timezone: Asia/Shanghai}
 devices: {em: {connect: "modbus+tcp://127.0.0.1", tags: {p: {at: "hr:0", unit: kW}}}}
 """
 LEAF = 0x0D  # first byte of a page with rows of a table (SQLite file format, 1.6)
-BORDERS = [0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308, 1e16, 123456789.125]
+BORDERS = [0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308, 1e16, np.inf, -np.inf]
 
 
 def tag(name: str, unit: str = "1", kind: Kind = Kind.GAUGE) -> Tag:
@@ -91,9 +91,9 @@ def plant_in(tmp_path: Path) -> Plant:
     return Plant(load(file), file, tmp_path / "data" / "log.db", tmp_path / "data" / "history.db")
 
 
-def logged(path: Path, *blocks: SampleBlock) -> None:
+def logged(path: Path, *blocks: SampleBlock, budget: Budget = BUDGET) -> None:
     async def log() -> None:
-        outbox = Outbox(path, [ALL], budget=BUDGET, commit=0.01)
+        outbox = Outbox(path, [ALL], budget=budget, commit=0.01)
         await outbox.start()
         for block in blocks:
             outbox.append([block], {"read": len(block)})

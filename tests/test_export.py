@@ -7,16 +7,19 @@ from datetime import datetime
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 import orjson
 import pytest
 
 from edge_agent.errors import ConfigError
 from edge_agent.export.command import told
-from edge_agent.export.table_parquet import read
-from edge_agent.model import concatenate
-from edge_agent.outbox import Outbox, Reader, Record
+from edge_agent.export.table_csv import offsets
+from edge_agent.export.table_parquet import ParquetForm, read
+from edge_agent.model import Site, concatenate
+from edge_agent.outbox import Budget, Outbox, Reader, Record
 from edge_agent.outbox_schema import Aside
 from tests.exports import (
     ALL,
@@ -168,6 +171,19 @@ def test_two_rows_at_one_time_are_two_rows(plant: Plant, tmp_path: Path) -> None
     assert [nanoseconds(row[0]) - MIDNIGHT for row in rows] == [0, 0, 1, 1]
 
 
+def test_rows_that_the_budget_dropped_are_gaps_in_the_manifest(
+    plant: Plant, tmp_path: Path
+) -> None:
+    small = Budget(raw_bytes=1 << 20, raw_age_ns=1 << 60, derived_bytes=1 << 20)
+    logged(plant.log, *(mixed(seconds(100 * i, 100), i) for i in range(400)), budget=small)
+    result = exported(plant, tmp_path / "out")
+    said = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert {(gap["stream"], gap["reason"]) for gap in said["gaps"]} == {("em/raw", "bytes")}
+    dropped = sum(gap["rows"] for gap in said["gaps"])
+    assert 0 < dropped == 40_000 - result.parts[0].rows
+    assert f"em/raw: {dropped} rows from 2026-03-01T16:00:00.000000000Z" in "".join(result.notes)
+
+
 def test_the_manifest_lets_an_auditor_check_the_files(plant: Plant, tmp_path: Path) -> None:
     logged(plant.log, mixed(seconds(0, 5)))
     stored(plant.history, derived(HOUR, seconds(3600, 3, 3600 * SECOND)))
@@ -216,6 +232,19 @@ def test_the_window_of_midnight_is_in_the_day_that_it_closes(plant: Plant, tmp_p
         ("em/raw", "day=2026-03-02", -1),
         ("em/raw", "day=2026-03-03", 0),
     ]
+
+
+def test_days_and_local_times_are_those_of_the_site_also_when_the_clock_changes() -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    start = round(datetime(2026, 3, 28, tzinfo=zone).timestamp())
+    time = (start + np.arange(24 + 23 + 24) * 3600) * SECOND
+    block = replace(mixed(range(len(time))), time=time)
+    cut = ParquetForm(Site("works", "main", "", zone)).cut(block)
+    assert [(day, len(rows)) for day, rows in cut] == [
+        *(("2026-03-28", 24), ("2026-03-29", 23), ("2026-03-30", 24))
+    ]
+    local = [datetime.fromtimestamp(t, zone) for t in (time // SECOND).tolist()]
+    assert (offsets(time, zone) // SECOND).tolist() == [t.utcoffset().seconds for t in local]
 
 
 def test_slots_are_exported_only_when_they_are_asked_for(plant: Plant, tmp_path: Path) -> None:

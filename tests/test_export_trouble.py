@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, EdgeError
+from edge_agent.export import command
 from edge_agent.export.command import Wish, export
 from edge_agent.outbox_scan import Scan
 from tests.commands import ROOT, environment, run
@@ -129,6 +130,16 @@ def test_an_export_that_is_interrupted_leaves_nothing(plant: Plant, tmp_path: Pa
     wish = Wish(plant.config, "2026-03-02", "2026-03-03", "csv", tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         export(wish, interrupted)
+    assert {p.name for p in tmp_path.iterdir()} == {"plant.yaml", "data"}
+
+
+def test_the_disk_of_the_agent_is_not_filled(
+    plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged(plant.log, mixed(seconds(0, 5)))
+    monkeypatch.setattr(command, "RESERVE", 1 << 60)  # more than any disk has
+    with pytest.raises(EdgeError, match="nearly full, so nothing is exported there"):
+        exported(plant, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"plant.yaml", "data"}
 
 

@@ -15,7 +15,7 @@ from edge_agent import __version__
 from edge_agent.clock import SECOND
 from edge_agent.config import Config
 from edge_agent.errors import ConfigError, EdgeError
-from edge_agent.export.parts import Form, Part, utc, written
+from edge_agent.export.parts import Form, Part, synced, utc, written
 from edge_agent.export.refused import refused
 from edge_agent.export.source import Source
 from edge_agent.export.spool import Spool
@@ -83,19 +83,10 @@ def export(wish: Wish, progress: Progress) -> Exported:
     began = time.monotonic()
     config = wish.config
     period = _period(wish)
-    if wish.form == "parquet":
-        if wish.refused:
-            raise ConfigError(["--refused: these rows are written as CSV (--format csv)"])
-        available()
-    log = wish.log or config.data / "log.db"
-    if not log.exists():
-        why = "" if wish.log else ": the agent has not run on this configuration"
-        raise ConfigError([f"{log}: there is no log{why}"])
-    if wish.folder.exists() and (not wish.folder.is_dir() or any(wish.folder.iterdir())):
-        raise ConfigError([f"{wish.folder}: is there already (name a folder that is not)"])
+    log = _possible(wish)
     scan = Scan(log)
-    draft = wish.folder.absolute()
-    draft = draft.with_name(f".{draft.name}.draft-{os.getpid()}")
+    folder = wish.folder.resolve()
+    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
     try:
         draft.mkdir(parents=True)
         history = History(config.data / "history.db") if wish.log is None else None
@@ -113,7 +104,9 @@ def export(wish: Wish, progress: Progress) -> Exported:
         found = tuple(source.gaps), tuple(source.faults), notes
         result = Exported(wish.folder, parts, *found, time.monotonic() - began)
         (draft / MANIFEST).write_bytes(_manifest(wish, period, result))
-        draft.rename(wish.folder)
+        synced(draft / MANIFEST)
+        draft.rename(folder)
+        synced(folder.parent)
     finally:
         scan.close()
         shutil.rmtree(draft, ignore_errors=True)
@@ -125,6 +118,21 @@ def _period(wish: Wish) -> Period:
         return Period.parse(f"{wish.begin}/{wish.end}", wish.config.site.zone)
     except ValueError as e:
         raise ConfigError([f"--from, --to: {e}"]) from e
+
+
+def _possible(wish: Wish) -> Path:
+    """Return the log; ``ConfigError`` for a wish that cannot be met."""
+    if wish.form == "parquet":
+        if wish.refused:
+            raise ConfigError(["--refused: these rows are written as CSV (--format csv)"])
+        available()
+    log = wish.log or wish.config.data / "log.db"
+    if not log.exists():
+        why = "" if wish.log else ": the agent has not run on this configuration"
+        raise ConfigError([f"{log}: there is no log{why}"])
+    if wish.folder.exists() and (not wish.folder.is_dir() or any(wish.folder.iterdir())):
+        raise ConfigError([f"{wish.folder}: is there already (name a folder that is not)"])
+    return log
 
 
 def _asked_for(source: Source) -> None:

@@ -70,7 +70,7 @@ class Part:
         with (folder / self.path).open("rb") as file:
             self.sha256 = file_digest(file, "sha256").hexdigest()
             self.size = file.tell()
-            os.fsync(file.fileno())
+        synced(folder / self.path)
 
     def to_json(self) -> dict[str, object]:
         """Return what the manifest says of it."""
@@ -97,6 +97,15 @@ def spanned(spans: list[tuple[Schema, int]], block: SampleBlock) -> None:
     if spans and spans[-1][0].id == block.schema.id:
         before = spans.pop()[1]
     spans.append((block.schema, before + len(block)))
+
+
+def synced(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def utc(time_ns: int) -> str:

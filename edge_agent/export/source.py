@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -11,9 +10,10 @@ from edge_agent.errors import Disconnected
 from edge_agent.export.spool import Spool
 from edge_agent.metrics.windows import Calendar
 from edge_agent.metrics.within import within
-from edge_agent.model import I64, Family, Gap, SampleBlock, Schema
+from edge_agent.model import I64, Gap, SampleBlock, Schema
 from edge_agent.outbox_scan import Scan
 from edge_agent.reports.period import Period
+from edge_agent.sinks.base import SinkConfig
 from edge_agent.sinks.history import History, HistorySink
 
 SHOWN = 1000  # records between two lines of progress
@@ -54,9 +54,7 @@ class Source:
 
     def takes(self, schema: Schema) -> bool:
         """Return whether a stream is asked for."""
-        if self.patterns:
-            return any(fnmatchcase(schema.stream, pattern) for pattern in self.patterns)
-        return schema.family is not Family.SLOT
+        return SinkConfig(streams=tuple(self.patterns)).takes(schema)
 
     def sort(self, progress: Callable[[str], None]) -> None:
         """Take the records of the log over, sorted by stream."""
