@@ -3,9 +3,9 @@
 A metric added to ``METRICS`` is under them with a module in ``tests/metrics/examples``.
 """
 
+import pickle
 import timeit
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
 
@@ -79,17 +79,19 @@ def rows_of(kind: str, seed: int, minutes: float = 14.0) -> dict[str, SampleBloc
     return plant_rows(seed, minutes, streams_of(kind))
 
 
+def restarting(new: Iterable[Metric]) -> Callable[[Metric], Metric]:
+    """Return what makes a new metric with the state of an old one, from fresh ones of each output.
+
+    They are copied by pickle, in a quarter of the time of ``deepcopy``; building makes all of them.
+    """
+    fresh = {metric.output.stream: pickle.dumps(metric) for metric in new}
+    return lambda metric: restored(pickle.loads(fresh[metric.output.stream]), metric)
+
+
 def renewing(kind: str, random: Random) -> Callable[[Metric], Metric]:
     """Restart a metric before a third of its blocks."""
-
-    new = {metric.output.stream: metric for metric in build(kind)}  # copied: building takes longer
-
-    def renew(metric: Metric) -> Metric:
-        if random.random() > 0.3:
-            return metric
-        return restored(deepcopy(new[metric.output.stream]), metric)
-
-    return renew
+    restarted = restarting(build(kind))
+    return lambda metric: metric if random.random() > 0.3 else restarted(metric)
 
 
 def of_every_kind(seed: int) -> list[SampleBlock]:
@@ -219,15 +221,10 @@ def test_long_windows_do_not_depend_on_the_partition_or_on_restarts(kind: str) -
     assert {metric.output.stream for metric in rollups(kind)} == set(whole)
     assert len(whole) == len(EXAMPLES[kind].config.windows) - 1
 
-    new = {metric.output.stream: metric for metric in rollups(kind)}
-
-    def renewed(metric: Metric) -> Metric:
-        return restored(deepcopy(new[metric.output.stream]), metric)
-
     singles = pieces(block.rows(0, 300), random, 1)  # single rows cost as much as large blocks
     rest = block.rows(300, len(block))
     cuts = [run(rollups(kind), [*singles, *pieces(rest, random, n), last]) for n in (20, 100)]
-    cuts.append(run(rollups(kind), [*pieces(block, random, 50), last], renewed))
+    cuts.append(run(rollups(kind), [*pieces(block, random, 50), last], restarting(rollups(kind))))
     for cut in cuts:
         for stream, rows in whole.items():
             same(rows, cut[stream])
