@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check bench bench-gateway soak packages clean
+.PHONY: demo test computed waiting check bench bench-gateway soak packages clean
 .DEFAULT_GOAL := demo
 
 # Two environments' worth of packages in one folder, each installed when its list has changed.
@@ -37,14 +37,26 @@ check: $(VENV)/.dev                 ## formatting, lint, types, import contracts
 packages:                           # real servers and a real browser; installed, never started
 	.ci/system-packages
 
-# These measure time or run the whole agent, so they have the machine for themselves; most of the others
-# wait for sockets, and go in two processes.
+# Three kinds of tests. ALONE measure time or run the whole agent, and have the machine for themselves.
+# COMPUTED wait for nothing: they go behind all others, in one process of lower priority. The others
+# mostly wait for sockets and processes, so that two cores bear three at a time.
 ALONE := $(addprefix tests/test_,$(addsuffix .py,end_to_end isolation schedule breaker_line \
   gateway_benchmark faults_to_quality kill sink_faults))
+COMPUTED := tests/metrics tests/reports tests/test_codec.py
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -q
 
-test: packages $(NODE)/node_modules/.package-lock.json check  ## everything, on real servers; pytest's summary is the last line
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%) $(ARGS)
-	$(BIN)/python -m pytest -q $(ALONE) $(ARGS)
+test: packages $(NODE)/node_modules/.package-lock.json $(VENV)/.dev  ## everything, on real servers; pytest's summary is the last line
+	@$(MAKE) --no-print-directory --jobs=2 computed waiting
+	$(PYTEST) $(ALONE) $(ARGS)
+
+computed: $(VENV)/.dev              # and `check`; its dots do not mix with the others'
+	nice -n 5 $(MAKE) --no-print-directory check
+	@nice -n 5 $(PYTEST) $(COMPUTED) $(ARGS) >$(VENV)/computed.log 2>&1; ended=$$?; \
+	  echo; cat $(VENV)/computed.log; exit $$ended
+
+waiting: $(VENV)/.dev
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(ALONE) $(COMPUTED)) $(ARGS)
 
 soak: packages $(NODE)/node_modules/.package-lock.json $(VENV)/.dev         ## long kills and outages
 	$(BIN)/python -m pytest -q -m soak --override-ini addopts= $(ARGS)
