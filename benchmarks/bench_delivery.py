@@ -46,6 +46,7 @@ from tests.servers import Influx, Mosquitto
 
 GIB = 1 << 30
 WARM = 2  # ticks before those that count
+LIVE_FIRST = 60.0  # seconds, as in the agent
 PLAIN = 20  # ticks that a plain way drains at once
 WAYS: dict[str, tuple[str, ...]] = {
     "log": (),
@@ -92,7 +93,10 @@ class Bench:
 def opened(path: Path, kinds: tuple[str, ...], commit: float) -> Outbox:
     budget = Budget(raw_bytes=8 * GIB, raw_age_ns=1 << 60, derived_bytes=GIB)
     return Outbox(
-        path, [ReaderSpec(k, lambda _: True) for k in kinds], budget=budget, commit=commit
+        path,
+        [ReaderSpec(k, lambda _: True, LIVE_FIRST) for k in kinds],
+        budget=budget,
+        commit=commit,
     )
 
 

@@ -62,7 +62,7 @@ def encode(block: SampleBlock) -> bytes:
             value = np.where(bad, np.nan, value)
     else:
         quality, flags = b"", _GOOD
-    steps = np.diff(block.time)
+    steps = block.time[1:] - block.time[:-1]
     if n > 2 and (steps == steps[0]).all():
         steps, flags = steps[:1], flags | _REGULAR
     plain = b"".join(
@@ -73,9 +73,11 @@ def encode(block: SampleBlock) -> bytes:
         )
     )
     if len(plain) >= _SMALL:
-        size = 8 * k * n
-        parts = _shuffle(plain[:size]), _shuffle(plain[size : len(plain) - len(quality)]), quality
-        body = _ZSTD.compress(b"".join(parts))
+        size, end = 8 * k * n, len(plain) - len(quality)
+        shuffled = _shuffle(plain[:size])
+        if len(plain) > size:
+            shuffled += _shuffle(plain[size:end]) + quality
+        body = _ZSTD.compress(shuffled)
         if len(body) < len(plain) - len(plain) // 8:
             plain, flags = body, flags | _COMPRESSED
     if block.texts:
@@ -115,7 +117,10 @@ def decode(payload: bytes, schema: Schema) -> SampleBlock:
     cells = k * n
     body = _body(view[_HEAD.size : end], flags, cells, steps, schema)
     value = np.frombuffer(body, "<f8", cells).reshape(k, n)
-    time = _time(first, n, np.frombuffer(body, "<i8", steps, 8 * cells))
+    if n == 1:
+        time = np.array((first,), np.int64)
+    else:
+        time = _time(first, n, np.frombuffer(body, "<i8", steps, 8 * cells))
     if flags & _GOOD:
         quality: U8 = np.zeros((k, n), np.uint8)
     else:
@@ -149,7 +154,10 @@ def _body(
         raise Corrupt(f"{schema.stream}: a record holds {len(body)} bytes, not {size}")
     if flags & _COMPRESSED:
         middle, rest = 8 * cells, 8 * (cells + steps)
-        body = b"".join((_unshuffle(body[:middle]), _unshuffle(body[middle:rest]), body[rest:]))
+        plain = _unshuffle(body[:middle])
+        if len(body) > middle:
+            plain = b"".join((plain, _unshuffle(body[middle:rest]), body[rest:]))
+        return plain
     return body
 
 
