@@ -14,7 +14,7 @@ import pytest
 from edge_agent.agent import Agent
 from edge_agent.clock import VirtualClock
 from edge_agent.config import load
-from tests.commands import run
+from tests.commands import called, run
 
 ZONE = ZoneInfo("Asia/Shanghai")
 BEGIN = datetime(2026, 3, 1, 20, tzinfo=ZONE)
@@ -207,15 +207,20 @@ def test_a_stored_figure_that_was_tampered_with_is_told(plant: Path) -> None:
         ("2026-03-03", "2026-03-02", "ends before it begins"),
     ],
 )
-def test_a_period_that_is_none_is_told(plant: Path, begin: str, end: str, told: str) -> None:
-    status, _out, err = run("recompute", plant, "--from", begin, "--to", end)
+def test_a_period_that_is_none_is_told(
+    plant: Path, begin: str, end: str, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _out, err = called(capfd, "recompute", str(plant), "--from", begin, "--to", end)
     assert status == 2
     assert told in err
 
 
-def test_a_plant_that_never_ran_is_told(plant: Path, tmp_path: Path) -> None:
+def test_a_plant_that_never_ran_is_told(
+    plant: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     alone = tmp_path / "plant.yaml"
     alone.write_text(plant.read_text("utf-8"), "utf-8")
-    status, _out, err = run("recompute", alone, "--from", "2026-03-02", "--to", "2026-03-03")
+    period = "--from", "2026-03-02", "--to", "2026-03-03"
+    status, _out, err = called(capfd, "recompute", str(alone), *period)
     assert status == 2
     assert "there is no log" in err

@@ -18,7 +18,7 @@ from edge_agent.drivers.opcua_address import NodeAddress
 from edge_agent.terminal import width
 from edge_agent.tools.browse import REFERENCES
 from edge_agent.tools.nodes import Variable, address, kind_of, machines, unit_of, words
-from tests.commands import command, environment, run
+from tests.commands import called, command, environment, run
 from tests.drivers.node_server import node_server
 from tests.servers import free_port
 
@@ -225,9 +225,9 @@ async def test_ctrl_c_ends_without_a_traceback() -> None:
     ],
 )
 def test_what_cannot_be_browsed_is_told_in_one_line(
-    arguments: list[str], status: int, told: str
+    arguments: list[str], status: int, told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done, said, error = run("browse", *arguments)
+    done, said, error = called(capfd, "browse", *arguments)
     assert (done, said) == (status, "")
     assert told in error
     assert error.count("\n") == 1

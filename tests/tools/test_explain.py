@@ -13,7 +13,7 @@ from edge_agent.drivers.opcua import OpcUaDevice
 from edge_agent.terminal import width
 from edge_agent.tools.models import Models
 from simulators.registers import place
-from tests.commands import ROOT, run
+from tests.commands import ROOT, called, run
 from tests.drivers.modbus_meter import checksum
 
 DEMO = "configs/demo.yaml"
@@ -157,8 +157,10 @@ def test_sinks_that_take_the_tag_are_named(tmp_path: Path) -> None:
         ("em-kiln", "write DEVICE.TAG"),
     ],
 )
-def test_a_name_that_is_none_is_one_line(tag: str, told: str) -> None:
-    status, said, error = run("explain", DEMO, tag)
+def test_a_name_that_is_none_is_one_line(
+    tag: str, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, said, error = called(capfd, "explain", str(ROOT / DEMO), tag)
     assert (status, said) == (2, "")
     assert told in error
     assert error.count("\n") == 1

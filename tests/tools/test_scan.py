@@ -21,7 +21,7 @@ from simulators.modbus_server import ModbusServer, Unit
 from simulators.plant import CementPlant
 from simulators.sources import anything
 from simulators.tables import device_table
-from tests.commands import ROOT, command, environment, run
+from tests.commands import ROOT, called, command, environment
 from tests.drivers.foreign_server import SIZE
 from tests.drivers.modbus_meter import Meter
 from tests.servers import free_port
@@ -267,9 +267,9 @@ async def test_a_line_on_which_nobody_answers_says_what_to_look_at() -> None:
     ],
 )
 def test_what_cannot_be_scanned_is_told_in_one_line(
-    arguments: list[str], status: int, told: str
+    arguments: list[str], status: int, told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done, said, error = run("scan", *arguments)
+    done, said, error = called(capfd, "scan", *arguments)
     assert (done, said) == (status, "")
     assert told in error
     assert error.count("\n") == 1

@@ -20,7 +20,7 @@ from edge_agent.tools import tagfile
 from edge_agent.tools.cells import COLUMNS, TAG_KEYS, cell, column_of, value_of
 from edge_agent.tools.models import Models
 from edge_agent.tools.tags import exported, imported
-from tests.commands import ROOT, run
+from tests.commands import ROOT, called, run
 
 DEMO = ROOT / "configs" / "demo.yaml"
 Tree = dict[str, Any]
@@ -354,12 +354,16 @@ def test_a_secret_in_an_address_stays_a_name(
     ],
 )
 def test_a_file_that_is_no_table_is_one_line(
-    name: str, content: bytes | None, told: str, tmp_path: Path
+    name: str,
+    content: bytes | None,
+    told: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / name
     if content is not None:
         file.write_bytes(content)
-    status, said, error = run("tags", "import", file)
+    status, said, error = called(capfd, "tags", "import", str(file))
     assert (status, said) == (2, "")
     assert told in error
     assert error.count("\n") == 1
