@@ -69,16 +69,17 @@ class Archive:
     def before(self, time_ns: int, most: int) -> int:
         """Return the number of the newest raw record that ended before a time, or 0.
 
-        It looks back from the newest, so it costs no more than what came since.
+        It looks back from the newest, so it costs no more than what came since. Rows of an outage
+        that is over came late, so they say nothing of the time of their neighbours.
 
         most  records that may be behind the number returned
         """
         found = 0
         try:
             with closing(connect(self.path, query_only=True)) as db:
-                sql = "SELECT sequence, last_ns FROM raw ORDER BY sequence DESC LIMIT ?"
-                for sequence, last_ns in db.execute(sql, (most,)):
-                    if last_ns < time_ns:
+                sql = "SELECT sequence, schema, last_ns FROM raw ORDER BY sequence DESC LIMIT ?"
+                for sequence, number, last_ns in db.execute(sql, (most,)):
+                    if last_ns < time_ns and not self.numbered(number).past:
                         return int(sequence)
                     found = sequence - 1
         except sqlite3.DatabaseError as e:

@@ -219,6 +219,15 @@ def test_raw_rows_from_the_start_on_and_windows_that_lie_in_the_period(
     assert hours == [MIDNIGHT + i * hour for i in range(1, 25)]
 
 
+def test_rows_that_a_device_had_kept_through_an_outage_are_found_behind_newer_ones(
+    plant: Plant, tmp_path: Path
+) -> None:
+    past = replace(MIXED, stream="em/raw.history")
+    logged(plant.log, mixed(seconds(DAY // SECOND + 9, 5)), mixed(seconds(100, 5), 1, past))
+    result = exported(plant, tmp_path / "out")
+    assert [(part.path.name, part.rows) for part in result.parts] == [("em_raw.history.csv", 5)]
+
+
 def test_the_window_of_midnight_is_in_the_day_that_it_closes(plant: Plant, tmp_path: Path) -> None:
     logged(plant.log, mixed([MIDNIGHT + DAY - 1, MIDNIGHT + DAY]))
     stored(plant.history, derived(HOUR, [MIDNIGHT + DAY, MIDNIGHT + DAY + 3600 * SECOND]))

@@ -1,9 +1,11 @@
 """``edge-agent export`` when something is wrong, interrupted, or writes at the same time."""
 
+import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import orjson
@@ -98,6 +100,45 @@ def test_a_damaged_row_of_the_history_is_told(plant: Plant, tmp_path: Path) -> N
     result = exported(plant, tmp_path / "out")
     assert result.faults == ("clinker/1h: 1 rows at 2026-03-01T19:00:00.000000000Z are damaged",)
     assert len(table(tmp_path / "out" / "clinker_1h.csv")[1]) == 4
+
+
+def test_of_a_damaged_history_the_raw_rows_are_exported(plant: Plant, tmp_path: Path) -> None:
+    logged(plant.log, mixed(seconds(0, 5)))
+    stored(plant.history, derived(HOUR, seconds(3600, 5, 3600 * SECOND)))
+    plant.history.write_bytes(plant.history.read_bytes()[:4096] + b"\xff" * 40_000)
+    result = exported(plant, tmp_path / "out")
+    assert [part.path.name for part in result.parts] == ["em_raw.csv"]
+    (fault,) = result.faults
+    assert "the history cannot be read" in fault
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_disk_taken_out_of_a_gateway_is_read_without_being_written(
+    form: str, plant: Plant, tmp_path: Path
+) -> None:
+    logged(plant.log, mixed(seconds(0, 5)))
+    stored(plant.history, derived(HOUR, seconds(3600, 5, 3600 * SECOND)))
+    with read_only(plant.log.parent):
+        result = exported(plant, tmp_path / "out", form)
+    assert [part.rows for part in result.parts] == [5, 5]
+    assert result.faults == ()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Show a folder as it is on a disk that cannot be written; root needs a mount for that."""
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        yield
+        folder.chmod(0o755)
+        return
+    if subprocess.run(["mount", "--bind", folder, folder], check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_file_that_is_no_log_is_told(plant: Plant, tmp_path: Path) -> None:

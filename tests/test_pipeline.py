@@ -426,6 +426,19 @@ async def test_rows_of_a_device_that_has_changed_are_not_mixed_with_those_before
     assert "the configuration has changed" in caplog.text
 
 
+async def test_rows_that_a_device_had_kept_do_not_end_the_look_back(tmp_path: Path) -> None:
+    config = plant(tmp_path)
+    raw = schemas(config)["scale/raw"]
+    async with opened(config, tmp_path) as (outbox, pipeline, _):
+        for minute in range(20):
+            pipeline.push(row(raw, 60 * minute, minute))
+        await outbox.flush()
+        since = outbox.before(START + 600 * SECOND, 1000)
+        pipeline.push(row(replace(raw, stream="scale/raw.history"), 60, 1.0))
+        await outbox.flush()
+        assert outbox.before(START + 600 * SECOND, 1000) == since > 0
+
+
 async def test_only_the_last_two_hours_are_computed_anew(tmp_path: Path) -> None:
     before = plant(tmp_path)
     after = plant(tmp_path, PLANT + "shifts: {calendar: {A: '08:00-16:00'}}\n")

@@ -10,6 +10,7 @@ as many rows as it stores (and a few more): a clock gone wrong cannot empty the 
 """
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -284,7 +285,10 @@ class History:
                 yield empty
             return
         with _disk_trouble():
-            address = f"{self._path.absolute().as_uri()}?mode=ro"
+            path = self._path.absolute()
+            is_sealed = not os.access(path.parent, os.W_OK)  # SQLite needs a file beside a WAL's
+            alone = is_sealed and not path.with_name(path.name + "-wal").exists()
+            address = f"{path.as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
             with closing(sqlite3.connect(address, uri=True, timeout=5.0)) as database:
                 database.execute("BEGIN")
                 yield database
