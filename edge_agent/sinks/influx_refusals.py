@@ -50,6 +50,14 @@ class Line(NamedTuple):
     text: str
 
 
+class Said(NamedTuple):
+    """A server's refusal as it came; the phrase is what stands behind the status."""
+
+    status: int
+    phrase: str
+    body: str
+
+
 class Refused(NamedTuple):
     """A line that is refused for ever, and what the server said."""
 
@@ -82,15 +90,13 @@ class Answer:
 Search = Generator[list[Line], Answer | None, list[Refused]]
 
 
-def answer_of(status: int, phrase: str, body: str, lines: Sequence[Line]) -> Answer:
-    """Return what a server has said of the lines sent.
-
-    phrase  what stands behind the status, for a server that says no more
-    """
-    words, entries = words_of(body)
+def answer_of(said: Said, lines: Sequence[Line]) -> Answer:
+    """Return what a server has said of the lines sent."""
+    words, entries = words_of(said.body)
     dropped = _DROPPED.search(words)
     named = _numbered(entries, len(lines)) or _parsed(words, lines)
-    return Answer(status, short(words or phrase), int(dropped[1]) if dropped else 0, named)
+    reason = short(words or said.phrase)
+    return Answer(said.status, reason, int(dropped[1]) if dropped else 0, named)
 
 
 def words_of(body: str) -> tuple[str, object]:

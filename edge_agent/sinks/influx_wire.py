@@ -10,7 +10,7 @@ Source: RFC 9110 (10.2.3 Retry-After, 15.4 redirections), RFC 9112 (8, incomplet
 
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.clock import SECOND, SystemClock
 from edge_agent.errors import Disconnected
-from edge_agent.sinks.influx_refusals import TOO_LARGE, Answer, Line, answer_of, short, words_of
+from edge_agent.sinks.influx_refusals import TOO_LARGE, Said, short, words_of
 
 if TYPE_CHECKING:
     from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -99,20 +99,19 @@ class Connection:
             self._bare = short(words_of(body)[0])
         return _kind(headers)
 
-    def post(self, lines: Sequence[Line]) -> Answer | None:
+    def post(self, text: str) -> Said | None:
         """Return None when the lines are stored, and what the server says when it refuses them.
 
         errors  ``Disconnected`` when they may be taken another time
         """
-        status, phrase, _, body = self._exchange("\n".join(line.text for line in lines))
+        status, phrase, _, body = self._exchange(text)
         if status == TAKEN:
             return None
-        answer = answer_of(status, phrase, body, lines)
-        if answer.reason == self._bare and not answer.too_large:
-            raise Disconnected(
-                f"{answer.told()}; it says so of a request without rows too: mend this sink"
-            )
-        return answer
+        words = short(words_of(body)[0])
+        if words == self._bare and status != TOO_LARGE:
+            told = f"the database answered {status}: {words}; it says so of a request without rows"
+            raise Disconnected(f"{told} too: mend this sink")
+        return Said(status, phrase, body)
 
     def end(self) -> None:
         """Let nothing be written any more, also by a call that is under way; from any thread."""

@@ -16,13 +16,15 @@ tried are the engine of InfluxDB 1.6.7 behind the write call of version 2, and V
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from itertools import chain
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from edge_agent.errors import Disconnected, Refusal, Rejected
 from edge_agent.model import Gap, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
-from edge_agent.sinks.influx_refusals import Answer, Line, Refused, isolate
+from edge_agent.sinks.influx_refusals import TOO_LARGE, Line, Refused, Said, answer_of, isolate
 from edge_agent.sinks.influx_wire import Connection, Target, TooSlow
 from edge_agent.sinks.lines import Lines, gap_line
 from edge_agent.units import Duration, Secret
@@ -141,6 +143,20 @@ class InfluxConfig(SinkConfig):
         return InfluxSink(self, site)
 
 
+class _Piece(NamedTuple):
+    """Rows of one item that follow each other: the number of the first, and their lines."""
+
+    item: int
+    first: int
+    stream: str
+    texts: list[str]
+
+    @property
+    def lines(self) -> Iterator[Line]:
+        for row, text in enumerate(self.texts, self.first):
+            yield Line(self.item, row, self.stream, text)
+
+
 class InfluxSink:
     """The sink of ``InfluxConfig``."""
 
@@ -150,8 +166,12 @@ class InfluxSink:
         self._unit = UNITS[config.precision]
         self._site = site.id
         self._writers: dict[str, Lines] = {}  # by the schema's id
+        self._refused = set[
+            str
+        ]()  # streams: they travel apart, so that the search for them is short
         self._connection: Connection | None = None
-        self._thread: asyncio.Future[Any] | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._call: asyncio.Future[Any] | None = None  # what the thread does
         self._most = float(MOST_BYTES)  # in a request; less for a slow or narrow peer
         self._peer = ""  # who was reached
 
@@ -162,6 +182,8 @@ class InfluxSink:
     async def connect(self) -> None:
         await self.close()
         connection = self._connection = Connection(self._target)
+        # of its own: a name that does not resolve must not hold up the threads of all others
+        self._threads = ThreadPoolExecutor(1, "influxdb")
         self._peer = await self._threaded(connection.open)
 
     async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
@@ -186,18 +208,20 @@ class InfluxSink:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.end()
-        thread, self._thread = self._thread, None
-        if thread is not None and not thread.done():
-            await asyncio.wait({thread}, timeout=CLOSING)
+        call, self._call = self._call, None
+        if call is not None and not call.done():
+            await asyncio.wait({call}, timeout=CLOSING)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _threaded(self, work: Callable[[], T]) -> T:
         """Do what blocks in a thread, within a bounded time."""
-        thread = asyncio.get_running_loop().run_in_executor(None, work)
-        self._thread = thread
+        call = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._call = call
         patience = PATIENCE * self._config.timeout
         try:
             async with asyncio.timeout(patience):
-                return await asyncio.shield(thread)
+                return await asyncio.shield(call)
         except TimeoutError as e:
             await self.close()
             self._narrow(self._most)
@@ -208,36 +232,67 @@ class InfluxSink:
     ) -> Generator[None, None, list[Refused]]:
         """Write the items, one request per step; return what is refused."""
         refused: list[Refused] = []
-        for lines in self._requests(items):
-            answer = self._post(connection, lines)
+        for pieces in self._requests(items):
+            said = self._post(connection, list(chain.from_iterable(p.texts for p in pieces)))
             yield
-            if answer is None:
-                continue
-            search = isolate(lines, answer)
-            answer = None
-            while True:
-                try:
-                    part = search.send(answer)
-                except StopIteration as done:
-                    refused += done.value
-                    break
-                answer = self._post(connection, part)
-                yield
+            found: list[Refused] = []
+            if said is not None:
+                found = yield from self._found(connection, pieces, said)
+                refused += found
+            if found or self._refused:
+                self._refused.difference_update(piece.stream for piece in pieces)
+                self._refused.update(line.stream for line, _ in found)
         return refused
 
-    def _requests(self, items: Sequence[Item]) -> Iterator[list[Line]]:
-        """Yield the lines of the items in requests of bounded size, in the order given."""
-        request, size = list[Line](), 0
-        for index, item in enumerate(items):
-            for row, text in enumerate(self._texts(item)):
-                full = len(request) >= MOST_LINES or size + len(text) > self._most
-                if request and full:
+    def _found(
+        self, connection: Connection, pieces: Sequence[_Piece], said: Said
+    ) -> Generator[None, None, list[Refused]]:
+        """Search a refused request, one request per step."""
+        lines = [line for piece in pieces for line in piece.lines]
+        search = isolate(lines, answer_of(said, lines))
+        answer = None
+        while True:
+            try:
+                lines = search.send(answer)
+            except StopIteration as done:
+                found: list[Refused] = done.value
+                return found
+            again = self._post(connection, [line.text for line in lines])
+            answer = None if again is None else answer_of(again, lines)
+            yield
+
+    def _requests(self, items: Sequence[Item]) -> Iterator[list[_Piece]]:
+        """Yield the rows in requests of bounded size.
+
+        They stand in the order given, but for streams of which rows were refused: these come last.
+        """
+        request, rows, size, apart = list[_Piece](), 0, 0, False
+        for index in sorted(range(len(items)), key=lambda i: self._is_apart(items[i])):
+            item, first = items[index], 0
+            texts = self._texts(item)
+            if self._is_apart(item) and not apart:
+                apart = True
+                if request:
                     yield request
-                    request, size = [], 0
-                request.append(Line(index, row, item.schema.stream, text))
-                size += len(text) + 1
+                    request, rows, size = [], 0, 0
+            while first < len(texts):
+                part = texts[first : first + MOST_LINES - rows]
+                length = sum(map(len, part)) + len(part)
+                if size + length > self._most:  # lines of one item are about equally long
+                    fitting = max(0, int(len(part) * (self._most - size) / length))
+                    part = part[: fitting or not request]
+                    length = sum(map(len, part)) + len(part)
+                if not part:
+                    yield request
+                    request, rows, size = [], 0, 0
+                    continue
+                request.append(_Piece(index, first, item.schema.stream, part))
+                first, rows, size = first + len(part), rows + len(part), size + length
         if request:
             yield request
+
+    def _is_apart(self, item: Item) -> bool:
+        return item.schema.stream in self._refused
 
     def _texts(self, item: Item) -> list[str]:
         if isinstance(item, Gap):
@@ -247,19 +302,19 @@ class InfluxSink:
             writer = self._writers[item.schema.id] = Lines(item.schema, self._site, self._unit)
         return writer.of(item)
 
-    def _post(self, connection: Connection, lines: list[Line]) -> Answer | None:
+    def _post(self, connection: Connection, texts: list[str]) -> Said | None:
         """Send lines, and learn from it how much the peer takes at once."""
-        size = sum(len(line.text) + 1 for line in lines)
+        text = "\n".join(texts)
         try:
-            answer = connection.post(lines)
+            said = connection.post(text)
         except TooSlow:
-            self._narrow(size)
+            self._narrow(len(text))
             raise
-        if answer is None:
+        if said is None:
             self._most = min(MOST_BYTES, self._most * GROWTH)
-        elif answer.too_large:
-            self._narrow(size)
-        return answer
+        elif said.status == TOO_LARGE:
+            self._narrow(len(text))
+        return said
 
     def _narrow(self, size: float) -> None:
         self._most = min(self._most, max(FEWEST_BYTES, size / 2))

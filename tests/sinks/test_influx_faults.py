@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -187,7 +188,7 @@ async def test_a_fault_costs_no_row_and_repeats_at_most_one_batch(
     sent = rows_of(blocks)
     assert in_influx(database, device) == sent
     seen = in_metrics(metrics, device)
-    assert [row[0] for row in dict.fromkeys(seen)] == [row[0] for row in sent]
+    assert [t for t, _ in dict.fromkeys(seen)] == [t for t, _ in sent]
     repeats = Counter(t for t, _ in seen)
     accepted_and_lost = name in {"lost-after", "hung-after", "status-line-taken", "half-status"}
     assert set(repeats.values()) == ({1, 2} if accepted_and_lost else {1})
@@ -326,10 +327,10 @@ async def test_a_cancelled_write_is_over_when_close_returns(database: Influx) ->
         started = time.monotonic()
         await asyncio.wait([write])
         assert write.cancelled()
-        thread = sink._thread
-        assert thread is not None
+        call = sink._call
+        assert call is not None
         await sink.close()
-        assert thread.done()
+        assert call.done()
         assert time.monotonic() - started < 1.0
         await asyncio.wait_for(gone.wait(), 5)
         assert len(proxy.requests) == 1
@@ -369,6 +370,27 @@ async def test_a_slow_peer_is_given_less_at_once(database: Influx) -> None:
         sizes = [len(lines) for lines in proxy.requests]
     assert sizes[0] > 1.8 * sizes[1] > 3.5 * sizes[2]
     assert len(in_influx(database, "em-slow")) == 4000
+
+
+async def test_sinks_that_hang_take_no_thread_of_others(database: Influx) -> None:
+    hanging = {"faults": [hung_before] * 40, "greetings": [answer(204)] * 40}
+    async with HttpProxy(database.port, **hanging) as proxy:
+        config = config_for(proxy, timeout=Duration(5.0))
+        sinks = [config.build(SITE) for _ in range(40)]  # more than asyncio's threads
+        async with asyncio.TaskGroup() as tasks:
+            for sink in sinks:
+                tasks.create_task(sink.connect())
+        writes = [asyncio.create_task(sink.write([block(schema("x/raw"))])) for sink in sinks]
+        while proxy.faults:  # noqa: ASYNC110  until the last of them hangs
+            await asyncio.sleep(0.005)
+        async with asyncio.timeout(1):
+            assert await asyncio.to_thread(lambda: 1) == 1
+        for write in writes:
+            write.cancel()
+        await asyncio.wait(writes)
+        for sink in sinks:
+            await sink.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("influxdb")]
 
 
 async def test_nobody_is_left_waiting_for_a_connect_that_is_cancelled() -> None:

@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.sinks.influx_refusals import Answer, Line, answer_of, isolate
+from edge_agent.sinks.influx_refusals import Answer, Line, Said, answer_of, isolate
 
 Judge = Callable[[Line], bool]
 Server = Callable[[list[Line], Judge], str | None]  # the body of a refusal
@@ -85,7 +85,7 @@ def search(
         if body is None:
             stored.update(part)
             return None
-        return answer_of(status, "Bad Request", body, part)
+        return answer_of(Said(status, "Bad Request", body), part)
 
     answer = ask(lines)
     if answer is None:
@@ -111,6 +111,7 @@ def lines_of(streams: int, rows: int, *, gaps: bool = False) -> list[Line]:
 
 
 @pytest.mark.parametrize("server", SERVERS)
+@settings(max_examples=40)
 @given(st.data())
 def test_what_is_refused_is_found_and_all_else_is_stored(
     server: Server, data: st.DataObject
@@ -205,6 +206,6 @@ def test_a_request_too_large_is_halved_by_rows_and_a_single_line_refused() -> No
     ],
 )  # fmt: skip
 def test_the_words_of_servers(body: str, dropped: int, named: dict[int, str]) -> None:
-    answer = answer_of(400, "Bad Request", body, lines_of(1, 3))
+    answer = answer_of(Said(400, "Bad Request", body), lines_of(1, 3))
     assert (answer.dropped, answer.named) == (dropped, named)
     assert answer.reason

@@ -138,6 +138,32 @@ async def test_a_stream_in_conflict_costs_few_requests_and_no_other_row(
     assert asked <= most
 
 
+async def test_a_stream_that_is_always_refused_costs_one_more_request(influx: Influx) -> None:
+    await seed(influx)
+    async with HttpProxy(influx.port) as proxy:
+        sink = config(influx, proxy.url).build(SITE)
+        await sink.connect()
+        asked = []
+        for second in range(4):
+            columns = [schema(f"em-{i}/raw") for i in range(20)]
+            items: list[Item] = [block(each, 2, first=2 * second) for each in columns]
+            items.insert(11, modes(2, {0, 1}, first=2 * second))
+            before = len(proxy.requests)
+            with pytest.raises(Rejected) as error:
+                await sink.write(items)
+            assert [(r.item, *r.rows) for r in error.value.refusals] == [(11, 0, 1)]
+            asked.append(len(proxy.requests) - before)
+        influx.query("DROP MEASUREMENT sample")  # somebody mends it
+        await sink.write(items)
+        before = len(proxy.requests)
+        await sink.write(items)
+        assert len(proxy.requests) - before == 1
+        await sink.close()
+    assert asked[0] > 5
+    assert asked[1:] == [2, 2, 2]
+    assert count(influx, "em-mode") == 2
+
+
 async def test_rows_older_than_the_bucket_keeps_are_refused_at_once(influx: Influx) -> None:
     influx.query(f'CREATE RETENTION POLICY "hour" ON "{influx.bucket}" DURATION 1h REPLICATION 1')
     now = time.time_ns() // SECOND * SECOND
