@@ -26,6 +26,7 @@ COMMANDS = (
     *("tags export", "tags import"),
 )
 FREE = "127.0.0.1:0"
+pytestmark = pytest.mark.timeout(60)  # processes import for seconds on a loaded machine
 
 
 @pytest.fixture(scope="module")

@@ -220,6 +220,7 @@ def test_the_plan_is_the_best_of_all_partitions(
     assert sorted(asked) == list(range(len(columns)))
 
 
+@pytest.mark.timeout(60)  # six seconds of computing, more on a loaded machine
 @settings(max_examples=100, deadline=None)
 @given(
     columns=holed(),

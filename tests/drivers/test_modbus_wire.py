@@ -305,20 +305,21 @@ async def test_time_out_and_pause_are_the_unit_s_not_the_line_s() -> None:
         slow = device(at(meter, 1), pause=Duration(0.1), timeout=Duration(0.3))
         units = {"m1": slow} | {f"m{u}": device(at(meter, u), timeout=PATIENT) for u in (2, 3)}
         async with driving(units) as driver:
-            took = {}
+            begun, ended = {}, {}
             await read(driver, "m3/raw")
             for name in ("m2", "m3", "m1", "m2"):
-                began = time.monotonic()
+                begun[name] = time.monotonic()
                 await read(driver, f"{name}/raw")
-                took[name] = time.monotonic() - began
+                ended[name] = time.monotonic()
             meter.silent_units = {1}
             began = time.monotonic()
             with pytest.raises(NoAnswer):
                 await read(driver, "m1/raw")
             given_up = time.monotonic() - began
 
-    assert took["m3"] < 0.1 <= took["m1"]
-    assert took["m2"] >= 0.1  # the second time, after m1: the longer pause of both neighbours
+    # a pause begins with an answer, so some moment after its read began
+    assert ended["m3"] - begun["m3"] < 0.1 <= ended["m1"] - begun["m3"]
+    assert ended["m2"] - begun["m3"] >= 0.2  # after m1: the longer pause of both neighbours
     assert given_up < 1.0
 
 

@@ -23,6 +23,7 @@ from tests.drivers.node_server import node_server
 from tests.servers import free_port
 
 URI = "urn:demo:plant"
+pytestmark = pytest.mark.timeout(60)  # processes import for seconds on a loaded machine
 
 
 async def browsed(
@@ -87,7 +88,6 @@ def url(opcua: Server) -> str:
     return f"opc.tcp://127.0.0.1:{opcua.endpoint.port}"
 
 
-@pytest.mark.timeout(60)  # the same
 async def test_a_server_becomes_devices_that_can_be_checked(server: Server, tmp_path: Path) -> None:
     status, said, error = await browsed(url(server))
     assert (status, error) == (0, "")
@@ -118,7 +118,6 @@ async def test_a_server_becomes_devices_that_can_be_checked(server: Server, tmp_
     assert re.search(r"^mill-1 +mode +1 运行 .*GOOD$", checked[1], re.MULTILINE)
 
 
-@pytest.mark.timeout(60)  # five processes beside a server of this one, on a loaded machine
 async def test_a_part_of_the_tree_can_be_chosen(server: Server, tmp_path: Path) -> None:
     _, said, _ = await browsed(url(server), "--path", "Objects/Mill1/Drive")
     assert "2 variables below Objects/Mill1/Drive" in said
@@ -136,7 +135,6 @@ async def test_a_part_of_the_tree_can_be_chosen(server: Server, tmp_path: Path) 
     assert "--path: there is no" in error
 
 
-@pytest.mark.timeout(60)  # the same
 async def test_a_large_server_is_browsed_within_bounds() -> None:
     opcua = Server()
     await opcua.init()
@@ -156,7 +154,6 @@ async def test_a_large_server_is_browsed_within_bounds() -> None:
     assert 250 < said.count(" {at: ") < 300
 
 
-@pytest.mark.timeout(60)  # node-opcua takes some seconds to start
 async def test_a_server_that_answers_in_parts_is_browsed_to_its_end(tmp_path: Path) -> None:
     """L4, peers 32: limits per call are read, and continuation points followed."""
     values = [(f"Value{i}", "Double", i + 0.5) for i in range(REFERENCES + 150)]
@@ -176,7 +173,6 @@ class OneUser:
         return User(role=UserRole.User) if right else None
 
 
-@pytest.mark.timeout(60)  # the same
 async def test_a_password_comes_from_the_environment_and_is_not_written_down() -> None:
     opcua = Server(user_manager=OneUser())
     await opcua.init()

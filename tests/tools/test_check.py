@@ -18,6 +18,7 @@ from tests.commands import line, run, started
 from tests.servers import free_port
 
 DEAD = 30
+pytestmark = pytest.mark.timeout(60)  # processes import for seconds on a loaded machine
 
 
 @pytest.fixture

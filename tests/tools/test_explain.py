@@ -17,6 +17,7 @@ from tests.commands import ROOT, called, run
 from tests.drivers.modbus_meter import checksum
 
 DEMO = "configs/demo.yaml"
+pytestmark = pytest.mark.timeout(60)  # processes import for seconds on a loaded machine
 FUNCTIONS = {"co": 1, "di": 2, "hr": 3, "ir": 4}
 MAPS = {
     scheme: {n: d for n, d in Models().devices(f"{scheme}://h:1?unit=7") if "tcp" in scheme}

@@ -27,6 +27,7 @@ from tests.drivers.modbus_meter import Meter
 from tests.servers import free_port
 
 QUICK = ("--pause", "1ms", "--timeout", "2s")
+pytestmark = pytest.mark.timeout(60)  # processes import for seconds on a loaded machine
 
 
 def server(rows: dict[int, dict[str, object]], framing: str = "mbap") -> ModbusServer:
@@ -295,7 +296,6 @@ async def foreign(kind: str, holding: dict[int, int], tmp_path: Path) -> AsyncIt
         await process.communicate()
 
 
-@pytest.mark.timeout(60)  # a server and the command, each a process
 @pytest.mark.parametrize("kind", ["pyModbusTCP", "uModbus"])
 async def test_the_byte_order_of_a_server_written_by_others_is_found(
     kind: str, tmp_path: Path

@@ -24,6 +24,7 @@ devices:
   em-4: {connect: "dlt645+tcp://h2:1?address=1044&version=1997", template: dlt645/1997}
   w-1: {connect: "cjt188+tcp://h3:1?address=78330011223344&type=10", template: cjt188/water}
 """
+pytestmark = pytest.mark.timeout(60)  # processes import for seconds on a loaded machine
 
 
 @pytest.fixture(scope="module")
