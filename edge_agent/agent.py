@@ -203,6 +203,7 @@ class Agent:
                 async with asyncio.timeout(self._grace):
                     await self.outbox.flush()
             self._final = self.outbox.counts()
+            _tell(self._final)
             self._survey.close()
             await self.outbox.close()
 
@@ -354,6 +355,15 @@ def _budget(config: Config) -> Budget:
 def _live_first(after: float | str, speed: float) -> float | None:
     """Return the seconds that a row may wait before newer ones go first; None: for ever."""
     return None if isinstance(after, str) else after / speed
+
+
+def _tell(counts: LogCounts) -> None:
+    """Say at the stop what became of the rows of every sink, since the log began."""
+    for name, rows in counts.readers.items():
+        log.info(
+            "%s: %d rows delivered, %d refused, %d dropped, %d kept for the next start",
+            name, rows.delivered, rows.refused, rows.dropped, rows.pending,
+        )  # fmt: skip
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

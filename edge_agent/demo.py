@@ -233,7 +233,9 @@ def _summary(agent: Agent, say: Callable[[str], None]) -> int:
     say(f"stored      {counts.appended} rows in the log, {history.delivered} in the local history")
     for name, reader in counts.readers.items():
         if name != HISTORY:
-            say(f"delivered   {reader.delivered} rows to {name}, {reader.pending} left")
+            lost_here = f", {reader.refused} refused, {reader.dropped} dropped"
+            told = lost_here if reader.refused or reader.dropped else ""
+            say(f"delivered   {reader.delivered} rows to {name}, {reader.pending} left{told}")
     say(f"lost        {lost} rows{'' if counts.conserved else '; the counts do not add up'}")
     for row in _kpi_rows(agent):
         say("")

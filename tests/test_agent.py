@@ -216,6 +216,10 @@ async def test_a_dead_device_and_a_dead_broker_cost_the_others_nothing(
         assert str(closed_port) in health.links["dead"].error
         assert health.sinks["broker"].state is State.DOWN
         assert health.ok
+        broker = health.sinks["broker"]
+        assert broker.behind_seconds == pytest.approx(3.0, abs=1.6)  # looked at once a second
+        assert (broker.backlog, broker.remaining_seconds) == (0, None)
+        assert agent.store().raw_bytes > 0
         missed = [link.ticks_missed for name, link in health.links.items() if name != "dead"]
         assert missed == [0, 0]
         before = time.monotonic()
@@ -227,8 +231,8 @@ async def test_a_dead_device_and_a_dead_broker_cost_the_others_nothing(
     counts = agent.counts()
     assert counts.conserved
     assert counts.substituted == sum(map(len, rows))
-    broker = counts.readers["broker"]
-    assert (broker.pending, broker.delivered) == (broker.appended, 0)
+    left = counts.readers["broker"]
+    assert (left.pending, left.delivered) == (left.appended, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

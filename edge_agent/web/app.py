@@ -280,6 +280,7 @@ async def _healthz(request: Request) -> Response:
 
 
 async def _readyz(request: Request) -> Response:
-    links = _sources(request).health.links.values()
-    waiting = [link.name for link in links if link.state is State.STARTING]
+    health = _sources(request).health
+    waiting = [link.name for link in health.links.values() if link.state is State.STARTING]
+    waiting += [sink.name for sink in health.sinks.values() if sink.state is State.STARTING]
     return _json({"ready": not waiting, "waiting": waiting}, 503 if waiting else 200)

@@ -249,7 +249,7 @@ def document(version: str) -> Json:
             ),
             "/metrics": _get("Counters", {"200": _answer("Prometheus text", "text/plain", _TEXT)}),
             "/healthz": _get("Is all well", {"200": health, "503": health}),
-            "/readyz": _get("Has every link been tried", {"200": ready, "503": ready}),
+            "/readyz": _get("Has every link and sink been tried", {"200": ready, "503": ready}),
         },
         "components": {"schemas": _schemas()},
     }

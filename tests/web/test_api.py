@@ -352,16 +352,20 @@ async def test_health_is_503_on_a_fault_that_needs_a_person(serve: Serve) -> Non
     assert (answer.status_code, answer.json()["faults"]) == (503, {"disk": "no space left"})
 
 
-async def test_ready_when_every_link_has_been_tried(serve: Serve) -> None:
+async def test_ready_when_every_link_and_sink_has_been_tried(serve: Serve) -> None:
     plant = small_plant()
     plant.health.links["late"] = LinkHealth("late", ("late",))
     address = await serve(plant)
 
     before = await get(address, "/readyz")
     plant.health.links["late"].state = State.DOWN
+    plant.health.sinks["broker"].state = State.STARTING
+    sink = await get(address, "/readyz")
+    plant.health.sinks["broker"].state = State.DOWN
     after = await get(address, "/readyz")
 
     assert (before.status_code, before.json()["waiting"]) == (503, ["late"])
+    assert (sink.status_code, sink.json()["waiting"]) == (503, ["broker"])
     assert after.status_code == 200
 
 

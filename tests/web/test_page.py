@@ -275,6 +275,10 @@ async def test_backlog_is_shown_for_each_sink(serve: Serve, tab: Tab) -> None:
     await expect(page.locator("#arrival")).to_have_text(
         "✕ broker 已中断 10 min · 拒收 3 行 · 丢弃 10 行"
     )
+    await expect(says).to_contain_text("对方拒绝连接：服务未启动，或地址、端口不对 (connection")
+    await expect(page.locator("header #arriving")).to_have_text(
+        "✕ broker 已中断 10 min · 拒收 3 行 · 丢弃 10 行"
+    )
     await expect(page.locator("#store")).to_contain_text("原始数据 191 MiB / 1.9 GiB（10.0 %）")
 
 

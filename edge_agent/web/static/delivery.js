@@ -1,6 +1,6 @@
 // Does the data arrive, is anything lost or refused, how long until a sink has caught up, how full is the store.
 import { $, DHM, FULL, SYMBOL, ago, at, el, figure, fixed, put, size } from "./draw.js";
-import { lang, say, unitWord, word } from "./words.js";
+import { lang, reason, say, unitWord, word } from "./words.js";
 
 const LATE = 30; // s of plant time at real speed that a sink may be behind and still counts as up to date
 const PATIENCE = 60000; // ms after which rows that do not get fewer are told
@@ -23,13 +23,13 @@ function judge(sink, state, now, lost) {
 
 function remarks(sink, state, now, is) {
   const lines = [], room = state.log.room_s, left = room === null ? null : room - sink.behind_s;
-  if (sink.error) lines.push(["bad", sink.error]);
+  if (sink.error) lines.push(["bad", reason(sink.error)]);
   if (is.away && sink.lag) {
     const more = sink.markers ? word("store_full") : left !== null && left > 0 ? say("room_more", ago(left * 1000)) : "";
     lines.push([sink.markers ? "bad" : "", [say("kept_here", figure(sink.lag)), more].filter(Boolean).join(word("comma"))]);
   }
   if (is.late) lines.push(["", catching(sink, now)]);
-  if (sink.refused && sink.last_refusal) lines.push(["uncertain", say("last_refusal", sink.last_refusal)]);
+  if (sink.refused && sink.last_refusal) lines.push(["uncertain", say("last_refusal", reason(sink.last_refusal))]);
   if (!sink.conserved) lines.push(["bad", word("sink_not_conserved")]);
   return lines;
 }
@@ -45,19 +45,23 @@ function catching(sink, now) {
 }
 
 function verdict(state, now, lost) {
-  const judged = state.sinks.map((s) => [s, judge(s, state, now, lost)]), said = [];
-  for (const [sink, is] of judged) {
-    if (is.away) said.push(say("sink_down", sink.id, ago(now - sink.since_ms)));
-    if (is.late) said.push(say("sink_late", sink.id));
-  }
-  const rank = ["good", "uncertain", "bad", "stale"], level = rank[Math.max(0, ...judged.map(([, is]) => rank.indexOf(is.level)))];
-  if (level === "stale") return { level, text: word("stale") };
+  const judged = state.sinks.map((s) => [s, judge(s, state, now, lost)]), rank = ["good", "uncertain", "bad", "stale"];
+  const level = rank[Math.max(0, ...judged.map(([, is]) => rank.indexOf(is.level)))];
+  if (level === "stale") return { level, said: [word("stale")], losses: [] };
+  const said = [...judged.filter(([, is]) => is.away).map(([s]) => (s.since_ms ? say("sink_down", s.id, ago(now - s.since_ms)) : `${s.id} ${word(s.state)}`)),
+    ...judged.filter(([, is]) => is.late).map(([s]) => say("sink_late", s.id))];
   if (!said.length) said.push(word(level === "good" ? "arrives" : "starting"));
-  for (const what of ["refused", "dropped"]) {
-    const count = state.sinks.reduce((sum, s) => sum + s[what], 0);
-    said.push(count ? say(`some_${what}`, figure(count)) : word(`none_${what}`));
-  }
-  return { level, text: said.join(" · ") };
+  const losses = ["refused", "dropped"].map((what) => [what, state.sinks.reduce((sum, s) => sum + s[what], 0)]);
+  return { level, said, losses };
+}
+
+function drawVerdict(state, now, lost) {
+  const { level, said, losses } = verdict(state, now, lost), symbol = SYMBOL[level];
+  put($("arrival"), `${symbol} ${[...said, ...losses.map(([what, n]) => (n ? say(`some_${what}`, figure(n)) : word(`none_${what}`)))].join(" · ")}`);
+  $("arrival").className = level;
+  const more = said.length > 1 ? [`+${said.length - 1}`] : [];
+  put($("arriving"), `${symbol} ${[said[0], ...more, ...losses.filter(([, n]) => n).map(([what, n]) => say(`some_${what}`, figure(n)))].join(" · ")}`);
+  $("arriving").className = level;
 }
 
 // ---- one row for each sink, drawn once and then kept up to date ------------------------------------------
@@ -87,9 +91,7 @@ export function drawDelivery(state, lost, now) {
   const made = `${lang} ${state.sinks.map((s) => `${s.id}/${s.kind}`).join(" ")}`;
   if (drawn !== made) { build(state.sinks); drawn = made; }
   for (const sink of state.sinks) drawSink(sink, state, now, lost);
-  const { level, text } = verdict(state, now, lost);
-  put($("arrival"), `${level === "good" ? SYMBOL.good : SYMBOL[level]} ${text}`);
-  $("arrival").className = level;
+  drawVerdict(state, now, lost);
   drawStore(state.log);
   const log = state.log;
   put($("log"), `${log.conserved ? "✓" : "✗"} ${word(log.conserved ? "conserved" : "not_conserved")} · ${figure(log.appended)} ${word("rows")} = ${figure(log.read)} ${word("read")} + ${figure(log.substituted)} ${word("substituted")} + ${figure(log.derived)} ${word("derived")}`);
@@ -169,7 +171,7 @@ function listDropped(found, total) {
 function listRefused(found, total) {
   const body = found.refused.flatMap((r) => [
     el("tr", {}, el("td", {}, r.time_ms.length ? when(r.time_ms[0], r.time_ms.at(-1)) : "–"), el("td", {}, r.stream), el("td", { class: "figure" }, figure(r.rows)),
-      el("td", { class: "why" }, r.reason, el("span", { class: "when" }, `${word("refused_at")} ${at(r.at_ms, DMYS)}`))),
+      el("td", { class: "why" }, reason(r.reason), el("span", { class: "when" }, `${word("refused_at")} ${at(r.at_ms, DMYS)}`))),
     el("tr", { class: "values" }, el("td", { colspan: 4 }, values(r)))]);
   const listed = found.refused.reduce((sum, r) => sum + r.rows, 0);
   const all = el("a", { href: `/api/v1/refused?sink=${encodeURIComponent(found.refused[0]?.sink ?? "")}&most=200` }, word("all_kept"));

@@ -35,7 +35,7 @@ Object.assign(WORDS, {
 Object.assign(WORDS, {  // delivery; {0} stands for a number or a name
   behind: ["滞后", "behind"], up_to_date: ["已同步", "up to date"], catching_up: ["补传中", "catching up"], comma: ["，", ", "],
   kind_history: ["本机历史库", "history on this box"], kind_mqtt: ["MQTT", "MQTT"], kind_influxdb: ["InfluxDB", "InfluxDB"],
-  arrives: ["数据全部送达", "all data arrives"], sink_down: ["{0} 已中断 {1}", "{0} has been down for {1}"], sink_late: ["{0} 补传中", "{0} is catching up"],
+  arriving: ["数据送达", "delivery"], arrives: ["数据全部送达", "all data arrives"], sink_down: ["{0} 已中断 {1}", "{0} has been down for {1}"], sink_late: ["{0} 补传中", "{0} is catching up"],
   none_refused: ["无拒收", "nothing refused"], some_refused: ["拒收 {0} 行", "{0} rows refused"],
   none_dropped: ["无丢弃", "nothing dropped"], some_dropped: ["丢弃 {0} 行", "{0} rows dropped"],
   kept_here: ["{0} 行保存在本机，恢复后自动补传", "{0} rows are kept here and follow when it is back"], room_more: ["本机还可再存约 {0}", "with room for about {0} more"],
@@ -163,6 +163,16 @@ const QUALITIES = {
 };
 const UNITS = { "{bag}": ["袋", "bags"], "{piece}": ["件", "pieces"], Cel: ["°C", "°C"], "kW.h": ["kWh", "kWh"], "mg/m3": ["mg/m³", "mg/m³"], "m3/h": ["m³/h", "m³/h"], m3: ["m³", "m³"], "1": ["", ""] };
 
+// what a sink says of its peer comes in English; its meaning in Chinese stands before it
+const REASONS = [
+  [/connection refused/i, "对方拒绝连接：服务未启动，或地址、端口不对"], [/name or service not known|name resolution|getaddrinfo|nodename/i, "主机名无法解析"],
+  [/no route to host|network is unreachable/i, "网络不可达"], [/taken over|same client/i, "相同的客户端标识在别处登录"],
+  [/certificate|\bSSL\b|\bTLS\b/i, "TLS 证书或加密方式不符"], [/not authori[sz]ed|unauthori[sz]ed|bad user ?name|answered 40[13]/i, "用户名、密码或令牌不被接受，或没有权限"],
+  [/type conflict/i, "字段类型与库中已有的不同"], [/answered 429|quota|rate limit/i, "对方限流"], [/answered 413|too (large|big)/i, "数据包过大"], [/answered 404|not found/i, "库、组织或地址不存在"],
+  [/silent for|timed? ?out|fell silent|said nothing|answered nothing|come to an end/i, "对方在规定时间内没有应答"], [/answered 5\d\d/i, "对方服务暂时不可用"],
+  [/no space left|disk is full|database or disk/i, "磁盘已满"], [/read-?only/i, "磁盘或文件只读"], [/reset by peer|connection .*(lost|closed)|broken pipe/i, "连接中断"],
+];
+
 export let lang = remembered();
 
 function remembered() {
@@ -181,6 +191,10 @@ export function speak(next) {
 const pick = (pair) => pair[lang === "zh" ? 0 : 1];
 export const word = (key) => (WORDS[key] ? pick(WORDS[key]) : key);
 export const say = (key, ...values) => word(key).replace(/\{(\d)\}/g, (_, i) => values[i]);
+export function reason(text) {
+  const meaning = lang === "zh" && REASONS.find(([pattern]) => pattern.test(text));
+  return meaning ? `${meaning[1]} (${text})` : text;
+}
 export const qualityWord = (name) => (QUALITIES[name] ? pick(QUALITIES[name]) : name);
 export const stateWord = (name) => (STATES[name] ? pick(STATES[name]) : name);
 export const unitWord = (code) => (UNITS[code] ? pick(UNITS[code]) : code);
