@@ -63,6 +63,9 @@ def test_the_csv_module_reads_every_value_and_quality(plant: Plant, tmp_path: Pa
     logged(plant.log, *blocks)
     whole = concatenate(blocks)
     result = exported(plant, tmp_path / "out")
+    content = (tmp_path / "out" / "em_raw.csv").read_bytes()
+    assert content.startswith(b"\xef\xbb\xbftime_utc,")  # without the mark Excel takes it for GBK
+    assert content.endswith(b"\r\n")
     header, rows = table(tmp_path / "out" / "em_raw.csv")
     assert header == [
         *("time_utc", "time_local", "power [kW]", "power.q", "energy [kWh]", "energy.q"),

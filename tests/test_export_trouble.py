@@ -186,15 +186,19 @@ def test_the_disk_of_the_agent_is_not_filled(
 
 def test_without_the_library_one_line_says_how_to_get_it(plant: Plant, tmp_path: Path) -> None:
     logged(plant.log, mixed(seconds(0, 5)))
-    hidden = "import sys; sys.modules['pyarrow'] = None; from edge_agent.cli import main; main()"
-    span = ["--from", "2026-03-02", "--to", "2026-03-03"]
-    arguments = ["export", plant.file, *span, "--format", "parquet", "-o", tmp_path / "out"]
-    code = hidden.replace("main()", "sys.exit(main())")
+    code = (
+        "import sys; sys.modules['pyarrow'] = None; from edge_agent.cli import main\n"
+        "*same, folder = sys.argv[1:]\n"
+        "assert main([*same, '--format', 'csv', '-o', folder + '-csv']) == 0\n"
+        "sys.exit(main([*same, '--format', 'parquet', '-o', folder]))"
+    )
+    arguments = ["export", plant.file, "--from", "2026-03-02", "--to", "2026-03-03"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments), str(tmp_path / "out")],
         capture_output=True, text=True, cwd=ROOT, env=environment(), check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
+    assert done.returncode == 2
+    assert done.stdout.endswith(f"written     {tmp_path}/out-csv\n")
     assert "pip install 'edge-agent[parquet]'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
