@@ -37,6 +37,9 @@ ADVICE = {
     404: "mend bucket or org, or make them in the database",
     405: "this is no InfluxDB: mend url",
 }
+# what is said of a request without a row, also as plain text: InfluxDB 3 says "incoming write was
+# empty"
+_EMPTY = re.compile("^[^<]*(was empty|no (points|lines|data)|requires points)", re.IGNORECASE)
 NO_CALL = "there is no write call of InfluxDB 2 here (InfluxDB 1 has it from 1.8 on): mend url"
 
 
@@ -94,10 +97,12 @@ class Connection:
         pools = self._client.api_client.rest_client.pool_manager
         _watch(pools, self)
         self._service = WriteService(self._client.api_client)  # type: ignore[no-untyped-call] # not annotated
-        status, _, headers, body = self._exchange(NOTHING)
-        if status != TAKEN:  # some servers answer 400: no lines
-            self._bare = short(words_of(body)[0])
-        return _kind(headers)
+        status, _, headers, body = self._exchange(NOTHING, bare=True)
+        if status == TAKEN:
+            return _kind(headers)
+        self._bare = short(words_of(body)[0])
+        told = f"it answers {status} to a request without rows ({self._bare})"
+        return f"{told}; whether it takes rows shows with the first ones only"
 
     def post(self, text: str) -> Said | None:
         """Return None when the lines are stored, and what the server says when it refuses them.
@@ -129,10 +134,14 @@ class Connection:
             new.close()
             raise ConnectionAbortedError("the sink was closed")
 
-    def _exchange(self, text: str) -> tuple[int, str, Mapping[str, str], str]:
+    def _exchange(
+        self, text: str, *, bare: bool = False
+    ) -> tuple[int, str, Mapping[str, str], str]:
         """Send text; return status, phrase, headers in lower case and body of a database's answer.
 
         That is 204, a request too large, or a refusal in a database's words.
+
+        bare  there is no row in it
         """
         from influxdb_client.rest import ApiException
         from urllib3.exceptions import HTTPError
@@ -160,7 +169,8 @@ class Connection:
         except (HTTPError, OSError, UnicodeDecodeError) as e:
             raise Disconnected(_unreachable(_root(e))) from e
         found = {name.lower(): value for name, value in (headers or {}).items()}
-        _judge(int(status), phrase, found, str(body or ""))
+        if not (bare and status in REFUSED and _EMPTY.search(str(body or ""))):
+            _judge(int(status), phrase, found, str(body or ""))
         return int(status), phrase, found, str(body or "")
 
     def _body(self, text: str) -> dict[str, object]:

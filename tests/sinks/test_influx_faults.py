@@ -2,8 +2,6 @@
 
 import asyncio
 import ssl
-import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -35,7 +33,7 @@ from tests.http_proxy import (
     plain,
     raw,
 )
-from tests.servers import Influx, VictoriaMetrics, certificates, free_port
+from tests.servers import Influx, VictoriaMetrics, certificates
 from tests.sinks.blocks import SITE, block, schema
 
 TIMEOUT = 0.4
@@ -213,6 +211,23 @@ async def test_what_follows_a_right_answer_spoils_nothing(
     assert len(repeats) == 120
 
 
+EMPTY = answer(400, body="incoming write was empty", kind="text/plain")  # InfluxDB 3 says so
+BARE = answer(400, body='{"error":"no such precision"}')
+
+
+async def test_a_server_may_refuse_a_request_without_rows(database: Influx) -> None:
+    async with HttpProxy(database.port, greetings=[EMPTY, BARE], faults=[plain, BARE]) as proxy:
+        sink = config_for(proxy).build(SITE)
+        await sink.connect()
+        assert "it answers 400 to a request without rows (incoming write was empty)" in sink.remark
+        await sink.write([block(schema("em-empty/raw"))])
+        await sink.connect()
+        with pytest.raises(Disconnected, match="of a request without rows too: mend this sink"):
+            await sink.write([block(schema("em-empty/raw"), first=3)])  # it is not the rows
+        await sink.close()
+    assert len(in_influx(database, "em-empty")) == 3
+
+
 async def test_faults_without_end_lose_nothing(
     database: Influx, metrics: VictoriaMetrics, tmp_path: Path
 ) -> None:
@@ -305,101 +320,3 @@ async def test_tls_needs_the_right_authority(database: Influx, tmp_path: Path) -
         await sink.connect()
     await sink.close()
     assert len(in_influx(database, "em-tls")) == 5
-
-
-# ---- close -----------------------------------------------------------------------------------
-
-
-async def test_a_cancelled_write_is_over_when_close_returns(database: Influx) -> None:
-    gone = asyncio.Event()
-
-    async def held(exchange: Exchange) -> None:
-        await exchange.hang()
-        gone.set()
-
-    async with HttpProxy(database.port, faults=[held]) as proxy:
-        sink = config_for(proxy, timeout=Duration(30.0)).build(SITE)
-        await sink.connect()
-        blocks = [block(schema("em-cancel/raw"), 4000, first=4000 * i) for i in range(3)]
-        write = asyncio.create_task(sink.write(blocks))
-        await proxy.asked.wait()
-        write.cancel()
-        started = time.monotonic()
-        await asyncio.wait([write])
-        assert write.cancelled()
-        call = sink._call
-        assert call is not None
-        await sink.close()
-        assert call.done()
-        assert time.monotonic() - started < 1.0
-        await asyncio.wait_for(gone.wait(), 5)
-        assert len(proxy.requests) == 1
-    assert in_influx(database, "em-cancel") == []
-
-
-async def test_a_server_that_takes_its_time_with_each_byte_is_given_up(database: Influx) -> None:
-    async def dripping(exchange: Exchange) -> None:
-        reply = await exchange.forward()
-        for i in range(len(reply)):
-            await exchange.say(reply[i : i + 1])
-            await asyncio.sleep(TIMEOUT / 4)
-
-    async with HttpProxy(database.port, faults=[dripping]) as proxy:
-        sink = config_for(proxy).build(SITE)
-        await sink.connect()
-        started = time.monotonic()
-        with pytest.raises(Disconnected, match="did not come to an end"):
-            await sink.write([block(schema("em-drip/raw"), 3)])
-        assert time.monotonic() - started < TIMEOUT * 4
-        await sink.connect()
-        await sink.write([block(schema("em-drip/raw"), 3)])
-        await sink.close()
-    assert len(in_influx(database, "em-drip")) == 3
-
-
-async def test_a_slow_peer_is_given_less_at_once(database: Influx) -> None:
-    async with HttpProxy(database.port, faults=[hung_before] * 3) as proxy:
-        sink = config_for(proxy, timeout=Duration(0.3)).build(SITE)
-        for tries in range(4):
-            await sink.connect()
-            try:
-                await sink.write([block(schema("em-slow/raw"), 4000)])
-            except Disconnected:
-                assert tries < 3
-        await sink.close()
-        sizes = [len(lines) for lines in proxy.requests]
-    assert sizes[0] > 1.8 * sizes[1] > 3.5 * sizes[2]
-    assert len(in_influx(database, "em-slow")) == 4000
-
-
-async def test_sinks_that_hang_take_no_thread_of_others(database: Influx) -> None:
-    hanging = {"faults": [hung_before] * 40, "greetings": [answer(204)] * 40}
-    async with HttpProxy(database.port, **hanging) as proxy:
-        config = config_for(proxy, timeout=Duration(5.0))
-        sinks = [config.build(SITE) for _ in range(40)]  # more than asyncio's threads
-        async with asyncio.TaskGroup() as tasks:
-            for sink in sinks:
-                tasks.create_task(sink.connect())
-        writes = [asyncio.create_task(sink.write([block(schema("x/raw"))])) for sink in sinks]
-        while proxy.faults:  # noqa: ASYNC110  until the last of them hangs
-            await asyncio.sleep(0.005)
-        async with asyncio.timeout(1):
-            assert await asyncio.to_thread(lambda: 1) == 1
-        for write in writes:
-            write.cancel()
-        await asyncio.wait(writes)
-        for sink in sinks:
-            await sink.close()
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("influxdb")]
-
-
-async def test_nobody_is_left_waiting_for_a_connect_that_is_cancelled() -> None:
-    config = InfluxConfig(url=f"http://127.0.0.1:{free_port()}", bucket="b", token=Secret("t"))
-    sink = config.build(SITE)
-    task = asyncio.create_task(sink.connect())
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
-    await sink.close()
-    with pytest.raises(Disconnected, match="no connection"):
-        await sink.write([])

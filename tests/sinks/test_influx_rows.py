@@ -3,12 +3,18 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_agent.clock import VirtualClock
+from edge_agent.delivery import run_sink
 from edge_agent.errors import Rejected
+from edge_agent.health import SinkHealth
 from edge_agent.model import Gap, SampleBlock, Schema
+from edge_agent.outbox import Outbox
+from edge_agent.outbox_schema import Budget, ReaderSpec
 from edge_agent.sinks.base import Item
 from edge_agent.sinks.influxdb import InfluxConfig
 from edge_agent.units import Secret
@@ -16,6 +22,7 @@ from tests.http_proxy import HttpProxy
 from tests.servers import Influx
 from tests.sinks.blocks import SECOND, SITE, START, block, schema
 
+BUDGET = Budget(raw_bytes=1 << 24, raw_age_ns=10**18, derived_bytes=1 << 24)
 WEEK = 7 * 86_400 * SECOND  # a shard
 
 
@@ -164,6 +171,37 @@ async def test_a_stream_that_is_always_refused_costs_one_more_request(influx: In
     assert count(influx, "em-mode") == 2
 
 
+async def test_refused_rows_are_put_aside_with_the_servers_words(
+    influx: Influx, tmp_path: Path
+) -> None:
+    await seed(influx)
+    kiln, bad = block(KILN, 40), modes(40, {4, 5, 30})
+    outbox = Outbox(tmp_path / "log.db", [ReaderSpec("db", lambda _: True)], budget=BUDGET)
+    await outbox.start()
+    reader, health = outbox.reader("db"), SinkHealth("db", "influxdb")
+    sink = config(influx).build(SITE)
+    task = asyncio.create_task(run_sink(health, sink, reader, outbox, VirtualClock()))
+    for start in range(0, 40, 10):
+        rows = [kiln.rows(start, start + 10), bad.rows(start, start + 10)]
+        outbox.append(rows, {"read": 20})
+    await outbox.flush()
+    async with asyncio.timeout(10):
+        while reader.lag:  # noqa: ASYNC110  the log's thread is real
+            await asyncio.sleep(0.005)
+    await outbox.flush()
+    task.cancel()
+    await asyncio.wait([task])
+    aside, counts = outbox.aside("db"), outbox.counts().readers["db"]
+    await outbox.close()
+    assert (counts.delivered, counts.refused) == (77, 3)
+    stamps = [t for each in reversed(aside) for t in each.block.time.tolist()]
+    assert sorted(stamps) == bad.time[[4, 5, 30]].tolist()
+    assert {each.block.schema.stream for each in aside} == {"em-mode/raw"}
+    assert all("field type conflict" in each.reason for each in aside)
+    assert count(influx, "em-kiln") == 40
+    assert count(influx, "em-mode") == 37
+
+
 async def test_rows_older_than_the_bucket_keeps_are_refused_at_once(influx: Influx) -> None:
     influx.query(f'CREATE RETENTION POLICY "hour" ON "{influx.bucket}" DURATION 1h REPLICATION 1')
     now = time.time_ns() // SECOND * SECOND
@@ -186,26 +224,3 @@ async def test_one_poison_row_of_five_thousand_is_found_in_two_dozen_requests(
         assert len(proxy.requests) <= 24
     assert refused == {(0, 3210)}
     assert count(influx, "em-mode") == 4999
-
-
-# ---- the loop --------------------------------------------------------------------------------
-
-
-async def test_the_loop_has_its_turn_while_a_large_batch_is_written(influx: Influx) -> None:
-    wide = schema("em-wide/raw", *(f"a{i:03}" for i in range(100)))
-    items: list[Item] = [block(wide, 64, first=64 * i, seed=i) for i in range(32)]
-    late: list[float] = []
-    sink = config(influx).build(SITE)
-    await sink.connect()
-    async with asyncio.TaskGroup() as tasks:
-        began = time.monotonic()
-        write = tasks.create_task(sink.write(items))
-        while not write.done():
-            started = time.monotonic()
-            await asyncio.sleep(0.001)
-            late.append(time.monotonic() - started - 0.001)
-    took = time.monotonic() - began
-    await sink.close()
-    assert len(late) > 50
-    assert max(late) < took / 3  # done at once it would be all of it
-    assert count(influx, "em-wide") == 32 * 64
