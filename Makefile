@@ -39,7 +39,8 @@ packages:                           # real servers and a real browser; installed
 
 # Three kinds of tests. ALONE measure time or run the whole agent, and have the machine for themselves.
 # COMPUTED wait for nothing: they go behind all others, in one process of lower priority. The others
-# mostly wait for sockets and processes, so that two cores bear three at a time.
+# mostly wait for sockets and processes, so that two cores bear three at a time; in the order of their
+# names, for by the number of tests, xdist's order, the longest file of one test would begin last.
 ALONE := $(addprefix tests/test_,$(addsuffix .py,end_to_end isolation schedule breaker_line \
   gateway_benchmark faults_to_quality kill sink_faults))
 COMPUTED := tests/metrics tests/reports tests/test_codec.py
@@ -56,7 +57,8 @@ computed: $(VENV)/.dev              # and `check`; its dots do not mix with the 
 	  echo; cat $(VENV)/computed.log; exit $$ended
 
 waiting: $(VENV)/.dev
-	$(PYTEST) -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(ALONE) $(COMPUTED)) $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  $(addprefix --ignore=,$(ALONE) $(COMPUTED)) $(ARGS)
 
 soak: packages $(NODE)/node_modules/.package-lock.json $(VENV)/.dev         ## long kills and outages
 	$(BIN)/python -m pytest -q -m soak --override-ini addopts= $(ARGS)
