@@ -81,7 +81,7 @@ def summary(config: Config) -> Iterator[str]:
     groups = [g for name, device in config.devices.items() for g in groups_of(name, device)]
     for name, sink in config.sinks.items():
         yield f"sink      {name}: {sink.kind}"
-        taken = {g.schema.stream: g.period for g in groups if sink.takes(g.schema)}
+        taken = {g.schema: g.period for g in groups if sink.takes(g.schema)}
         yield from (f"attention {name}: {remark}" for remark in sink.remarks(taken))
 
 

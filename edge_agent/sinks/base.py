@@ -85,10 +85,10 @@ class SinkConfig:
             found.append((("backlog_rate",), "backlog_rate is rows per second (write 5000)"))
         return found
 
-    def remarks(self, periods: Mapping[str, float | None]) -> list[str]:  # noqa: ARG002
+    def remarks(self, streams: Mapping[Schema, float | None]) -> list[str]:  # noqa: ARG002
         """Return what a person should know, though it is no fault.
 
-        periods  s between the rows of each stream that it takes, None for what pushes
+        streams  raw ones that it takes, with the s between their rows; None for what pushes
         """
         return []
 

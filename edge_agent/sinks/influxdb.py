@@ -15,14 +15,14 @@ tried are the engine of InfluxDB 1.6.7 behind the write call of version 2, and V
 """
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from edge_agent.errors import Disconnected, Refusal, Rejected
-from edge_agent.model import Gap, Site
+from edge_agent.model import Gap, Kind, Schema, Site
 from edge_agent.sinks.base import Item, SinkConfig, address_problem
 from edge_agent.sinks.influx_refusals import TOO_LARGE, Line, Refused, Said, answer_of, isolate
 from edge_agent.sinks.influx_wire import Connection, Target, TooSlow
@@ -34,6 +34,7 @@ Precision = Literal["ns", "us", "ms", "s"]
 
 PORTS = {"http": 8086, "https": 8086}
 UNITS: Mapping[str, int] = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+TYPES = {Kind.STATE: "state", Kind.TEXT: "text"}  # of fields; all other kinds are numbers
 MOST_LINES = 5_000
 MOST_BYTES = 1_000_000
 FEWEST_BYTES = 20_000  # in a request to the slowest
@@ -106,21 +107,21 @@ class InfluxConfig(SinkConfig):
                 )
         return found
 
-    def remarks(self, periods: Mapping[str, float | None]) -> list[str]:
-        """Return which streams may have rows that get the same time."""
+    def remarks(self, streams: Mapping[Schema, float | None]) -> list[str]:
+        return [*self._coarse(streams), *_conflicts(streams)]
+
+    def _coarse(self, streams: Mapping[Schema, float | None]) -> Iterator[str]:
+        """Yield which streams may have rows that get the same time."""
         step = UNITS[self.precision] / UNITS["s"]
         close = [
-            f"{stream} ({'pushed' if period is None else f'every {period:g} s'})"
-            for stream, period in periods.items()
+            f"{schema.stream} ({'pushed' if period is None else f'every {period:g} s'})"
+            for schema, period in streams.items()
             if step > 1e-6 and (period is None or period < step)
         ]
-        if not close:
-            return []
-        unit, few = self.precision, ", ".join(close[:3])
-        few += f" and {len(close) - 3} more" if len(close) > 3 else ""
-        return [
-            f"precision {unit}: rows of a stream within one {unit} become one row; look at {few}"
-        ]
+        if close:
+            unit = self.precision
+            told = f"precision {unit}: rows of a stream within one {unit} become one row; look at "
+            yield told + _few(close)
 
     @property
     def target(self) -> Target:
@@ -141,6 +142,23 @@ class InfluxConfig(SinkConfig):
 
     def build(self, site: Site) -> "InfluxSink":
         return InfluxSink(self, site)
+
+
+def _conflicts(streams: Iterable[Schema]) -> Iterator[str]:
+    """Yield the tags of one name that are another type in another stream: a field has one type."""
+    types: dict[str, dict[str, list[str]]] = {}
+    for schema in streams:
+        for tag in schema.tags:
+            kind = TYPES.get(tag.kind, "number")
+            types.setdefault(tag.name, {}).setdefault(kind, []).append(schema.stream)
+    for name, kinds in types.items():
+        if len(kinds) > 1:
+            there = " but ".join(f"a {kind} in {_few(where)}" for kind, where in kinds.items())
+            yield f"{name} is {there}: the rows of one of them will be refused (rename it)"
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
 class _Piece(NamedTuple):

@@ -110,7 +110,7 @@ class MqttConfig(SinkConfig):
             found.append((("client_id",), problem))
         return found
 
-    def remarks(self, periods: Mapping[str, float | None]) -> list[str]:  # noqa: ARG002
+    def remarks(self, streams: Mapping[Schema, float | None]) -> list[str]:  # noqa: ARG002
         if self.version == 5:
             return []
         return [BLIND]

@@ -278,12 +278,24 @@ async def test_rows_of_one_time_become_one_with_the_last_value_of_each_field(
 
 
 def test_a_precision_that_may_be_too_coarse_is_told() -> None:
-    periods = {"a/raw": 0.1, "b/raw": 1.0, "c/raw.sub": None}
+    streams = {schema("a/raw"): 0.1, schema("b/raw"): 1.0, schema("c/raw.sub"): None}
     config = {"url": "http://h", "bucket": "b", "token": Secret("t")}
-    (told,) = InfluxConfig(**config, precision="s").remarks(periods)
+    (told,) = InfluxConfig(**config, precision="s").remarks(streams)
     assert "a/raw (every 0.1 s), c/raw.sub (pushed)" in told
     assert "b/raw" not in told
-    assert InfluxConfig(**config).remarks(periods) == []
+    assert InfluxConfig(**config).remarks(streams) == []
+
+
+async def test_one_name_for_two_types_is_told_and_refused(influx: Influx) -> None:
+    number, state = schema("a/raw", "mode", state=""), schema("b/raw", "mode", state="mode")
+    sink = sink_for(influx)
+    (told,) = sink._config.remarks({number: 1.0, state: 1.0})
+    assert told.startswith("mode is a number in a/raw but a state in b/raw: the rows of one")
+    await sink.connect()
+    with pytest.raises(Rejected, match="field type conflict") as refusal:
+        await sink.write([block(number), block(state)])
+    await sink.close()
+    assert [(r.item, *r.rows) for r in refusal.value.refusals] == [(1, 0, 2)]  # row 1 has no mode
 
 
 async def test_a_user_of_influxdb_1_writes_to_a_database_and_policy(tmp_path: Path) -> None:
