@@ -51,7 +51,7 @@ function verdict(state, now, lost) {
   const said = [...judged.filter(([, is]) => is.away).map(([s]) => (s.since_ms ? say("sink_down", s.id, ago(now - s.since_ms)) : `${s.id} ${word(s.state)}`)),
     ...judged.filter(([, is]) => is.late).map(([s]) => say("sink_late", s.id))];
   if (!said.length) said.push(word(level === "good" ? "arrives" : "starting"));
-  const losses = ["refused", "dropped"].map((what) => [what, state.sinks.reduce((sum, s) => sum + s[what], 0)]);
+  const losses = [["refused", state.sinks.reduce((sum, s) => sum + s.refused, 0)], ["dropped", Math.max(...state.sinks.map((s) => s.dropped))]];  // a row that left the log is missing everywhere
   return { level, said, losses };
 }
 
