@@ -136,7 +136,7 @@ async def _deliver(delivery: _Delivery, pace: _Pace) -> None:
         if not health.last_refusal:
             stream = batch.items[first.item].schema.stream
             log.error("%s refuses rows of %s: %s", health.name, stream, first.reason)
-        health.last_refusal = first.reason
+        health.last_refusal, health.refused_ns = first.reason, delivery.clock.wall_ns()
     aside = list(_aside(refusals, batch, health.name, delivery.clock.wall_ns()))
     refused = sum(len(rows.block) for rows in aside)
     delivered = batch.rows - refused

@@ -54,6 +54,7 @@ class SinkHealth:
     since_ns: int = 0
     error: str = ""
     last_refusal: str = ""
+    refused_ns: int = 0  # when that was, since the start; 0: never
     backlog: int = 0  # of the rows that wait, those in the lane behind live ones
     behind_seconds: float = 0.0  # age of the oldest waiting row against its stream's newest
     remaining_seconds: float | None = None  # until it has caught up; None: it does not just now

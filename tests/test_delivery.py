@@ -147,6 +147,7 @@ async def test_refused_rows_are_counted_put_aside_and_cost_no_neighbour(path: Pa
         assert aside.block.time.tolist() == [3, 7, 8]
         np.testing.assert_array_equal(aside.block.value, block_of(RAW, 0, 10).value[:, [3, 7, 8]])
         assert health.last_refusal == "poison"
+        assert 0 < health.refused_ns <= aside.at_ns
 
 
 async def test_live_rows_find_a_slow_sink_free_while_a_backlog_is_delivered(path: Path) -> None:

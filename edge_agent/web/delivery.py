@@ -44,6 +44,7 @@ def _sink(sink: SinkHealth, counts: LogCounts, store: StoreHealth) -> Json:
         "since_ms": sink.since_ns // MS,
         "error": sink.error,
         "last_refusal": sink.last_refusal,
+        "refused_ms": sink.refused_ns // MS or None,
         "lag": reader.pending,
         "backlog": min(sink.backlog, reader.pending),  # they are not of the same moment
         "behind_s": round(sink.behind_seconds, 1),

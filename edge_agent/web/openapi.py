@@ -148,6 +148,7 @@ def _delivery_schemas() -> Json:
         since_ms=_MS,
         error=_TEXT,
         last_refusal=_TEXT,
+        refused_ms=_MS | {"description": "when it refused rows last, since the start"},
         lag=_COUNT | {"description": "rows that wait"},
         backlog=_COUNT | {"description": "of these, rows in the lane behind live ones"},
         behind_s=seconds | {"description": "age of the oldest waiting row, by its stream's newest"},

@@ -308,6 +308,22 @@ async def test_a_sink_takes_one_line_when_all_is_well(serve: Serve, tab: Tab) ->
     await expect(page.locator('[data-sink="broker"] button').first).to_be_disabled()
 
 
+async def test_a_sink_that_refuses_rows_just_now_is_not_called_well(serve: Serve, tab: Tab) -> None:
+    plant = small_plant()
+    now = plant.clock.wall_ns()
+    broker = SinkHealth("broker", "mqtt", State.UP, now - 900 * SECOND, last_refusal="denied")
+    broker.refused_ns = now - 300 * SECOND
+    plant.health.sinks["broker"] = broker
+    page = await tab.open(await serve(plant))
+
+    await expect(page.locator("#arrival")).to_have_text(
+        "▲ broker 拒收部分数据 · 拒收 3 行 · 丢弃 10 行"
+    )
+    await expect(page.locator('[data-sink="broker"]')).to_contain_text("部分拒收")
+    plant.clock.now_ns += 400 * SECOND  # it is over
+    await expect(page.locator("#arrival")).to_have_text("● 数据正常送达 · 拒收 3 行 · 丢弃 10 行")
+
+
 async def test_catching_up_tells_backlog_and_time_until_it_is_done(serve: Serve, tab: Tab) -> None:
     plant = small_plant()
     plant.readers["broker"] = ReaderCounts(1_300_040, 100_000, 0, 1_200_040, 0)

@@ -3,6 +3,7 @@ import { $, DHM, FULL, SYMBOL, ago, at, el, figure, fixed, put, size } from "./d
 import { lang, reason, say, unitWord, word } from "./words.js";
 
 const LATE = 30; // s of plant time at real speed that a sink may be behind and still counts as up to date
+const RECENT = 600000; // ms of plant time for which a refusal is news
 const PATIENCE = 60000; // ms after which rows that do not get fewer are told
 const LISTED = 50; // refusals that are shown, the newest
 const SELDOM = 2000; // ms between two questions for a list that is open
@@ -18,6 +19,7 @@ function judge(sink, state, now, lost) {
   if (sink.state !== "up") return { level: "bad", symbol: SYMBOL.bad, label: sink.since_ms ? `${word(sink.state)} ${ago(now - sink.since_ms)}` : word(sink.state), away: true };
   const late = sink.backlog > 0 || sink.behind_s > LATE * Math.max(1, state.speed);
   if (late) return { level: "uncertain", symbol: SYMBOL.uncertain, label: word("catching_up"), late };
+  if (sink.refused_ms !== null && now - sink.refused_ms < RECENT) return { level: "uncertain", symbol: SYMBOL.uncertain, label: word("refuses"), refuses: true };
   return { level: "good", symbol: SYMBOL.good, label: word("up") };
 }
 
@@ -49,8 +51,8 @@ function verdict(state, now, lost) {
   const level = rank[Math.max(0, ...judged.map(([, is]) => rank.indexOf(is.level)))];
   if (level === "stale") return { level, said: [word("stale")], losses: [] };
   const said = [...judged.filter(([, is]) => is.away).map(([s]) => (s.since_ms ? say("sink_down", s.id, ago(now - s.since_ms)) : `${s.id} ${word(s.state)}`)),
-    ...judged.filter(([, is]) => is.late).map(([s]) => say("sink_late", s.id))];
-  if (!said.length) said.push(word(level === "good" ? "arrives" : "starting"));
+    ...judged.filter(([, is]) => is.late).map(([s]) => say("sink_late", s.id)), ...judged.filter(([, is]) => is.refuses).map(([s]) => say("sink_refuses", s.id))];
+  if (!said.length) said.push(word(level !== "good" ? "starting" : state.sinks.some((s) => s.refused || s.dropped) ? "arrives_now" : "arrives"));
   const losses = [["refused", state.sinks.reduce((sum, s) => sum + s.refused, 0)], ["dropped", Math.max(...state.sinks.map((s) => s.dropped))]];  // a row that left the log is missing everywhere
   return { level, said, losses };
 }
@@ -101,7 +103,7 @@ function drawSink(sink, state, now, lost) {
   const node = rows.get(sink.id), is = judge(sink, state, now, lost);
   put(node.tag, `${is.symbol} ${is.label}`);
   node.tag.className = `tagged ${is.level}`;
-  put(node.cells.behind, is.late || is.away ? ago(sink.behind_s * 1000) : is.level === "good" ? word("up_to_date") : "–");
+  put(node.cells.behind, is.late || is.away ? ago(sink.behind_s * 1000) : is.level === "good" || is.refuses ? word("up_to_date") : "–");
   for (const name of ["lag", "delivered", "refused", "dropped"]) {
     const cell = node.cells[name], count = sink[name];
     put(cell, figure(count));

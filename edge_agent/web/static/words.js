@@ -36,6 +36,7 @@ Object.assign(WORDS, {  // delivery; {0} stands for a number or a name
   behind: ["滞后", "behind"], up_to_date: ["已同步", "up to date"], catching_up: ["补传中", "catching up"], comma: ["，", ", "],
   kind_history: ["本机历史库", "history on this box"], kind_mqtt: ["MQTT", "MQTT"], kind_influxdb: ["InfluxDB", "InfluxDB"],
   arriving: ["数据送达", "delivery"], arrives: ["数据全部送达", "all data arrives"], sink_down: ["{0} 已中断 {1}", "{0} has been down for {1}"], sink_late: ["{0} 补传中", "{0} is catching up"],
+  arrives_now: ["数据正常送达", "data arrives"], refuses: ["部分拒收", "refuses some"], sink_refuses: ["{0} 拒收部分数据", "{0} refuses some rows"],
   none_refused: ["无拒收", "nothing refused"], some_refused: ["拒收 {0} 行", "{0} rows refused"],
   none_dropped: ["无丢弃", "nothing dropped"], some_dropped: ["丢弃 {0} 行", "{0} rows dropped"],
   kept_here: ["{0} 行保存在本机，恢复后自动补传", "{0} rows are kept here and follow when it is back"], room_more: ["本机还可再存约 {0}", "with room for about {0} more"],
