@@ -47,7 +47,7 @@ COMPUTED := tests/metrics tests/reports tests/test_codec.py
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -q
 
-# Tests start some two hundred processes: byte code is kept, also where the environment forbids it.
+# Tests start many processes: byte code is kept, also where the environment forbids it.
 test computed waiting soak: export PYTHONDONTWRITEBYTECODE :=
 
 test: packages $(NODE)/node_modules/.package-lock.json $(VENV)/.dev  ## everything, on real servers; pytest's summary is the last line
