@@ -441,10 +441,10 @@ class Reader:
         outbox, generation = self._outbox, self._committer.generation
         start, reach = lane[0], min(lane[1], outbox.ledger.totals["committed"])
         asked = (*lane, self._name, limit)
-        items = self._records(asked)
-        last = items[-1].sequence if items else reach
+        items, whole = self._records(asked)
+        last = lane[1] if whole else items[-1].sequence
         markers = [outbox.marker(row) for row in outbox.db.execute(_GAPS, asked).fetchall()]
-        items += [marker for marker in markers if marker.sequence <= last or len(items) < limit]
+        items += [marker for marker in markers if marker.sequence <= last]
         items = sorted(items, key=lambda item: item.sequence)[:limit]
         end = max(start, items[-1].sequence if items else reach)
         if not self._committer.hand_out(self._name, joined(self._passed, (start, end)), generation):
@@ -458,8 +458,12 @@ class Reader:
         self._passed = ack.passed = joined(self._passed, span)
         self._committer.acknowledge(self._name, ack)
 
-    def _records(self, asked: tuple[int, int, str, int]) -> list[Record | Marker]:
-        """Return the next records, the damaged ones as markers, as far as the share goes."""
+    def _records(self, asked: tuple[int, int, str, int]) -> tuple[list[Record | Marker], bool]:
+        """Return the next records, the damaged ones as markers, as far as the share goes.
+
+        The second says whether these are all: otherwise a marker behind them must wait, or the
+        reader would pass what lies between.
+        """
         outbox = self._outbox
         items: list[Record | Marker] = []
         size = 0
@@ -468,12 +472,12 @@ class Reader:
                 record = outbox.record(row)
                 size += len(record.payload)
                 if items and size > self._share:
-                    break
+                    return items, False
                 if codec.intact(record.payload):
                     items.append(record)
                 else:
                     items.append(self.skip(record))
-        return items
+        return items, len(items) < asked[-1]
 
     def skip(self, record: Record) -> Marker:
         """Count a record that does not decode as dropped; return the gap that stands for it.

@@ -1,6 +1,7 @@
 """What happens to rows that leave the log of ``outbox.py`` before all its readers have had them."""
 
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 
 from edge_agent.outbox_schema import Known, Ledger, Lost, on, stored_size, table_of
@@ -26,6 +27,7 @@ class Shedding:
         self._held = held
         self._taken: Mapping[str, Spans] | None = None
         self._open = dict[tuple[str, int], Lost]()  # by reader and schema
+        self._there = dict[tuple[str, int], list[int]]()  # numbers of the markers of before
 
     @property
     def taken(self) -> Mapping[str, Spans]:
@@ -42,6 +44,7 @@ class Shedding:
                 self._after.readers[name].appended += rows.rows
                 self._after.readers[name].dropped += rows.rows
                 self._mark(name, rows)
+        self.finish()  # what is shed from the file is older
 
     def shed(self, table: str, excess: int, limit: int) -> list[tuple[int, int]]:
         """Return the oldest rows of a table (number, length) that must go.
@@ -81,8 +84,10 @@ class Shedding:
 
     def _mark(self, name: str, rows: Lost) -> None:
         key = (name, rows.known.number)
-        if key in self._open and self._parted(name, self._open[key].last, rows.sequence):
-            self._close(key)
+        if key in self._open:
+            between = self._open[key].last, rows.sequence
+            if self._parted(name, *between) or self._marked(key, *between):
+                self._close(key)
         if key in self._open:
             marker = self._open[key]
             marker.last = rows.last
@@ -97,6 +102,18 @@ class Shedding:
         """Return whether the reader has passed numbers between two that it has not."""
         spans = (*self._after.readers[name].passed, *self.taken[name])
         return any(start < after and stop > before for start, stop in spans if stop > start)
+
+    def _marked(self, key: tuple[str, int], before: int, after: int) -> bool:
+        """Return whether a marker of before stands between two numbers.
+
+        So it is when rows stay because another reader holds them, and leave after what follows.
+        """
+        if key not in self._there:
+            sql = "SELECT sequence FROM gap WHERE reader = ? AND schema = ? ORDER BY sequence"
+            self._there[key] = [number for (number,) in self._db.execute(sql, key)]
+        there = self._there[key]
+        i = bisect_right(there, before)
+        return i < len(there) and there[i] < after
 
     def finish(self) -> None:
         """Write the markers that are still open."""

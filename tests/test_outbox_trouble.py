@@ -1,6 +1,7 @@
 """The log when something is wrong: over its budget, on a full disk, with damaged bytes."""
 
 import asyncio
+import itertools
 import os
 import resource
 import sqlite3
@@ -85,6 +86,58 @@ async def test_over_the_budget_the_oldest_rows_leave_and_a_marker_stands_for_the
         push(outbox, block_of(RAW, 1000))
         assert not gaps(await outbox.reader("all").take(9)), "a marker came twice"
         assert outbox.db.execute("SELECT count(*) FROM gap").fetchone() == (0,)
+
+
+async def test_a_marker_does_not_carry_a_reader_over_rows_that_it_was_not_handed(
+    path: Path,
+) -> None:
+    """What both readers were handed stays, one behind the other, and what follows leaves."""
+    other = ReaderSpec("other", lambda _: True)
+    async with opened(path, ALL, other, budget=SMALL) as outbox:
+        for i in range(60):
+            push(outbox, incompressible(RAW, i))
+        await outbox.flush()
+        mine, its = outbox.reader("all"), outbox.reader("other")
+        await mine.take(64)
+        taken = await its.take(64)
+        its.acknowledge(taken[-1].sequence, delivered=sum(i.rows for i in taken))
+        held = await its.take(64)
+        for i in range(60, 1200):
+            push(outbox, incompressible(RAW, i))
+            if i % 100 == 0:
+                await outbox.flush()
+        await outbox.flush()
+        its.acknowledge(held[-1].sequence, delivered=sum(i.rows for i in held))
+        await take_all(mine)
+        await take_all(its)
+        await outbox.flush()
+        assert outbox.counts().conserved
+
+
+async def test_a_marker_does_not_reach_over_another_one(path: Path) -> None:
+    """What another reader held leaves after what follows it, which has its marker already."""
+    other = ReaderSpec("other", lambda _: True)
+    async with opened(path, ALL, other, budget=SMALL) as outbox:
+        its, held = outbox.reader("other"), list[Record | Gap]()
+        push(outbox, incompressible(RAW, 0))
+        await outbox.flush()
+        its.acknowledge((await its.take(1))[0].sequence, delivered=1)  # in front of it rows leave
+        for i in range(1, 1500):
+            push(outbox, incompressible(RAW, i))
+            if i % 100 == 0:
+                await outbox.flush()
+            if i == 200:
+                held = await its.take(64)
+            if i == 1200:  # it goes on, so what it held may leave
+                records = [item for item in held if isinstance(item, Record)]
+                its.acknowledge(held[-1].sequence, delivered=sum(r.rows for r in records))
+        await outbox.flush()
+        markers = gaps(await outbox.reader("all").take(50))
+        assert len(markers) >= 2
+        for before, after in itertools.pairwise(markers):
+            assert before.last_ns < after.first_ns
+        for marker in markers:
+            assert marker.rows == marker.last_ns - marker.first_ns + 1
 
 
 async def test_neither_class_of_rows_starves_the_other(path: Path) -> None:
