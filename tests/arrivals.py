@@ -123,8 +123,8 @@ def assert_first_arrivals(stream: str, logged: Sequence[Row], found: Sequence[Ro
 def assert_lanes(stream: str, logged: Sequence[Row], found: Iterable[tuple[Row, bool]]) -> None:
     """Each lane has its rows in the order of the log, and between them they have every row.
 
-    found  the rows in the order of arrival, and whether each was said to come behind live ones: it
-           is older than one that has been there; any other is newer than all of them
+    found  the rows in the order of arrival, and whether each was said to come behind live ones; a
+           live one is newer than all that came before it
     """
     place = {row: i for i, row in enumerate(logged)}
     seen, newest, last = set[int](), -1, -1
@@ -135,13 +135,11 @@ def assert_lanes(stream: str, logged: Sequence[Row], found: Iterable[tuple[Row, 
             continue
         seen.add(i)
         if behind:
-            assert last < i < newest, (
-                f"{stream}: row {i} came behind {last}, the newest is {newest}"
-            )
+            assert i > last, f"{stream}: row {i} of the backlog came behind row {last}"
             last = i
         else:
             assert i > newest, f"{stream}: row {i} came as a live one, the newest is {newest}"
-            newest = i
+        newest = max(newest, i)
     assert len(seen) == len(logged), f"{stream}: {len(logged) - len(seen)} rows never came"
 
 

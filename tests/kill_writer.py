@@ -5,9 +5,10 @@ milliseconds and hundreds of kills fit into a test. Each agent opens the log, re
 to the broker and the database of its configuration; in place of drivers stands a load whose values
 follow from their place in the stream, pushed as fast as the sinks take it.
 
-What is said to it, a line each: ``run ROWS`` (go on until every stream has so many rows, then stop
-in order) and ``reap``. What it says: ``started PID``; ``opened JSON`` (the counts as found);
-``flushed ROWS``: every stream has committed so many; ``done``; ``ended STATUS``.
+What is said to it, a line each: ``run ROWS AHEAD`` (go on until every stream has so many rows,
+then stop in order; the load is so many rows ahead of the sinks at most) and ``reap``. What it says:
+``started PID``; ``opened JSON`` (the counts as found); ``flushed ROWS``: every stream has committed
+so many; ``done``; ``ended STATUS``.
 
 Where an agent is stands in a file that outlives it, a byte each: see ``Phase``.
 """
@@ -139,7 +140,7 @@ def place_of(agent: Agent, schema: Schema) -> int:
     return 0 if last is None else (last - START) // round(schema.period * 1e9) + 1
 
 
-async def produce(agent: Agent, rows: int) -> None:
+async def produce(agent: Agent, rows: int, ahead: int) -> None:
     """Push rows until every stream has so many; say how many are safe."""
     schemas = streams_of(agent)
     places = {schema.stream: place_of(agent, schema) for schema in schemas}
@@ -154,12 +155,14 @@ async def produce(agent: Agent, rows: int) -> None:
         turn += 1
         if turn % 13 == 0:
             agent.pipeline.checkpoint()
-        if turn % 5 == 0:
+        if turn % 8 == 0:
             await agent.outbox.flush()
             say(f"flushed {min(places.values())}")
-        while max(agent.outbox.reader(name).lag for name in ("broker", "influx")) > AHEAD:  # noqa: ASYNC110  a lag has no event
+        while max(agent.outbox.reader(name).lag for name in ("broker", "influx")) > ahead:  # noqa: ASYNC110  a lag has no event
             await asyncio.sleep(0.001)
         await asyncio.sleep(0)
+    await agent.outbox.flush()
+    say(f"flushed {min(places.values())}")
 
 
 # ---- one agent -----------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ class Watched:
         await self._sink.close()
 
 
-async def run(config: Config, phases: mmap.mmap, rows: int) -> None:
+async def run(config: Config, phases: mmap.mmap, rows: int, ahead: int) -> None:
     """Be an agent until the streams have so many rows; then stop in order."""
 
     def note(phase: Phase) -> Callable[[int], None]:
@@ -223,7 +226,7 @@ async def run(config: Config, phases: mmap.mmap, rows: int) -> None:
     agent_module.run_sink = deliver
     async with asyncio.TaskGroup() as tasks:
         sinks = agent._start_sinks(tasks)
-        await produce(agent, rows)
+        await produce(agent, rows, ahead)
         note(Phase.STOPPING)(1)
         agent._checkpoint()
         await agent._drain()
@@ -250,7 +253,8 @@ def main(plant: Path, phases: Path) -> None:
             pid = os.fork()
             if pid == 0:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-                asyncio.run(run(config, shared, int(rest)))
+                rows, ahead = map(int, rest.split())
+                asyncio.run(run(config, shared, rows, ahead))
                 os._exit(0)
             say(f"started {pid}")
 

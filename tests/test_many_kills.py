@@ -5,18 +5,9 @@ values of its load follow from their place, so what must be there is known witho
 broker handed out is read by ``mosquitto_sub``, what the database holds by queries.
 """
 
-import json
-import mmap
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -29,8 +20,8 @@ from edge_agent.sinks.history import History
 from tests.arrivals import (
     Points,
     Rows,
-    arrived,
-    assert_first_arrivals,
+    arrived_in_lanes,
+    assert_lanes,
     computed_undisturbed,
     counted,
     kept,
@@ -39,126 +30,37 @@ from tests.arrivals import (
     rows_of,
     stored,
 )
-from tests.kill_writer import PLANT, Phase, load_of
+from tests.kill_writer import Phase, load_of
+from tests.killer import Killer, plant
 from tests.printed import Printed
 from tests.servers import Influx, Message, Mosquitto
 
-REPOSITORY = Path(__file__).parent.parent
-FOR_EVER = 1 << 40  # rows of a load that is killed before it has them
 RECOVERED = 2.0  # seconds in which an agent must have opened its log and recovered
-STARTS = 0.25  # part of the kills that come within EARLY
-EARLY = 0.06  # seconds after the fork: opening, recovery, first commits
-LATE = 0.3  # seconds after the recovery: everything else
-# messages that come again after a kill, at most: the batch in flight, and those acknowledged since
-# the last commit, which has the cursors (here after 50 ms, in which two or three batches go out)
-AGAIN = 4 * 64
+BATCH = 64  # records that a sink is handed at once, at most; of the backlog 512
+BACKLOG = 512
 
 
-@dataclass
-class Killer:
-    """Starts agents and kills them; keeps what was found on the way."""
+def repeats(messages: Iterable[Message], log: Archive) -> list[int]:
+    """Return of how many raw records rows came again on each connection of the agent.
 
-    plant: Path
-    phases: Path
-    safe: int = 0  # rows that every stream had committed, as far as was said
-    hit: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0.0
-    fed: int = 0
-
-    @contextmanager
-    def ready(self) -> Iterator["Killer"]:
-        """Run the process that starts agents."""
-        self.phases.write_bytes(bytes(len(Phase)))
-        with (
-            self.phases.open("r+b") as file,
-            mmap.mmap(file.fileno(), len(Phase)) as self._shared,
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.kill_writer", str(self.plant), str(self.phases)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                cwd=REPOSITORY, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-            ) as self._process,
-        ):  # fmt: skip
-            yield self
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            assert self._process.wait(20) == 0
-
-    def _say(self, order: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(order + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self, until: str) -> str:
-        """Take in what is said until a line that begins so; return the rest of it."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            word, _, rest = line.strip().partition(" ")
-            if word == "opened":
-                found = json.loads(rest)
-                assert found["conserved"], found
-                assert found["rows"] >= self.safe, f"{self.safe} rows were committed: {found}"
-                self.slowest = max(self.slowest, found["seconds"])
-                self.fed = max(self.fed, found["fed"])
-            elif word == "flushed":
-                self.safe = int(rest)
-            if word == until:
-                return rest
-        raise AssertionError(f"it ended before it said {until!r}")
-
-    def kill(self, chance: random.Random) -> None:
-        """Start an agent and kill it at a random moment: while it starts, or when it is at work."""
-        self._say(f"run {FOR_EVER}")
-        pid = int(self._hear("started"))
-        if chance.random() < STARTS:
-            time.sleep(chance.uniform(0, EARLY))
-        else:
-            self._hear("opened")
-            time.sleep(chance.uniform(0, LATE))
-        os.kill(pid, signal.SIGKILL)
-        self._say("reap")
-        assert int(self._hear("ended")) == signal.SIGKILL
-        now = {phase.name for phase in Phase if self._shared[phase]}
-        self.hit.update(now or {"BETWEEN"})
-
-    def finish(self) -> None:
-        """Let an agent bring every stream to the same length and stop in order."""
-        self._say(f"run {self.safe + 100}")
-        self._hear("done")
-        self._say("reap")
-        assert int(self._hear("ended")) == 0
-
-
-def plant(folder: Path, broker: Mosquitto, influx: Influx) -> Path:
-    """Write the plant with these sinks."""
-    path = folder / "plant.yaml"
-    path.write_text(
-        f"""{PLANT}
-sinks:
-  broker: {{type: mqtt, url: "{broker.url}"}}
-  influx: {{type: influxdb, url: "{influx.url}", org: plant, bucket: energy,
-           token: "${{INFLUX_TOKEN}}"}}
-""",
-        encoding="utf-8",
-    )
-    return path
-
-
-def repeats(messages: Iterable[Message]) -> list[int]:
-    """Return how many messages came again on each connection of the agent, the first one's first.
-
-    A connection begins with the word ``online``.
+    A connection begins with the word ``online``. What is handed out anew is cut anew into messages,
+    so the records of the log are counted.
     """
-    found, seen = list[int](), set[tuple[str, bytes, int]]()
+    record = dict[tuple[str, int], int]()
+    for stored_record in log.records(0):
+        block = log.block(stored_record)
+        for moment in (block.time // 1_000_000).tolist():
+            record[block.schema.stream, moment] = stored_record.sequence
+    found, seen = list[set[int]](), set[tuple[str, int]]()
     for message in messages:
-        if "/$state/" in message.topic:
-            if message.payload == b"online":
-                found.append(0)
-        elif "$" not in message.topic:
-            times = message.json["t"]
-            key = (message.topic, message.payload, times[0])
-            found[-1] += key in seen
-            seen.add(key)
-    return found
+        stream = message.topic.split("/", 2)[2]
+        if stream.startswith("$state") and message.payload == b"online":
+            found.append(set())
+        elif stream.endswith("/raw"):
+            rows = {(stream, moment) for moment in message.json["t"]}
+            found[-1] |= {record[row] for row in rows & seen}
+            seen |= rows
+    return [len(records) for records in found]
 
 
 def expected(schemas: Iterable[Schema], rows: Rows) -> Rows:
@@ -169,14 +71,18 @@ def expected(schemas: Iterable[Schema], rows: Rows) -> Rows:
 
 
 @pytest.mark.parametrize(
-    "kills",
+    ("kills", "live_first"),
     [
-        pytest.param(50, marks=pytest.mark.timeout(120)),  # some 0.3 s each, and what is compared
-        pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+        # some 0.3 s each, and what is compared
+        pytest.param(35, "never", marks=pytest.mark.timeout(120)),
+        pytest.param(15, "150ms", marks=pytest.mark.timeout(120)),
+        pytest.param(1000, "never", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+        pytest.param(1000, "150ms", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
     ],
 )
-async def test_an_agent_killed_many_times_loses_nothing(
+async def test_an_agent_killed_many_times_loses_nothing(  # noqa: PLR0917  fixtures
     kills: int,
+    live_first: str,
     tmp_path: Path,
     mosquitto: Mosquitto,
     influx: Influx,
@@ -185,7 +91,7 @@ async def test_an_agent_killed_many_times_loses_nothing(
     seed = random.SystemRandom().randrange(10_000)
     chance = random.Random(seed)
     monkeypatch.setenv("INFLUX_TOKEN", influx.token)
-    path = plant(tmp_path, mosquitto, influx)
+    path = plant(tmp_path, mosquitto.url, influx.url, live_first=live_first)
     printed = Printed(mosquitto, tmp_path / "printed.txt", "edge/#")
     begin = time.monotonic()
     with printed, Killer(path, tmp_path / "phases").ready() as killer:
@@ -194,29 +100,32 @@ async def test_an_agent_killed_many_times_loses_nothing(
         killer.finish()
         printed.wait(60)
     messages = list(printed.messages())
-    again = repeats(messages)
+    archive = Archive(tmp_path / "data" / "log.db")
+    again = repeats(messages, archive)
     print(  # noqa: T201  what the run was worth
         f"seed {seed}: {kills} kills in {time.monotonic() - begin:.0f} s; hit {dict(killer.hit)};"
         f" opened and recovered within {killer.slowest:.3f} s, at most {killer.fed} records fed;"
-        f" {len(messages)} messages, came again after a kill: sum {sum(again)}, most {max(again)}"
+        f" {len(messages)} messages; after a kill came again: at most {max(again)} records,"
+        f" {sum(again)} in all"
     )
 
-    archive = Archive(tmp_path / "data" / "log.db")
     raw, schemas = stored(archive)
     derived, others = kept(History(tmp_path / "data" / "history.db"))
     schemas |= others
     sent = raw | {s: rows for s, rows in derived.items() if schemas[s].family is not Family.SLOT}
-    found = arrived(messages, schemas)
+    found = arrived_in_lanes(messages, schemas)
 
     # every row that was pushed is in the log, in order and with its value
     assert raw == expected([schemas[stream] for stream in raw], raw)
     assert {len(rows) for rows in raw.values()} == {killer.safe}
     # the figures are those of an agent that was not disturbed
     assert derived == await computed_undisturbed(path, archive, tmp_path / "again")
-    # the broker had every row in the order of the log
+    # the broker had every row in the order of the log, in each lane
     assert found.keys() == sent.keys()
     for stream, rows in sent.items():
-        assert_first_arrivals(stream, [(t // 1_000_000, cells) for t, cells in rows], found[stream])
+        assert_lanes(stream, [(t // 1_000_000, cells) for t, cells in rows], found[stream])
+        behind = any(late for _, late in found[stream])
+        assert not behind or live_first != "never"
     # the database has every row once and nothing else
     wanted, have = Points(), Points()
     for stream, rows in sent.items():
@@ -230,7 +139,7 @@ async def test_an_agent_killed_many_times_loses_nothing(
     for name, taken in {HISTORY: derived, "broker": sent, "influx": sent}.items():
         total = sum(map(len, taken.values()))
         assert counts.readers[name] == ReaderCounts(total, total, 0, 0, 0), name
-    assert max(again) <= AGAIN
+    assert max(again) <= (BATCH if live_first == "never" else BACKLOG)
     assert killer.slowest < RECOVERED
     if kills >= 1000:
         assert all(killer.hit[phase.name] for phase in Phase if phase is not Phase.STOPPING)
