@@ -1,8 +1,8 @@
 """``edge-agent status`` on real logs: with and beside an agent, full, damaged, or not there."""
 
+import asyncio
 import os
 import re
-import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -13,14 +13,16 @@ import pytest
 import yaml
 
 from edge_agent import outbox_survey
+from edge_agent.agent import Agent
 from edge_agent.cli import main
 from edge_agent.clock import SECOND
+from edge_agent.config import load
+from edge_agent.health import State
 from edge_agent.model import Family, SampleBlock, Schema, Tag
 from edge_agent.outbox import Archive, Aside, Budget, Outbox, ReaderSpec
 from edge_agent.outbox_schema import damage_flag
 from edge_agent.status import size, span, writer
 from edge_agent.units import Unit
-from tests.commands import line, run, started
 from tests.servers import free_port
 
 NOON = 1_791_172_800 * SECOND  # 2026-10-05T12:00:00+08:00
@@ -179,16 +181,20 @@ def test_no_log_is_status_1_and_a_wrong_file_status_2(
     assert main(["status", str(plant.parent / "none.yaml")]) == 2
 
 
-@pytest.mark.timeout(40)  # two processes of the agent, slow on a loaded box
-def test_a_running_agent_is_asked_why_a_sink_is_down(plant: Path) -> None:
-    with started("run", plant) as process:
-        line(process, "broker is down", error=True)
-        status, said, error = run("status", plant)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+async def test_a_running_agent_is_asked_why_a_sink_is_down(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    agent = Agent(load(plant))
+    task = asyncio.create_task(agent.run())
+    await agent.ready.wait()
+    async with asyncio.timeout(15):
+        while agent.health.sinks["broker"].state is not State.DOWN:  # noqa: ASYNC110  bounded
+            await asyncio.sleep(0.01)
+    said = await asyncio.to_thread(told, capfd, plant)
+    agent.stop()
+    await task
 
-    assert (status, error) == (0, "")
-    assert f"agent       process {process.pid}\n" in said
+    assert f"agent       process {os.getpid()}\n" in said
     assert re.search(r"^broker +down +\d+", said, re.MULTILINE)
     assert re.search(r"^broker +down since \d.*: .*cannot be reached", said, re.MULTILINE)
 

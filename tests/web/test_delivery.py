@@ -126,34 +126,20 @@ async def test_a_log_that_cannot_be_read_is_told_in_plain_words(serve: Serve) ->
     assert (answer.status_code, answer.json()["error"]) == (503, "log.db: the log cannot be read")
 
 
-@pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("most=0", "most='0' is not a whole number from 1 to 200"),
-        ("most=201", "most='201' is not a whole number from 1 to 200"),
-        ("skip=-1", "skip='-1' is not a whole number from 0 to 1000000"),
-        ("before=3", "unknown parameter 'before' (known: sink, most, skip)"),
-    ],
-)
-async def test_a_wrong_page_of_refusals_is_refused(serve: Serve, query: str, words: str) -> None:
-    answer = await get(await serve(small_plant()), f"/api/v1/refused?{query}")
+async def test_a_wrong_question_is_answered_in_plain_words(serve: Serve) -> None:
+    address = await serve(small_plant())
+    wrong = {
+        "dropped?sink=nobody": (404, "no sink 'nobody' (there are: history, broker)"),
+        "dropped?sinks=broker": (400, "unknown parameter 'sinks' (known: sink)"),
+        "refused?most=0": (400, "most='0' is not a whole number from 1 to 200"),
+        "refused?most=201": (400, "most='201' is not a whole number from 1 to 200"),
+        "refused?skip=-1": (400, "skip='-1' is not a whole number from 0 to 1000000"),
+        "refused?before=3": (400, "unknown parameter 'before' (known: sink, most, skip)"),
+    }
 
-    assert (answer.status_code, answer.json()["error"]) == (400, words)
+    answers = {asked: await get(address, f"/api/v1/{asked}") for asked in wrong}
 
-
-@pytest.mark.parametrize(
-    ("query", "status", "words"),
-    [
-        ("sink=nobody", 404, "no sink 'nobody' (there are: history, broker)"),
-        ("sinks=broker", 400, "unknown parameter 'sinks' (known: sink)"),
-    ],
-)
-async def test_a_wrong_question_is_answered_in_plain_words(
-    serve: Serve, query: str, status: int, words: str
-) -> None:
-    answer = await get(await serve(small_plant()), f"/api/v1/dropped?{query}")
-
-    assert (answer.status_code, answer.json()["error"]) == (status, words)
+    assert {k: (a.status_code, a.json()["error"]) for k, a in answers.items()} == wrong
 
 
 async def test_prometheus_has_the_delivery_and_the_store(serve: Serve) -> None:
