@@ -144,6 +144,7 @@ class HttpProxy:
     requests: list[list[str]] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)  # a request with rows has come
     port: int = 0
+    connections: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -173,6 +174,7 @@ class HttpProxy:
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        self.connections += 1
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(_END)

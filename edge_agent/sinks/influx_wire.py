@@ -10,6 +10,7 @@ Source: RFC 9110 (10.2.3 Retry-After, 15.4 redirections), RFC 9112 (8, incomplet
 
 import re
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
 
 TAKEN = 204
+IDLE = 30.0  # seconds after which a connection is not used again
 REFUSED = {400, 422}  # a bad line or a conflict of types; a row that the bucket does not keep
 NOTHING = "# edge-agent is here\n"  # a comment: a request without a row
 
@@ -75,6 +77,7 @@ class Connection:
         self._ended = False
         self._client: InfluxDBClient | None = None
         self._service: WriteService | None = None
+        self._used = time.monotonic()
         self._bare: str | None = None  # what is said of a request without a row
 
     def open(self) -> str:
@@ -100,6 +103,8 @@ class Connection:
         status, _, headers, body = self._exchange(NOTHING, bare=True)
         if status == TAKEN:
             return _kind(headers)
+        if status == TOO_LARGE:
+            raise Disconnected("413 to an empty request: mend what stands before the database")
         self._bare = short(words_of(body)[0])
         told = f"it answers {status} to a request without rows ({self._bare})"
         return f"{told}; whether it takes rows shows with the first ones only"
@@ -117,6 +122,18 @@ class Connection:
             told = f"the database answered {status}: {words}; it says so of a request without rows"
             raise Disconnected(f"{told} too: mend this sink")
         return Said(status, phrase, body)
+
+    def confirm(self) -> None:
+        """Return when a request without a row is answered as it was in the beginning.
+
+        A server that says no to everything says nothing about rows.
+        errors  ``Disconnected``
+        """
+        status, _, _, body = self._exchange(NOTHING, bare=True)
+        words = short(words_of(body)[0])
+        if status != TAKEN and words != self._bare:
+            told = f"the database answered {status}: {words}; it does so without rows too"
+            raise Disconnected(f"{told}: mend this sink or what stands before the database")
 
     def end(self) -> None:
         """Let nothing be written any more, also by a call that is under way; from any thread."""
@@ -149,6 +166,7 @@ class Connection:
 
         if self._service is None or self._ended:
             raise Disconnected("there is no connection to the database")
+        self._refresh()
         try:
             _, status, headers = self._service.post_write_with_http_info(  # type: ignore[no-untyped-call] # not annotated
                 org=self._target.org,
@@ -172,6 +190,12 @@ class Connection:
         if not (bare and status in REFUSED and _EMPTY.search(str(body or ""))):
             _judge(int(status), phrase, found, str(body or ""))
         return int(status), phrase, found, str(body or "")
+
+    def _refresh(self) -> None:
+        """Drop a connection that was idle: something on the way may have forgotten it silently."""
+        idle, self._used = time.monotonic() - self._used, time.monotonic()
+        if idle > IDLE and self._client is not None:
+            self._client.api_client.rest_client.pool_manager.clear()
 
     def _body(self, text: str) -> dict[str, object]:
         body = text.encode()

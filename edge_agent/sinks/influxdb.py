@@ -267,8 +267,11 @@ class InfluxSink:
     ) -> Generator[None, None, list[Refused]]:
         """Search a refused request, one request per step."""
         lines = [line for piece in pieces for line in piece.lines]
-        search = isolate(lines, answer_of(said, lines))
-        answer = None
+        first = answer_of(said, lines)
+        if not (first.dropped or first.named or first.too_large):  # it may be about anything
+            connection.confirm()
+            yield
+        search, answer = isolate(lines, first), None
         while True:
             try:
                 lines = search.send(answer)

@@ -18,6 +18,7 @@ from edge_agent.health import SinkHealth
 from edge_agent.model import SampleBlock
 from edge_agent.outbox import Outbox
 from edge_agent.outbox_schema import Budget, ReaderSpec
+from edge_agent.sinks import influx_wire
 from edge_agent.sinks.influxdb import InfluxConfig
 from edge_agent.units import Duration, Secret
 from tests.http_proxy import (
@@ -226,6 +227,39 @@ async def test_a_server_may_refuse_a_request_without_rows(database: Influx) -> N
             await sink.write([block(schema("em-empty/raw"), first=3)])  # it is not the rows
         await sink.close()
     assert len(in_influx(database, "em-empty")) == 3
+
+
+async def test_a_server_that_says_no_to_everything_refuses_no_row(database: Influx) -> None:
+    no = answer(400, body='{"message":"Bad Request"}')
+    async with HttpProxy(database.port, greetings=[plain, no], faults=[no]) as proxy:
+        sink = config_for(proxy).build(SITE)
+        await sink.connect()
+        with pytest.raises(Disconnected, match="400: Bad Request; it does so without rows too"):
+            await sink.write([block(schema("em-no/raw"))])
+        await sink.connect()
+        await sink.write([block(schema("em-no/raw"))])
+        proxy.greetings += [answer(413)]
+        with pytest.raises(Disconnected, match="413 to an empty request"):
+            await sink.connect()
+        await sink.close()
+    assert len(in_influx(database, "em-no")) == 3
+
+
+async def test_a_connection_that_was_idle_is_not_used_again(
+    database: Influx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with HttpProxy(database.port) as proxy:
+        sink = config_for(proxy).build(SITE)
+        await sink.connect()
+        for first in (0, 3, 6):
+            await sink.write([block(schema("em-idle/raw"), first=first)])
+        assert proxy.connections == 1
+        monkeypatch.setattr(influx_wire, "IDLE", 0.0)
+        for first in (9, 12):
+            await sink.write([block(schema("em-idle/raw"), first=first)])
+        assert proxy.connections == 3
+        await sink.close()
+    assert len(in_influx(database, "em-idle")) == 15
 
 
 async def test_faults_without_end_lose_nothing(

@@ -1,9 +1,11 @@
 """InfluxDB's sink and its thread: the loop goes on, and nothing is written after close."""
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from edge_agent.sinks.base import Item
 from edge_agent.sinks.influxdb import InfluxConfig, InfluxSink
 from edge_agent.units import Duration, Secret
 from tests.http_proxy import Exchange, HttpProxy, answer, hung_before
-from tests.servers import Influx, free_port
+from tests.servers import Influx, certificates, free_port
 from tests.sinks.blocks import SITE, block, schema
 
 TIMEOUT = 0.4
@@ -55,15 +57,22 @@ async def test_the_loop_has_its_turn_while_a_large_batch_is_written(database: In
     assert count(database, "em-wide") == 32 * 64
 
 
-async def test_a_cancelled_write_is_over_when_close_returns(database: Influx) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_cancelled_write_is_over_when_close_returns(
+    secure: bool, database: Influx, tmp_path: Path
+) -> None:
+    own = certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.certificate, own.key)
     gone = asyncio.Event()
 
     async def held(exchange: Exchange) -> None:
         await exchange.hang()
         gone.set()
 
-    async with HttpProxy(database.port, faults=[held]) as proxy:
-        sink = sink_to(proxy.url, timeout=Duration(30.0))
+    tls = context if secure else None
+    async with HttpProxy(database.port, tls=tls, faults=[held]) as proxy:
+        sink = sink_to(proxy.url, timeout=Duration(30.0), ca=str(own.ca))
         await sink.connect()
         blocks = [block(schema("em-cancel/raw"), 4000, first=4000 * i) for i in range(3)]
         write = asyncio.create_task(sink.write(blocks))
