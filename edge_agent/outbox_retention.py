@@ -17,12 +17,12 @@ class Shedding:
     def __init__(
         self,
         db: sqlite3.Connection,
-        known: Mapping[str, Known],
+        known: Mapping[int, Known],
         after: Ledger,
         held: Callable[[], Mapping[str, Spans]],
     ) -> None:
         self._db = db
-        self._known = {k.number: k for k in known.values()}
+        self._known = known
         self._after = after
         self._held = held
         self._taken: Mapping[str, Spans] | None = None

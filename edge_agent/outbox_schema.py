@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -313,6 +313,10 @@ class Ledger:
 
     totals: dict[str, int]
     readers: dict[str, Position]
+
+    def copy(self) -> "Ledger":
+        """Return one that can be changed without changing this."""
+        return Ledger(self.totals.copy(), {name: replace(p) for name, p in self.readers.items()})
 
 
 TOTALS = (

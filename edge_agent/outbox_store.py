@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from copy import deepcopy
 from pathlib import Path
 from typing import IO
 
@@ -98,6 +97,8 @@ class Store:
         self.budget = budget
         self.specs = {spec.name: spec for spec in readers}
         self.known: dict[str, Known] = {}
+        self._numbered: dict[int, Known] = {}
+        self._tables = {name: frozenset[str]() for name in self.specs}  # with rows of a reader
         self._lock = _locked(path)
         try:
             self._db = connect(path)
@@ -122,6 +123,9 @@ class Store:
         """Return the schema with the number that it will have, and the readers that take it."""
         takers = tuple(name for name, spec in self.specs.items() if spec.takes(schema))
         known = self.known[schema.id] = Known(len(self.known) + 1, schema, takers)
+        self._numbered[known.number] = known
+        for name in takers:
+            self._tables[name] |= {table_of(schema.family)}
         return known
 
     # -- opening ----------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ class Store:
                 handed; those are left alone
         errors  ``sqlite3.OperationalError``: nothing is written, and may be tried again
         """
-        after = deepcopy(self.ledger)
+        after = self.ledger.copy()
         with transaction(self._db):
             self._write_schemas(batch.schemas)
             self._write_entries(batch, after)
@@ -300,11 +304,8 @@ class Store:
         for step in steps:
             sql = "DELETE FROM gap WHERE reader = ? AND sequence > ? AND sequence <= ?"
             self._db.execute(sql, (name, *step))
-            if "derived" in self._tables(name):
+            if "derived" in self._tables[name]:
                 self._forget_delivered(*step, after)
-
-    def _tables(self, name: str) -> set[str]:
-        return {table_of(k.schema.family) for k in self.known.values() if name in k.takers}
 
     def _rows(self, name: str, span: Span) -> int:
         """Return the stored rows with a number in the span that a reader takes."""
@@ -312,7 +313,7 @@ class Store:
             "SELECT coalesce(sum(rows), 0) FROM log WHERE sequence > ? AND sequence <= ?"
             " AND schema IN (SELECT schema FROM takes WHERE reader = ?)"
         )
-        counts = (self._db.execute(on(table, sql), (*span, name)) for table in self._tables(name))
+        counts = (self._db.execute(on(table, sql), (*span, name)) for table in self._tables[name])
         return sum(int(count.fetchone()[0]) for count in counts)
 
     def _write_islands(self, name: str, passed: Spans) -> None:
@@ -366,7 +367,7 @@ class Store:
     def _retain(self, batch: Batch, after: Ledger, held: Callable[[], Mapping[str, Spans]]) -> None:
         """Let rows go: delivered raw rows of age, then the oldest of a class over its budget."""
         budget, totals = self.budget, after.totals
-        shedding = Shedding(self._db, self.known, after, held)
+        shedding = Shedding(self._db, self._numbered, after, held)
         shedding.lose(batch.lost.values())
         self._delete("raw", self._aged(after), after)
         limit = max(VICTIMS, 2 * sum(len(push.entries) for push in batch.pushes))
@@ -393,10 +394,10 @@ class Store:
         horizon = after.totals["newest_ns"] - self.budget.raw_age_ns
         (checkpoint,) = self._db.execute("SELECT max(sequence) FROM state").fetchone()
         sql = "SELECT sequence, schema, last_ns, length(payload) FROM raw ORDER BY sequence LIMIT ?"
-        takers = {known.number: known.takers for known in self.known.values()}
         aged = []
         for sequence, number, last_ns, length in self._db.execute(sql, (AGED,)):
-            waiting = any(not holds(after.readers[n].passed, sequence) for n in takers[number])
+            takers = self._numbered[number].takers
+            waiting = any(not holds(after.readers[name].passed, sequence) for name in takers)
             needed = checkpoint is not None and sequence > checkpoint
             if last_ns >= horizon or waiting or needed:
                 break
