@@ -367,8 +367,9 @@ class Place:
 class LogMachine(RuleBasedStateMachine):
     """Random appends, takes, acknowledgements, kills and restarts agree with a list.
 
-    Commits happen only in ``flush``, so what a kill takes away is known exactly. A kill is a copy
-    of the file and its WAL, opened in place of the one that was in use.
+    Commits happen only in ``flush``, and in ``take`` of a reader whose acknowledgements are not
+    committed, so what a kill takes away is known exactly. A kill is a copy of the file and its WAL,
+    opened in place of the one that was in use.
     """
 
     names = ("all", "raw only")
@@ -383,6 +384,7 @@ class LogMachine(RuleBasedStateMachine):
         self.places = {name: Place() for name in self.names}
         self.kept = deepcopy(self.places)
         self.checkpointed = self.kept_checkpoint = 0
+        self.owing = set[str]()  # readers whose acknowledgements are not committed yet
         self.left: list[Outbox] = []
         self.open()
 
@@ -411,8 +413,12 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.runner.run(self.outbox.flush())
+        self.committed()
+
+    def committed(self) -> None:
         self.stored, self.waiting = self.stored + self.waiting, []
         self.kept, self.kept_checkpoint = deepcopy(self.places), self.checkpointed
+        self.owing.clear()
 
     def waiting_for(self, name: str) -> list[int]:
         takes = ALL.takes if name == "all" else RAW_ONLY.takes
@@ -439,8 +445,10 @@ class LogMachine(RuleBasedStateMachine):
     def deliver(self, limit: int, part: int) -> None:
         name = next(name for name in self.names if self.waiting_for(name))
         reader = self.outbox.reader(name)
-        taken = self.runner.run(reader.take(limit))
         lane, behind = self.expected(name)
+        taken = self.runner.run(reader.take(limit))
+        if name in self.owing:
+            self.committed()
         assert (sequences(taken), reader.behind) == (lane[:limit], behind)
         for item in taken:
             assert isinstance(item, Record)
@@ -449,6 +457,7 @@ class LogMachine(RuleBasedStateMachine):
             done = taken[:part]
             reader.acknowledge(done[-1].sequence, delivered=2 * len(done))
             self.places[name].done |= set(sequences(done))
+            self.owing.add(name)
 
     @rule()
     def kill(self) -> None:
@@ -459,14 +468,14 @@ class LogMachine(RuleBasedStateMachine):
             shutil.copy(old, self.folder / f"{self.generation}.db{suffix}")
         self.left.append(self.outbox)
         self.waiting, self.places = [], deepcopy(self.kept)
+        self.owing.clear()
         self.checkpointed = self.kept_checkpoint
         self.open()
 
     @rule()
     def stop_and_start(self) -> None:
         self.runner.run(self.outbox.close())
-        self.stored, self.waiting = self.stored + self.waiting, []
-        self.kept, self.kept_checkpoint = deepcopy(self.places), self.checkpointed
+        self.committed()
         self.open()
 
     @invariant()
