@@ -209,7 +209,7 @@ class MqttSink:
         except Disconnected as e:
             batch.remember()
             raise self._held_back(e, connection) from e
-        self._ledger.clear()
+        batch.complete()
         if refusals := batch.refusals():
             raise Rejected(refusals)
 

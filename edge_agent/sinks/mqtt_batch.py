@@ -23,17 +23,21 @@ from edge_agent.sinks.mqtt_connection import LARGEST, Connection, Message
 log = logging.getLogger(__name__)
 
 OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
-SUSPICIOUS = 2  # writes lost in a row, after which messages are sent one by one
+LOST, MOST = 2, 4  # suspicion that a lost write adds, and at most; one that gets through takes 1
+SUSPICIOUS = 3  # suspicion from which on messages are sent one by one
 QUIET = 0.5  # seconds for which a connection lives before a trial
 PATIENCE = 3  # trials of a message, or answers that leave open what is at fault
+KEPT = 100_000  # messages that are remembered
 FAILURE = 0x80  # reason codes from here on are refusals
 
 
 class Ledger:
     """What is known of messages from one connection to the next.
 
-    losses  writes in a row that ended with the connection
-    cut     bytes of a message above which a block is cut, as found out
+    It outlives writes that get through: live rows do, between two tries of a backlog.
+
+    suspicion  grows with writes that end with the connection
+    cut        bytes of a message above which a block is cut, as found out
     """
 
     def __init__(self) -> None:
@@ -41,16 +45,33 @@ class Ledger:
         self.refused: dict[bytes, str] = {}
         self.doubts: Counter[bytes] = Counter()
         self.trials: Counter[bytes] = Counter()
-        self.losses = 0
+        self.suspicion = 0
         self.cut = LARGEST
 
-    def clear(self) -> None:
-        """Forget the messages: all of them are answered for."""
-        self.accepted.clear()
-        self.refused.clear()
-        self.doubts.clear()
-        self.trials.clear()
-        self.losses = 0
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known of any message."""
+        return not (self.accepted or self.refused or self.doubts or self.trials)
+
+    def was_accepted(self, key: bytes) -> bool:
+        """Return whether a message was acknowledged before; each time counts once."""
+        if not self.accepted[key]:
+            return False
+        self.accepted[key] -= 1
+        if not self.accepted[key]:
+            del self.accepted[key]
+        return True
+
+    def forget(self, key: bytes) -> None:
+        """Leave out a message that is answered for."""
+        for known in (self.refused, self.doubts, self.trials):
+            known.pop(key, None)
+
+    def bound(self) -> None:
+        """Forget all when there is so much that it must be of rows that were dropped."""
+        if len(self.accepted) + len(self.refused) + len(self.doubts) > KEPT:
+            for known in (self.accepted, self.refused, self.doubts, self.trials):
+                known.clear()
 
 
 class Batch:
@@ -72,20 +93,19 @@ class Batch:
             why = f"{size} bytes; the broker takes at most {self._connection.largest}"
             self._refused.append((message, why))
             return
-        if ledger.losses:
+        if not ledger.empty:
             key = _digest(message)
-            if ledger.accepted[key] > 0:
-                ledger.accepted[key] -= 1
+            if ledger.was_accepted(key):
                 self._accepted.append(key)
                 return
             if key in ledger.refused:
                 self._refused.append((message, ledger.refused[key]))
                 return
-            if ledger.doubts[key] and ledger.losses >= SUSPICIOUS:
+            if ledger.doubts[key] and ledger.suspicion >= SUSPICIOUS:
                 await self._connection.rest(QUIET)
                 self._on_trial = key
         await self._connection.publish(message, self._answered, retain=message.item is None)
-        if ledger.losses >= SUSPICIOUS:
+        if ledger.suspicion >= SUSPICIOUS:
             await self.settle()
         elif self._kept:
             raise Disconnected(self._kept)
@@ -109,10 +129,19 @@ class Batch:
                 found.setdefault((message.item, why), []).extend(message.rows)
         return [Refusal(item, rows, why) for (item, why), rows in sorted(found.items())]
 
+    def complete(self) -> None:
+        """Note that all messages are answered for."""
+        ledger = self._ledger
+        ledger.suspicion = max(0, ledger.suspicion - 1)
+        for message, _ in self._refused:
+            if message.item is not None:  # $meta and $state come again
+                ledger.forget(_digest(message))
+
     def remember(self) -> None:
         """Keep what is known when the connection is lost."""
         ledger, connection = self._ledger, self._connection
-        ledger.losses += 1
+        ledger.bound()
+        ledger.suspicion = min(MOST, ledger.suspicion + LOST)
         ledger.accepted.update(self._accepted)
         ledger.refused |= {_digest(message): why for message, why in self._refused}
         waiting = connection.waiting
@@ -136,6 +165,7 @@ class Batch:
     def _answered(self, message: Message, code: int, name: str) -> None:
         key = _digest(message)
         if code < FAILURE:
+            self._ledger.forget(key)
             if message.item is not None:  # $meta and $state are told on each connection
                 self._accepted.append(key)
             return

@@ -141,6 +141,8 @@ class Connection:
         self._heard = b""
         self._parted: tuple[int, str] | None = None
         self._closed = False  # by the other end, without a word
+        self._gone = False  # aiomqtt forgets a loss between CONNACK and the end of ``__aenter__``
+        self._retrieved(self._client._disconnected)  # noqa: SLF001 - as above
         self._unfit = ""
         self._opened = self._loop.time()
         self._hook()
@@ -197,6 +199,7 @@ class Connection:
             self._parted = code.value, str(code)
         elif code.value in {UNSPECIFIED, MALFORMED}:  # not: no PINGRESP in time
             self._closed = not self._library.said or bool(CLOSED & set(self._library.said.split()))
+        self._gone = True
         self._part(paho, userdata, flags, code, properties)
         self._loop.call_soon_threadsafe(self._give_up)
 
@@ -228,14 +231,20 @@ class Connection:
         try:
             await self._client.__aenter__()
         except aiomqtt.MqttError as e:
-            self._abandon()
+            await self._abandon()
             raise Disconnected(self._why_not(e)) from e
         except BaseException:
-            self._abandon()
+            await self._abandon()
             raise
-        if self._unfit:
-            self._abandon()
-            raise Disconnected(self._unfit)
+        if self._unfit or self._gone:
+            await self._abandon()
+            raise Disconnected(self._unfit) if self._unfit else self._loss()
+        self._retrieved(self._client._disconnected)  # noqa: SLF001 - it may be another one now
+
+    @staticmethod
+    def _retrieved(lost: "asyncio.Future[None]") -> None:
+        """Let asyncio not report a loss that nobody asks for."""
+        lost.add_done_callback(lambda f: f.cancelled() or f.exception())
 
     def _why_not(self, error: Exception) -> str:
         """Return why there was no greeting, and what would be right."""
@@ -324,9 +333,6 @@ class Connection:
 
     def _loss(self) -> Disconnected:
         """Return why the connection is of no use any more."""
-        lost = self._client._disconnected  # noqa: SLF001 - as above
-        if lost.done():
-            lost.exception()  # asyncio reports one that nobody has asked for
         if self._parted is not None:
             return parted(*self._parted, identity=self._login.identity)
         if self._library.said:
@@ -347,10 +353,15 @@ class Connection:
                     await self.answered()
                     await self._client.__aexit__(None, None, None)
         finally:
-            self._abandon()
+            await self._abandon()
 
-    def _abandon(self) -> None:
-        """Close the socket, also one that a thread is still opening."""
+    async def _abandon(self) -> None:
+        """Close the socket, also one that a thread is still opening.
+
+        Not at once: aiomqtt has the loop listen to a socket by its number in one of the next steps,
+        and the number of a closed one is another's.
+        """
         self._paho.on_socket_open = lambda paho, _userdata, _socket: paho._sock_close()  # noqa: SLF001
-        self._paho._sock_close()  # noqa: SLF001 - disconnect() would wait for a loop to do it
-        self._loss()
+        # disconnect() would wait for a loop to do it
+        self._loop.call_soon(self._paho._sock_close)  # noqa: SLF001
+        await asyncio.sleep(0)

@@ -166,15 +166,29 @@ async def test_many_blocks_arrive_in_order_and_once(mosquitto: Mosquitto, seen: 
 async def test_outages_at_any_moment_lose_nothing_and_repeat_only_what_was_not_acknowledged(
     mosquitto: Mosquitto, seen: Subscriber
 ) -> None:
+    await outages(mosquitto, seen, 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)  # four hundred
+@pytest.mark.parametrize("version", [5, "3.1.1"])
+async def test_a_link_that_breaks_by_itself_makes_no_message_look_like_the_culprit(
+    mosquitto: Mosquitto, seen: Subscriber, version: Any
+) -> None:
+    await outages(mosquitto, seen, 400, version=version)
+
+
+async def outages(mosquitto: Mosquitto, seen: Subscriber, most: int, **options: Any) -> None:
+    """Write while the link breaks within ms, so many times; assert what arrived."""
     chance = random.Random(5)
     acknowledged: list[int] = []
     async with Wire(mosquitto.port) as wire:
-        sink = sink_for(f"mqtt://{HOST}:{wire.port}")
+        sink = sink_for(f"mqtt://{HOST}:{wire.port}", **options)
         outages = 0
-        for number in range(60):
+        for number in range(3 * most):
             batch = [block(KILN, 1, first=number * 20 + i) for i in range(20)]
             while True:
-                if outages < 20:
+                if outages < most:
                     later = asyncio.get_running_loop().call_later(chance.uniform(0, 0.01), wire.cut)
                     outages += 1
                 else:

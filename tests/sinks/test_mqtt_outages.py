@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.errors import Disconnected, Rejected
+from edge_agent.errors import Disconnected, Refusal, Rejected
 from edge_agent.model import Family, Kind, SampleBlock, Schema, Tag
 from edge_agent.sinks.mqtt import MqttConfig, MqttSink
 from edge_agent.units import Duration, Unit
@@ -302,6 +302,31 @@ async def test_a_message_that_ends_each_connection_is_cut_and_its_poison_row_ref
     assert [(r.item, list(r.rows)) for r in ended.refusals] == [(1, [1])]
     assert list(dict.fromkeys(times(printed))) == [0, 1, 2, 3]
     assert list(dict.fromkeys(times(printed, "edge/demo-cement/packer/raw"))) == [0, 2]
+
+
+async def test_a_poison_row_of_a_backlog_is_found_although_live_rows_get_through(
+    tmp_path: Path,
+) -> None:
+    """What is known of it outlives the writes of live rows between two tries."""
+    poison = SampleBlock(
+        Schema("packer/raw", Family.SAMPLE, (Tag("batch", Unit.parse("1"), Kind.TEXT),), 1.0),
+        np.array([START]), np.zeros((1, 1)), np.zeros((1, 1), np.uint8), {"batch": {0: "x" * 3000}},
+    )  # fmt: skip
+    with Mosquitto(tmp_path, settings="max_packet_size 2000") as broker:
+        sink = sink_for(broker.url, version="3.1.1")
+        await sink.connect()
+        found: tuple[Refusal, ...] = ()
+        for second in range(12):
+            await sink.write([block(KILN, 1, first=second)])
+            try:
+                await sink.write([block(MILL, 9), poison, block(MILL, 9, first=9)], backlog=True)
+            except Disconnected:
+                await sink.connect()
+            except Rejected as refusal:
+                found = refusal.refusals
+                break
+        await sink.close()
+    assert [(r.item, list(r.rows)) for r in found] == [(1, [0])]
 
 
 async def test_a_long_block_is_cut_for_a_broker_that_closes_for_its_size(tmp_path: Path) -> None:
