@@ -124,6 +124,11 @@ class Influx:
         return f"http://{HOST}:{self._front.port}"
 
     @property
+    def engine_url(self) -> str:
+        """The address of the engine itself, which has no call of InfluxDB 2."""
+        return f"http://{HOST}:{self._engine.port}"
+
+    @property
     def port(self) -> int:
         """The port of ``url``."""
         return self._front.port

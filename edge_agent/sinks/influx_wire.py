@@ -161,7 +161,7 @@ class Connection:
         bare  there is no row in it
         """
         from influxdb_client.rest import ApiException
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, NewConnectionError
         from urllib3.exceptions import TimeoutError as HttpTimeout
 
         if self._service is None or self._ended:
@@ -181,6 +181,8 @@ class Connection:
             if not e.status:  # TLS
                 raise Disconnected(_unreachable(str(e.reason))) from e
             status, phrase, headers, body = e.status, str(e.reason), e.headers, e.body
+        except NewConnectionError as e:  # one of urllib3's time-outs as well
+            raise Disconnected(_unreachable(_root(e))) from e
         except HttpTimeout as e:
             told = f"the database cannot be reached: silent for {self._target.timeout:g} s"
             raise TooSlow(told) from e
@@ -288,7 +290,8 @@ def _root(error: BaseException) -> str:
         return "its answer broke off"
     if isinstance(error, UnicodeDecodeError):
         return "its answer is no text"
-    return re.sub(r"^.*Failed to [a-z ]+: ", "", str(error)) or type(error).__name__
+    found = re.sub(r"^\w+\(host=.*?\): (Failed to establish a new connection: )?", "", str(error))
+    return found or type(error).__name__
 
 
 def _unreachable(reason: str) -> str:
