@@ -5,7 +5,6 @@ new ones. So all numbers are looked at, some thousand by each statement; no tran
 than one statement, or the agent could not shorten its WAL.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -49,7 +48,7 @@ class Scan:
         self.holes: list[Hole] = []
         self.left = False
         try:
-            self._db = opened(path)
+            self._db = connect(path, query_only=True)
             self._ends = {table: self._newest(table) for table in ("raw", "derived")}
             rows = self._db.execute("SELECT number, id, canonical FROM schema").fetchall()
         except sqlite3.DatabaseError as e:
@@ -159,18 +158,6 @@ class Scan:
             sql = "SELECT value FROM total WHERE name = 'sequence'"
             (number,) = self._db.execute(sql).fetchone()
         return int(number or 0)
-
-
-def opened(path: Path) -> sqlite3.Connection:
-    """Return a connection for reading, also to a log on a disk that cannot be written.
-
-    There SQLite cannot make the index of the WAL. A log without one is complete and nobody writes
-    it, so it is read as it is.
-    """
-    is_sealed = not os.access(path.absolute().parent, os.W_OK)
-    if is_sealed and not path.with_name(path.name + "-wal").exists():
-        return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
-    return connect(path, query_only=True)
 
 
 def _schema(id_: str, canonical: str) -> Schema | None:

@@ -1,5 +1,6 @@
 """What stands in the file of ``outbox.py`` and what is on its way there: tables and types."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -365,9 +366,14 @@ def on(table: str, sql: str) -> str:
 def connect(path: Path, *, query_only: bool = False) -> sqlite3.Connection:
     """Return a connection in autocommit mode that any one thread at a time may use.
 
-    query_only  it writes nothing, and does not begin a file that is not there
+    query_only  it writes nothing, and does not begin a file that is not there. In a folder that
+                cannot be written SQLite cannot make the index of a WAL; a log without one is
+                complete and nobody writes it, so it is read as it is
     """
-    uri = f"{path.absolute().as_uri()}?mode={'rw' if query_only else 'rwc'}"
+    mode = "mode=rw" if query_only else "mode=rwc"
+    if query_only and not os.access(path.absolute().parent, os.W_OK):
+        mode = mode if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    uri = f"{path.absolute().as_uri()}?{mode}"
     db = sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
     if query_only:
         db.execute("PRAGMA query_only = ON")

@@ -27,6 +27,7 @@ from edge_agent.terminal import Row, labelled, table
 
 ASKED = 3.0  # seconds that a running agent has to answer
 NO_BREAK = "\N{NO-BREAK SPACE}"
+LATE = 30.0  # seconds that a sink may be behind without a word
 SHOWN = 6  # tags of a refused row
 ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  where a listener on all is asked
 
@@ -138,6 +139,9 @@ def _head(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     yield "raw rows", f"{_full(store.raw_bytes, store.raw_budget_bytes)}, {back}"
     yield "derived", _full(store.derived_bytes, store.derived_budget_bytes)
     yield "on disk", f"{size(store.disk_bytes)}, never more than {size(store.limit_bytes)}"
+    history = status.log.with_name("history.db")
+    if history.exists():
+        yield "history", f"{size(history.stat().st_size)} of computed rows beside the log"
     if store.room_seconds is not None:
         yield "room", f"a sink can be away for about {span(store.room_seconds)} until rows are lost"
     total = f"{counts.appended} appended = {counts.read} read + {counts.substituted} substituted"
@@ -164,9 +168,10 @@ def _down(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
         if sink.get("error"):
             since = _time(int(str(sink.get("since_ns", 0))), zone)
             yield name, f"{sink['state']} since {since}: {sink['error']}"
-        elif sink.get("backlog") and sink.get("remaining_seconds") is not None:
+        elif status.behind.get(name, 0) > LATE and sink.get("remaining_seconds") is not None:
             left = span(float(str(sink["remaining_seconds"])))
-            yield name, f"catching up: about {left} left; live rows go first"
+            first = "; live rows go first" if sink.get("backlog") else ""
+            yield name, f"catching up: about {left} left{first}"
 
 
 def _refused(status: Status, zone: ZoneInfo) -> Iterator[str]:

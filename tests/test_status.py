@@ -24,6 +24,7 @@ from edge_agent.outbox_schema import damage_flag
 from edge_agent.status import size, span, writer
 from edge_agent.units import Unit
 from tests.servers import free_port
+from tests.test_export_trouble import read_only
 
 NOON = 1_791_172_800 * SECOND  # 2026-10-05T12:00:00+08:00
 RAW = Schema("em-kiln/raw", Family.SAMPLE, (Tag("power", Unit.parse("kW")),), 1.0)
@@ -179,6 +180,17 @@ def test_no_log_is_status_1_and_a_wrong_file_status_2(
     assert main(["status", str(plant)]) == 1
     assert re.fullmatch(r"edge-agent: .*file is not a database.*\n", capfd.readouterr().err)
     assert main(["status", str(plant.parent / "none.yaml")]) == 2
+
+
+async def test_a_disk_taken_out_of_a_gateway_is_read_without_being_written(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with log_of(plant) as outbox:
+        await append(outbox, rows(0, 5))
+    with read_only(plant.parent / "data"):
+        said = told(capfd, plant)
+
+    assert "rows        5 appended" in said
 
 
 async def test_a_running_agent_is_asked_why_a_sink_is_down(
