@@ -13,6 +13,8 @@ from edge_agent.clock import SECOND
 from edge_agent.health import ReaderCounts, SetAside, SinkHealth, State
 from edge_agent.model import Quality
 from edge_agent.outbox import Aside
+from edge_agent.sinks import mqtt_answers
+from edge_agent.sinks.influx_wire import ADVICE
 from edge_agent.web.app import WebServer, create_app
 from tests.web.conftest import Serve
 from tests.web.plant import (
@@ -366,6 +368,23 @@ async def test_dropped_rows_open_below_their_sink_and_stay_open(serve: Serve, ta
     await button.click()
     await expect(opened).to_be_hidden()
     assert tab.complaints == []
+
+
+async def test_what_sinks_say_of_their_peers_has_its_meaning_in_chinese(
+    serve: Serve, tab: Tab
+) -> None:
+    page = await tab.open(await serve(small_plant()))
+    answers = [*mqtt_answers._CONNECT.values(), *mqtt_answers._PARTING.values()]
+    said = [*answers, *mqtt_answers._TLS.values(), *ADVICE.values()]
+    reasons = (
+        "async said => { const m = await import('/static/words.js'); return said.map(m.reason) }"
+    )
+
+    meant = await page.evaluate(reasons, said)
+
+    bare = [text for text in meant if not "\u4e00" <= text[0] <= "\u9fff" and text[:3] != "TLS"]
+    assert bare == []
+    assert all(english in text for english, text in zip(said, meant, strict=True))
 
 
 async def test_refused_rows_open_below_their_sink_as_text(serve: Serve, tab: Tab) -> None:

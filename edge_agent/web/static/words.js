@@ -166,12 +166,17 @@ const UNITS = { "{bag}": ["袋", "bags"], "{piece}": ["件", "pieces"], Cel: ["�
 
 // what a sink says of its peer comes in English; its meaning in Chinese stands before it
 const REASONS = [
-  [/connection refused/i, "对方拒绝连接：服务未启动，或地址、端口不对"], [/name or service not known|name resolution|getaddrinfo|nodename/i, "主机名无法解析"],
-  [/no route to host|network is unreachable/i, "网络不可达"], [/taken over|same client/i, "相同的客户端标识在别处登录"],
-  [/certificate|\bSSL\b|\bTLS\b/i, "TLS 证书或加密方式不符"], [/not authori[sz]ed|unauthori[sz]ed|bad user ?name|answered 40[13]/i, "用户名、密码或令牌不被接受，或没有权限"],
-  [/type conflict/i, "字段类型与库中已有的不同"], [/answered 429|quota|rate limit/i, "对方限流"], [/answered 413|too (large|big)/i, "数据包过大"], [/answered 404|not found/i, "库、组织或地址不存在"],
-  [/silent for|timed? ?out|fell silent|said nothing|answered nothing|come to an end/i, "对方在规定时间内没有应答"], [/answered 5\d\d/i, "对方服务暂时不可用"],
-  [/no space left|disk is full|database or disk/i, "磁盘已满"], [/read-?only/i, "磁盘或文件只读"], [/reset by peer|connection .*(lost|closed)|broken pipe/i, "连接中断"],
+  [/connection refused|nobody listens/i, "对方拒绝连接：服务未启动，或地址、端口不对"], [/name or service not known|name resolution|getaddrinfo|nodename/i, "主机名无法解析"],
+  [/no route to host|network is unreachable/i, "网络不可达"], [/another client|again and again/i, "相同的客户端标识在别处登录"],
+  [/wants TLS/i, "该端口需要 TLS"], [/without TLS|speak TLS/i, "该端口没有 TLS"], [/certificate|cipher|\bSSL\b|authority/i, "TLS 证书不被接受，或时钟不对"],
+  [/user or password|not authori[sz]ed|unauthori[sz]ed|answered 40[13]|another way to log in|may not write|mend token/i, "用户名、密码或令牌不被接受，或没有权限"],
+  [/client id|banned/i, "客户端标识不被接受"], [/topic/i, "主题不被接受"], [/type conflict/i, "字段类型与库中已有的不同"], [/retention|beyond|too old/i, "超出库的保存期限"],
+  [/answered 429|quota|rate limit|busy|no more connections/i, "对方限流或繁忙"], [/answered 413|too (large|big)|of this size/i, "数据包过大"],
+  [/answered 404|not found|mend bucket/i, "库、组织或地址不存在"], [/does not speak MQTT|no MQTT broker|no InfluxDB|is it an MQTT|web server answers/i, "对方不是所配置的服务，或版本不符"],
+  [/QoS 0/i, "对方不确认消息，无法证明送达"], [/mend url|has moved|another one is to be used/i, "地址需更改"],
+  [/silent|timed? ?out|said nothing|answered nothing|come to an end|heard nothing/i, "对方在规定时间内没有应答"], [/answered 5\d\d|not available now|shuts down/i, "对方服务暂时不可用"],
+  [/no space left|disk is full|database or disk/i, "磁盘已满"], [/read-?only/i, "磁盘或文件只读"], [/damaged|malformed|not a database/i, "文件已损坏"],
+  [/reset by peer|broken pipe|broke off|ended? the connection|closed the connection|connection .*(lost|closed)/i, "连接中断"],
 ];
 
 export let lang = remembered();
