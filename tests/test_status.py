@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from edge_agent.outbox import Archive, Aside, Budget, Outbox, ReaderSpec
 from edge_agent.outbox_schema import damage_flag
 from edge_agent.status import size, span, writer
 from edge_agent.units import Unit
-from tests.servers import free_port
+from tests.servers import Mosquitto, free_port
 from tests.test_export_trouble import read_only
 
 NOON = 1_791_172_800 * SECOND  # 2026-10-05T12:00:00+08:00
@@ -39,6 +40,7 @@ def plant(tmp_path: Path) -> Path:
         "devices": {
             "em-kiln": {
                 "connect": f"modbus+tcp://127.0.0.1:{free_port()}?unit=1",
+                "poll": "200ms",
                 "tags": {"power": {"at": "hr:0", "unit": "kW"}},
             }
         },
@@ -51,6 +53,13 @@ def plant(tmp_path: Path) -> Path:
     return file
 
 
+def point(plant: Path, url: str) -> None:
+    """Let the plant's sink go to a broker."""
+    tree = yaml.safe_load(plant.read_text())
+    tree["sinks"]["broker"]["url"] = url
+    plant.write_text(yaml.safe_dump(tree))
+
+
 @asynccontextmanager
 async def log_of(plant: Path) -> AsyncIterator[Outbox]:
     budget = Budget(raw_bytes=1 << 20, raw_age_ns=1 << 60, derived_bytes=1 << 20)
@@ -61,6 +70,18 @@ async def log_of(plant: Path) -> AsyncIterator[Outbox]:
         yield outbox
     finally:
         await outbox.close()
+
+
+@asynccontextmanager
+async def running(plant: Path) -> AsyncIterator[Agent]:
+    agent = Agent(load(plant))
+    task = asyncio.create_task(agent.run())
+    try:
+        await agent.ready.wait()
+        yield agent
+    finally:
+        agent.stop()
+        await task
 
 
 def rows(second: int, count: int = 1) -> SampleBlock:
@@ -196,19 +217,37 @@ async def test_a_disk_taken_out_of_a_gateway_is_read_without_being_written(
 async def test_a_running_agent_is_asked_why_a_sink_is_down(
     plant: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    agent = Agent(load(plant))
-    task = asyncio.create_task(agent.run())
-    await agent.ready.wait()
-    async with asyncio.timeout(15):
-        while agent.health.sinks["broker"].state is not State.DOWN:  # noqa: ASYNC110  bounded
-            await asyncio.sleep(0.01)
-    said = await asyncio.to_thread(told, capfd, plant)
-    agent.stop()
-    await task
+    async with running(plant) as agent:
+        async with asyncio.timeout(15):
+            while agent.health.sinks["broker"].state is not State.DOWN:  # noqa: ASYNC110  bounded
+                await asyncio.sleep(0.02)
+        said = await asyncio.to_thread(told, capfd, plant)
 
     assert f"agent       process {os.getpid()}\n" in said
     assert re.search(r"^broker +down +\d+", said, re.MULTILINE)
     assert re.search(r"^broker +down since \d.*: .*cannot be reached", said, re.MULTILINE)
+
+
+async def test_what_a_broker_refuses_is_told_by_page_and_status(
+    plant: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rules = "topic write edge/plant/$state/#\ntopic write edge/plant/em-kiln/$meta\n"
+    with Mosquitto(plant.parent, acl=rules) as broker:
+        point(plant, broker.url)
+        async with running(plant) as agent:
+            async with asyncio.timeout(15):
+                while not agent.counts().readers["broker"].refused:  # noqa: ASYNC110  bounded
+                    await asyncio.sleep(0.02)
+            async with httpx.AsyncClient(base_url=f"http://{agent.address}") as page:
+                told_by_page = (await page.get("/api/v1/refused?sink=broker")).json()["refused"]
+            said = await asyncio.to_thread(told, capfd, plant)
+
+    first = told_by_page[-1]
+    assert (first["sink"], first["stream"]) == ("broker", "em-kiln/raw")
+    assert first["value"]["power"] == [None] * first["rows"]
+    assert "Not authorized" in first["reason"]
+    assert first["reason"] in re.sub(r"\s+", " ", said)
+    assert re.search(r"^  broker  em-kiln/raw  \d{4}-.* rows?$", said, re.MULTILINE)
 
 
 async def test_the_survey_of_a_log_agrees_with_its_counts(plant: Path) -> None:
