@@ -229,12 +229,13 @@ class InfluxSink:
         call, self._call = self._call, None
         if call is not None and not call.done():
             await asyncio.wait({call}, timeout=CLOSING)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._threads is not None:  # an idle thread ends at once
+            self._threads.shutdown(wait=call is None or call.done(), cancel_futures=True)
 
     async def _threaded(self, work: Callable[[], T]) -> T:
         """Do what blocks in a thread, within a bounded time."""
         call = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        call.add_done_callback(_seen)
         self._call = call
         patience = PATIENCE * self._config.timeout
         try:
@@ -339,6 +340,12 @@ class InfluxSink:
 
     def _narrow(self, size: float) -> None:
         self._most = min(self._most, max(FEWEST_BYTES, size / 2))
+
+
+def _seen(call: asyncio.Future[Any]) -> None:
+    """Take note of how a call has ended, also when nobody waits for it any more."""
+    if not call.cancelled():
+        call.exception()
 
 
 def _refusals(items: Sequence[Item], refused: Sequence[Refused]) -> list[Refusal]:

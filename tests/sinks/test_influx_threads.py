@@ -1,6 +1,7 @@
 """InfluxDB's sink and its thread: the loop goes on, and nothing is written after close."""
 
 import asyncio
+import gc
 import ssl
 import threading
 import time
@@ -59,7 +60,7 @@ async def test_the_loop_has_its_turn_while_a_large_batch_is_written(database: In
 
 @pytest.mark.parametrize("secure", [False, True])
 async def test_a_cancelled_write_is_over_when_close_returns(
-    secure: bool, database: Influx, tmp_path: Path
+    secure: bool, database: Influx, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = certificates(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -89,6 +90,9 @@ async def test_a_cancelled_write_is_over_when_close_returns(
         await asyncio.wait_for(gone.wait(), 5)
         assert len(proxy.requests) == 1
     assert count(database, "em-cancel") == 0
+    del call, write
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_server_that_takes_its_time_with_each_byte_is_given_up(database: Influx) -> None:
