@@ -66,6 +66,8 @@ class Committer:
             self.start()
         with self._changed:
             self._stopping = True
+            if self._next.acks:  # one that waited for a commit of rows
+                self._set_due(0.0)
             self._changed.notify()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
