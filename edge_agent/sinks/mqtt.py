@@ -170,7 +170,7 @@ class MqttSink:
                 await batch.publish(Message(self._topics.state, b"online"))
                 await batch.settle()
             except Disconnected:
-                batch.remember()
+                await batch.remember()
                 raise
             batch.refusals()
 
@@ -207,7 +207,7 @@ class MqttSink:
                         await asyncio.sleep(0)
             await batch.settle()
         except Disconnected as e:
-            batch.remember()
+            await batch.remember()
             raise self._held_back(e, connection) from e
         batch.complete()
         if refusals := batch.refusals():

@@ -26,6 +26,7 @@ OVERHEAD = 16  # bytes of a PUBLISH packet beside topic and payload, at most
 LOST, MOST = 2, 4  # suspicion that a lost write adds, and at most; one that gets through takes 1
 SUSPICIOUS = 3  # suspicion from which on messages are sent one by one
 QUIET = 0.5  # seconds for which a connection lives before a trial
+LONG_PATIENCE = 10  # times that a message is not answered: over 5 min with usual time and pauses
 PATIENCE = 3  # trials of a message, or answers that leave open what is at fault
 KEPT = 100_000  # messages that are remembered
 FAILURE = 0x80  # reason codes from here on are refusals
@@ -90,7 +91,8 @@ class Batch:
         ledger = self._ledger
         size = len(message.text) + len(message.topic.encode()) + OVERHEAD
         if size > self._connection.largest:
-            why = f"{size} bytes; the broker takes at most {self._connection.largest}"
+            most = self._connection.largest
+            why = f"too large: {size} bytes; the broker takes at most {most}"
             self._refused.append((message, why))
             return
         if not ledger.empty:
@@ -137,30 +139,49 @@ class Batch:
             if message.item is not None:  # $meta and $state come again
                 ledger.forget(_digest(message))
 
-    def remember(self) -> None:
-        """Keep what is known when the connection is lost."""
+    async def remember(self) -> None:
+        """Keep what is known when the connection is lost, or a message is not answered."""
         ledger, connection = self._ledger, self._connection
         ledger.bound()
         ledger.suspicion = min(MOST, ledger.suspicion + LOST)
         ledger.accepted.update(self._accepted)
         ledger.refused |= {_digest(message): why for message, why in self._refused}
-        waiting = connection.waiting
-        if len(waiting) != 1 or not connection.ended:
+        if len(connection.waiting) != 1:
             return
-        suspect, key = waiting[0], _digest(waiting[0])
-        certain = connection.parted in BLAMING
+        suspect = connection.waiting[0]
+        if connection.ended:
+            self._hung_up(suspect)
+        elif ledger.suspicion >= SUSPICIOUS and not connection.gone and await connection.alive():
+            self._swallowed(suspect)
+
+    def _hung_up(self, suspect: Message) -> None:
+        """Note that the connection ended when a message was under way alone."""
+        ledger, parted, key = self._ledger, self._connection.parted, _digest(suspect)
+        certain = parted in BLAMING
         if not certain and key != self._on_trial:
             ledger.doubts[key] += 1
-        elif len(suspect.rows) > 1 and connection.parted in {None, TOO_LARGE}:
+        elif len(suspect.rows) > 1 and parted in {None, TOO_LARGE}:
             ledger.cut = max(1, len(suspect.text) // 2)
         elif certain:
-            ledger.refused[key] = f"the broker ends the connection for it ({connection.parted})"
+            ledger.refused[key] = f"the broker ends the connection for it ({parted})"
         else:
             ledger.trials[key] += 1
             if ledger.trials[key] >= PATIENCE:
-                ledger.refused[key] = (
-                    f"the broker ended {PATIENCE} connections when it got this, and did not say why"
-                )
+                why = f"the broker closed the connection when it got this, {PATIENCE} times"
+                ledger.refused[key] = f"{why}, and did not say why"
+
+    def _swallowed(self, suspect: Message) -> None:
+        """Note that a message was not answered, but a ping behind it was.
+
+        A broker may do so for minutes because of its own troubles, so this takes long.
+        """
+        ledger, key = self._ledger, _digest(suspect)
+        ledger.trials[key] += 1
+        if len(suspect.rows) > 1 and ledger.trials[key] >= PATIENCE:
+            ledger.cut = max(1, len(suspect.text) // 2)
+        elif ledger.trials[key] >= LONG_PATIENCE:
+            why = f"the broker answered nothing when it got this, {LONG_PATIENCE} times"
+            ledger.refused[key] = f"{why}, but a ping behind it"
 
     def _answered(self, message: Message, code: int, name: str) -> None:
         key = _digest(message)

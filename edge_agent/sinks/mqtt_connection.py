@@ -34,6 +34,7 @@ from edge_agent.units import Secret
 if TYPE_CHECKING:
     from paho.mqtt.client import Client as PahoClient
     from paho.mqtt.client import ConnectFlags, DisconnectFlags
+    from paho.mqtt.enums import MQTTErrorCode
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -99,6 +100,7 @@ class Connection:
 
     largest  bytes of the largest packet that the broker takes
     retain   whether it keeps retained messages
+    gone     whether it has come to its end
     """
 
     def __init__(self, login: Login) -> None:
@@ -141,7 +143,7 @@ class Connection:
         self._heard = b""
         self._parted: tuple[int, str] | None = None
         self._closed = False  # by the other end, without a word
-        self._gone = False  # aiomqtt forgets a loss between CONNACK and the end of ``__aenter__``
+        self.gone = False  # aiomqtt forgets a loss between CONNACK and the end of ``__aenter__``
         self._retrieved(self._client._disconnected)  # noqa: SLF001 - as above
         self._unfit = ""
         self._opened = self._loop.time()
@@ -199,7 +201,7 @@ class Connection:
             self._parted = code.value, str(code)
         elif code.value in {UNSPECIFIED, MALFORMED}:  # not: no PINGRESP in time
             self._closed = not self._library.said or bool(CLOSED & set(self._library.said.split()))
-        self._gone = True
+        self.gone = True
         self._part(paho, userdata, flags, code, properties)
         self._loop.call_soon_threadsafe(self._give_up)
 
@@ -236,7 +238,7 @@ class Connection:
         except BaseException:
             await self._abandon()
             raise
-        if self._unfit or self._gone:
+        if self._unfit or self.gone:
             await self._abandon()
             raise Disconnected(self._unfit) if self._unfit else self._loss()
         self._retrieved(self._client._disconnected)  # noqa: SLF001 - it may be another one now
@@ -302,6 +304,21 @@ class Connection:
             if len(self._waiting) == before:
                 self._broken = True
                 raise Disconnected(f"the broker answered nothing for {self._login.timeout:g} s")
+
+    async def alive(self) -> bool:
+        """Return whether the broker answers a ping, within the time-out."""
+        answered = self._loop.create_future()
+        known = self._paho._handle_pingresp  # noqa: SLF001 - paho tells nobody of it
+
+        def pong() -> "MQTTErrorCode":
+            if not answered.done():
+                answered.set_result(None)
+            return known()
+
+        self._paho._handle_pingresp = pong  # type: ignore[method-assign]  # noqa: SLF001
+        self._paho._send_pingreq()  # noqa: SLF001
+        await asyncio.wait({answered}, timeout=self._login.timeout)
+        return answered.done()
 
     async def rest(self, seconds: float) -> None:
         """Return when the connection has lived for a while; ``Disconnected`` if it has not."""

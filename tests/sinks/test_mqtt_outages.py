@@ -304,6 +304,57 @@ async def test_a_message_that_ends_each_connection_is_cut_and_its_poison_row_ref
     assert list(dict.fromkeys(times(printed, "edge/demo-cement/packer/raw"))) == [0, 2]
 
 
+async def test_a_message_that_is_swallowed_on_a_living_link_holds_up_nobody(
+    mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    def swallow(packet: bytes) -> bytes:
+        return b"" if kind(packet) == PUBLISH and b"em-mill/raw" in packet else packet
+
+    with Printed(mosquitto, tmp_path / "printed", "edge/#") as printed:
+        async with PacketWire(mosquitto.port) as wire:
+            wire.to_broker = swallow
+            sink = MqttConfig(url=wire.url, timeout=Duration(0.15)).build(SITE)
+            ended = await get_through(
+                sink, [block(KILN, 2), block(MILL, 1), block(KILN, 2, first=2)]
+            )
+            await sink.close()
+        await asyncio.to_thread(printed.wait)
+    assert isinstance(ended, Rejected)
+    assert [(r.item, list(r.rows)) for r in ended.refusals] == [(1, [0])]
+    assert "answered nothing when it got this" in str(ended)
+    assert list(dict.fromkeys(times(printed))) == [0, 1, 2, 3]
+
+
+async def test_a_link_that_hangs_puts_no_row_aside(mosquitto: Mosquitto) -> None:
+    sink = MqttConfig(url=mosquitto.url, timeout=Duration(0.15)).build(SITE)
+    for _ in range(11):
+        await sink.connect()
+        mosquitto.pause()
+        with pytest.raises(Disconnected, match="answered nothing"):
+            await sink.write([block(KILN, 1)])
+        await sink.close()
+        mosquitto.resume()
+    await sink.connect()
+    await sink.write([block(KILN, 1)])
+    await sink.close()
+
+
+async def test_over_the_old_protocol_a_denied_message_counts_as_delivered(tmp_path: Path) -> None:
+    """As ``check`` and the documents say."""
+    broker = Mosquitto(tmp_path, acl="topic read #\ntopic write printed/mark")
+    with broker, Printed(broker, tmp_path / "printed", "edge/#") as printed:
+        old, new = sink_for(broker.url, version="3.1.1"), sink_for(broker.url)
+        await old.connect()
+        await old.write([block(KILN, 1)])
+        await old.close()
+        await new.connect()
+        with pytest.raises(Rejected, match=r"Not authorized \(135\)"):
+            await new.write([block(KILN, 1)])
+        await new.close()
+        await asyncio.to_thread(printed.wait)
+        assert list(printed.messages()) == []
+
+
 async def test_a_poison_row_of_a_backlog_is_found_although_live_rows_get_through(
     tmp_path: Path,
 ) -> None:
