@@ -18,6 +18,7 @@ from edge_agent import __version__
 from edge_agent.backlog import Backlog
 from edge_agent.clock import Clock, SystemClock
 from edge_agent.config import Config, uncollected
+from edge_agent.database_files import damage
 from edge_agent.delivery import run_sink
 from edge_agent.drivers.base import Counts, DeviceConfig, Driver, KeepsFiles
 from edge_agent.errors import ConfigError
@@ -218,7 +219,7 @@ class Agent:
                 slots_ns=retention.slots.ns,
                 metrics_ns=retention.metrics.ns,
                 slots_bytes=retention.slots_bytes,
-                metrics_bytes=retention.metrics_bytes,
+                metrics_bytes=retention.metrics_bytes - retention.waiting_bytes,
             )
         }
         sinks |= {name: sink.build(self.config.site) for name, sink in self.config.sinks.items()}
@@ -258,7 +259,9 @@ class Agent:
                 self._pace(self.health.sinks[name], backlog)
             kept = self.health.sinks[HISTORY]
             away = kept.error if kept.state is State.DOWN else ""
-            for name, fault in (("disk", self.outbox.fault), (HISTORY, away)):
+            faults = {"disk": self.outbox.fault, "log": self.outbox.damage, HISTORY: away}
+            faults["stored history"] = damage(self.config.data / "history.db")
+            for name, fault in faults.items():
                 if fault:
                     self.health.faults[name] = fault
                 else:
@@ -349,7 +352,7 @@ def _recorded(config: Config, links: list[Link]) -> list[str]:
 
 def _budget(config: Config) -> Budget:
     kept = config.retention
-    return Budget(raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns, derived_bytes=kept.slots_bytes)
+    return Budget.within(kept.raw_bytes, kept.waiting_bytes, kept.raw.ns)
 
 
 def _live_first(after: float | str, speed: float) -> float | None:

@@ -16,8 +16,8 @@ loop. The first three touch no disk: they put what they are given on the next ba
 the only other thread, writes the batch with a connection of its own (``outbox_store.py``): BEGIN
 IMMEDIATE; rows, counts, cursors, a due checkpoint, retention; COMMIT with synchronous FULL. It
 starts when the oldest thing that waits is ``commit`` seconds old, or at 1 MB. What one ``append``
-brought is never parted over two commits. What power loss can take is one batch, and no reader has
-seen it.
+brought is never parted over two commits, unless it is more than the WAL may take at once. What
+power loss can take is one batch, and no reader has seen it.
 
 **Readers** are declared when the log is opened, each with the streams that it takes. One that is
 new begins at the oldest stored row, one that is declared no more is deleted. ``take`` returns
@@ -38,9 +38,8 @@ are counted as dropped for each reader that waited for them, and a ``Gap`` is ha
 place, one for rows of a stream that follow one another. Rows that a reader was handed and has not
 acknowledged are left alone, or they would be counted twice; ``take`` hands out no more than an
 eighth of a budget, shared by all readers. Age does not touch what came after the last checkpoint:
-the metrics need it at the next start. The files together stay within ``raw_bytes + derived_bytes``
-and 8 MiB: half of that is room in the file, bounded by ``max_page_count``; half is the WAL,
-bounded by ``wal_autocheckpoint`` and ``journal_size_limit``.
+the metrics need it at the next start. All files together, with what SQLite adds, never take more
+than ``Budget.files_bytes`` (``outbox_files.py``).
 
 **The counts** are committed with the rows. Appended rows = read + substituted + derived. For each
 reader, appended rows that it takes = delivered + refused + pending + dropped, where pending is
@@ -51,9 +50,14 @@ not rows.
 **Disk trouble** (full, read-only, failing) is shown by ``fault``. The batch stays in memory and is
 tried again each second; nothing is acknowledged that was not written. Beyond 64 MB the oldest raw
 rows are dropped from memory, counted and marked like those over the budget; derived ones only when
-no raw ones are left. A file that is no database or is damaged is set aside as
-``<name>.corrupt-<n>`` and a new one begun; if the damage shows itself later, this happens at the
-next start. Sequence numbers are consecutive (but for rows dropped from memory) and never used
+no raw ones are left. On a full disk a ballast file is given up, so that SQLite can work, and raw
+history that all have had makes room for new rows: what is waited for does not. After an error the
+file is opened again; a batch whose fsync failed is looked for before it is written once more.
+
+**Damage.** A file that is damaged, cut short, removed or replaced, at the start or in use, is set
+aside as ``<name>.corrupt-<n>`` and a new one begun without a restart (``outbox_salvage.py``): what
+readers wait for is copied as far as it can be read, the rest counts as dropped, with markers
+``corrupt``. Sequence numbers are consecutive (but for rows dropped from memory) and never used
 again, also when no row is left.
 """
 
@@ -63,21 +67,24 @@ import math
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 import orjson
 
 from edge_agent import codec
+from edge_agent.database_files import damage
+from edge_agent.errors import ConfigError
 from edge_agent.health import Commits, LogCounts, ReaderCounts
 from edge_agent.model import Quality, SampleBlock
 from edge_agent.outbox_archive import Archive
+from edge_agent.outbox_budget import Budget
 from edge_agent.outbox_committer import RETRY, Committer
+from edge_agent.outbox_salvage import Row
 from edge_agent.outbox_schema import (
     Ack,
     Aside,
-    Budget,
     Entry,
     Ledger,
     Marker,
@@ -87,6 +94,7 @@ from edge_agent.outbox_schema import (
     Record,
     on,
     positions,
+    table_of,
     transaction,
 )
 from edge_agent.outbox_spans import START, Span, between, joined
@@ -112,25 +120,22 @@ _GAPS = """SELECT schema, first_ns, last_ns, rows, reason, sequence FROM gap
 
 
 class Outbox(Archive):
-    """The log; see above. All is called by the thread of one event loop.
-
-    set_aside  damaged files that were renamed to begin anew
-    """
+    """The log; see above. All is called by the thread of one event loop."""
 
     def __init__(
         self, path: Path, readers: Iterable[ReaderSpec], *, budget: Budget, commit: float = 1.0
     ) -> None:
         specs = list(readers)
-        self._store, self.set_aside = open_store(path, specs, budget)
-        for aside in self.set_aside:
-            log.error("the log %s was damaged: set aside as %s, a new one begun", path, aside.name)
+        self._store = open_store(path, specs, budget)
         super().__init__(path)
+        self._epoch = self._store.epoch
         self._last = dict[str, int](self.db.execute("SELECT name, last_ns FROM stream"))
         self._sequence = self.ledger.totals["sequence"]
         self._recent = dict[int, SampleBlock]()  # by number, oldest first
         self._recent_cells = 0
+        self._most = budget.wal_bytes // 3  # bytes of a push that one commit takes
         self._closed = False
-        self._committer = Committer(self._store, commit, self._woken)
+        self._committer = Committer(self._store, commit, self._woken, self._in_hand)
         share = min(budget.raw_bytes, budget.derived_bytes) // (8 * max(1, len(specs)))
         self._readers = {s.name: Reader(self, self._committer, s, share) for s in specs}
 
@@ -142,11 +147,31 @@ class Outbox(Archive):
         counts  rows by where they come from: ``read``, ``substituted``, ``derived``
         """
         self.check()
-        entries = [self._entry(block) for block in blocks if len(block)]
-        if entries:
+        parts = [part for block in blocks if len(block) for part in self._parts(block)]
+        left = dict(counts)
+        for share in self._shares(parts):
+            entries = [self._entry(part) for part in share]
             rows = sum(entry.rows for entry in entries)
-            self._committer.put(Push(self._sequence, rows, dict(counts), entries))
+            here = left if share[-1] is parts[-1] else _taken(left, share)
+            self._committer.put(Push(self._sequence, rows, here, entries))
         return self._sequence
+
+    def _parts(self, block: SampleBlock) -> Iterator[SampleBlock]:
+        """Yield a block, or its rows in blocks of a size that one commit can take."""
+        n = max(1, min(len(block), self._most // (9 * len(block.schema.tags) + 8)))
+        return (block.rows(i, min(i + n, len(block))) for i in range(0, len(block), n))
+
+    def _shares(self, blocks: list[SampleBlock]) -> Iterator[list[SampleBlock]]:
+        """Yield the blocks of a push: all at once, if one commit can take them."""
+        share, size = list[SampleBlock](), 0
+        for block in blocks:
+            size += 9 * block.value.size
+            if share and size > self._most:
+                yield share
+                share, size = [], 9 * block.value.size
+            share.append(block)
+        if share:
+            yield share
 
     def _entry(self, block: SampleBlock) -> Entry:
         schema = block.schema
@@ -252,6 +277,11 @@ class Outbox(Archive):
         return self._committer.commits
 
     @property
+    def damage(self) -> str:
+        """What a person should know of a damaged file that was set aside, or nothing."""
+        return damage(self.path)
+
+    @property
     def ledger(self) -> Ledger:
         """The totals and cursors as last committed."""
         return self._store.ledger
@@ -289,7 +319,25 @@ class Outbox(Archive):
         if self._committer.bug is not None:
             raise RuntimeError("the log is stopped by a bug") from self._committer.bug
 
+    def _in_hand(self) -> list[tuple[str, Row]]:
+        """Return the records that readers were handed, by table; called by the committer too."""
+        records = [r for reader in self._readers.values() for r in reader.in_hand]
+        schemas = self._store.known
+        rows = []
+        for r in records:
+            known = schemas[r.schema]
+            row = (r.sequence, known.number, r.first_ns, r.last_ns, r.rows, r.payload)
+            rows.append((table_of(known.schema.family), row))
+        return rows
+
     def _woken(self) -> None:
+        if self._epoch != self._store.epoch:
+            try:
+                self.reopen()
+            except ConfigError as e:
+                log.debug("%s", e)  # what is wrong is told where it is written
+            else:
+                self._epoch = self._store.epoch
         for reader in self._readers.values():
             reader.wake()
 
@@ -324,6 +372,19 @@ class _Age:
         return moments[0][1] if moments and moments[0][0] <= horizon else 0
 
 
+def _taken(left: dict[str, int], blocks: Iterable[SampleBlock]) -> dict[str, int]:
+    """Take the counts of some blocks out of those of their push, and return them."""
+    taken = dict[str, int]()
+    for block in blocks:
+        rows = len(block)
+        for name in ("derived",) if block.schema.family.derived else ("read", "substituted"):
+            part = min(rows, left.get(name, 0))
+            taken[name] = taken.get(name, 0) + part
+            left[name] = left.get(name, 0) - part
+            rows -= part
+    return taken
+
+
 class Reader:
     """The place of one reader in the rows that it takes; used by one task.
 
@@ -352,6 +413,11 @@ class Reader:
         """Look again for rows: something was committed."""
         self._age.note(self._outbox.ledger.totals["committed"])
         self._event.set()
+
+    @property
+    def in_hand(self) -> list[Record]:
+        """Records that were handed out and are not acknowledged."""
+        return [item for item in self._handed if isinstance(item, Record)]
 
     @property
     def lag(self) -> int:
@@ -406,7 +472,7 @@ class Reader:
                 asyncio.get_running_loop().call_later(RETRY, self.wake)
             if self._handed:
                 if self._owes:
-                    await self._committer.flush()
+                    await self._committer.flush(rows=False)
                 return list(self._handed)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait if wait is not None and wait > 0 else None):

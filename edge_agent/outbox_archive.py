@@ -38,6 +38,16 @@ class Archive:
             raise ConfigError([f"{path}: the log cannot be read: {e}"]) from e
         self.read_fault = ""
 
+    def reopen(self) -> None:
+        """Open the file again: another may stand in its place now."""
+        self.db.close()
+        try:
+            self.db = connect(self.path, query_only=True)
+            self._load()
+        except sqlite3.DatabaseError as e:
+            raise ConfigError([f"{self.path}: the log cannot be read: {e}"]) from e
+        self.read_fault = ""
+
     def _load(self) -> None:
         for number, canonical in self.db.execute("SELECT number, canonical FROM schema").fetchall():
             self.know(number, Schema.from_canonical(canonical))
@@ -59,12 +69,10 @@ class Archive:
         """
         tables = ("raw", "derived") if family is None else (table_of(family),)
         sql = " UNION ALL ".join(on(table, _ROWS) for table in tables) + " ORDER BY 1 LIMIT ?2"
-        with closing(connect(self.path, query_only=True)) as db:
-            while rows := self._page(db, sql, after):
-                for row in rows:
-                    if family is None or self.numbered(row[1]).family is family:
-                        yield self.record(row)
-                after = rows[-1][0]
+        for rows in self._pages(sql, after):
+            for row in rows:
+                if family is None or self.numbered(row[1]).family is family:
+                    yield self.record(row)
 
     def before(self, time_ns: int, most: int) -> int:
         """Return the number of the newest raw record that ended before a time, or 0.
@@ -74,26 +82,33 @@ class Archive:
 
         most  records that may be behind the number returned
         """
-        found = 0
+        found, below = 0, 1 << 62
+        sql = """SELECT sequence, schema, last_ns FROM raw WHERE sequence < ?
+          ORDER BY sequence DESC LIMIT ?"""
         try:
             with closing(connect(self.path, query_only=True)) as db:
-                sql = "SELECT sequence, schema, last_ns FROM raw ORDER BY sequence DESC LIMIT ?"
-                for sequence, number, last_ns in db.execute(sql, (most,)):
-                    if last_ns < time_ns and not self.numbered(number).past:
-                        return int(sequence)
-                    found = sequence - 1
+                while most and (rows := db.execute(sql, (below, PAGE)).fetchall()):
+                    for sequence, number, last_ns in rows[: None if most < 0 else most]:
+                        if last_ns < time_ns and not self.numbered(number).past:
+                            return int(sequence)
+                        found = sequence - 1
+                    most = max(0, most - len(rows)) if most > 0 else most
+                    below = rows[-1][0]
         except sqlite3.DatabaseError as e:
             self.read_fault = self.explain(e)
             log.error("%s", self.read_fault)
         return found
 
-    def _page(self, db: sqlite3.Connection, sql: str, after: int) -> list[Row]:
+    def _pages(self, sql: str, after: int) -> Iterator[list[Row]]:
+        """Yield rows, some at a time; what comes after damage cannot be read, ever."""
         try:
-            return db.execute(sql, (after, PAGE)).fetchall()
-        except sqlite3.DatabaseError as e:  # what comes after cannot be read, ever
+            with closing(connect(self.path, query_only=True)) as db:
+                while rows := db.execute(sql, (after, PAGE)).fetchall():
+                    yield rows
+                    after = rows[-1][0]
+        except sqlite3.DatabaseError as e:
             self.read_fault = self.explain(e)
             log.error("%s", self.read_fault)
-            return []
 
     def aside(self, reader: str | None = None, most: int = 100) -> list[Aside]:
         """Return the refused rows that were put aside, newest first; not those of damaged bytes.

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import orjson
 
+from edge_agent.database_files import PAGE
 from edge_agent.model import Family, Gap, SampleBlock, Schema
 from edge_agent.outbox_spans import START, Spans, joined
 
 FORMAT = 2  # of the file; PRAGMA user_version
-PAGE = 4096
 OVERHEAD = 200  # bytes of memory that an entry takes beside its payload
-SLACK = 4 << 20  # bytes of the file beyond the two budgets: schemas, cursors, markers, free pages
 
 TABLES = """
 CREATE TABLE schema (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, canonical TEXT NOT NULL);
@@ -70,19 +69,6 @@ class Marker(Gap):
     """A gap with its place in the log."""
 
     sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much the log may hold.
-
-    raw_bytes, derived_bytes  of the file, each for its own class of rows
-    raw_age_ns                how long delivered raw rows are kept as history
-    """
-
-    raw_bytes: int
-    raw_age_ns: int
-    derived_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +203,7 @@ class Batch:
     acks: dict[str, Ack] = field(default_factory=dict)
     lost: dict[int, Lost] = field(default_factory=dict)  # by number of the schema
     lost_counts: dict[str, int] = field(default_factory=dict)  # of pushes with no entry left
+    steps: int = 0  # acknowledgements
     checkpoint: tuple[int, Mapping[str, object]] | None = None
 
     @property
@@ -246,6 +233,7 @@ class Batch:
             self.lose(rows)
         for name, count in newer.lost_counts.items():
             self.lost_counts[name] = self.lost_counts.get(name, 0) + count
+        self.steps += newer.steps
         self.checkpoint = newer.checkpoint or self.checkpoint
 
 
@@ -366,18 +354,18 @@ def on(table: str, sql: str) -> str:
 def connect(path: Path, *, query_only: bool = False) -> sqlite3.Connection:
     """Return a connection in autocommit mode that any one thread at a time may use.
 
-    query_only  it writes nothing, and does not begin a file that is not there. In a folder that
+    query_only  it writes nothing, does not begin a file that is not there, and takes no WAL away
+                when it is closed: by then another log may have that name. In a folder that
                 cannot be written SQLite cannot make the index of a WAL; a log without one is
                 complete and nobody writes it, so it is read as it is
     """
-    mode = "mode=rw" if query_only else "mode=rwc"
+    mode = "mode=ro" if query_only else "mode=rwc"
     if query_only and not os.access(path.absolute().parent, os.W_OK):
         mode = mode if path.with_name(path.name + "-wal").exists() else "immutable=1"
     uri = f"{path.absolute().as_uri()}?{mode}"
-    db = sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
-    if query_only:
-        db.execute("PRAGMA query_only = ON")
-    return db
+    return sqlite3.connect(
+        uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True
+    )
 
 
 @contextmanager
@@ -391,21 +379,3 @@ def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[Non
         if db.in_transaction:  # a full disk has rolled back already
             db.execute("ROLLBACK")
         raise
-
-
-def damage_flag(path: Path) -> Path:
-    """Return the file whose presence says that the log was found damaged while it was in use."""
-    return path.with_name(path.name + ".damaged")
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that a new one can be begun; return its new name."""
-    n = 1
-    while (target := path.with_name(f"{path.name}.corrupt-{n}")).exists():
-        n += 1
-    for suffix in ("", "-wal"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(target.with_name(target.name + suffix))
-    path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    return target

@@ -4,144 +4,71 @@ Only the committer calls ``Store.commit``, on the one connection that writes. No
 asyncio or threads; the design is in the docstring of ``outbox.py``.
 """
 
-import fcntl
+import logging
 import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import IO
 
 from edge_agent import codec
 from edge_agent.errors import ConfigError
 from edge_agent.model import Schema
+from edge_agent.outbox_budget import Budget
+from edge_agent.outbox_keeping import Keeping
+from edge_agent.outbox_opening import says
 from edge_agent.outbox_retention import Shedding
 from edge_agent.outbox_schema import (
     FORMAT,
     LATER,
-    PAGE,
-    SLACK,
     TABLES,
     TOTALS,
     UPGRADES,
     Ack,
     Aside,
     Batch,
-    Budget,
     Entry,
     Known,
     Ledger,
     Position,
     ReaderSpec,
-    as_json,
-    connect,
-    damage_flag,
     on,
     positions,
-    set_aside,
     stored_size,
     table_of,
     transaction,
 )
-from edge_agent.outbox_spans import END, Span, Spans, between, holds, without
+from edge_agent.outbox_spans import END, Span, Spans, between, without
 
 ASIDE_MOST = 1000  # refusals that are kept …
 ASIDE_BYTES = 1 << 20  # … and bytes of them
-AGED = 512  # most rows that leave for their age in one commit
-VICTIMS = 4096  # most rows that leave for want of room in one commit, unless more have come
+log = logging.getLogger(__name__)
 
 
-def open_store(
-    path: Path, readers: Sequence[ReaderSpec], budget: Budget
-) -> tuple["Store", list[Path]]:
-    """Return the store, and the damaged files that were set aside to open it.
+def open_store(path: Path, readers: Sequence[ReaderSpec], budget: Budget) -> "Store":
+    """Return the store.
 
     errors  ``ConfigError`` when the file cannot be used for a reason that a person must mend
     """
-    aside: list[Path] = []
-    flag = damage_flag(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if flag.exists():
-            aside.append(set_aside(path))
-            flag.unlink()
-        try:
-            return Store(path, readers, budget), aside
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            aside.append(set_aside(path))
-            return Store(path, readers, budget), aside
+        return Store(path, readers, budget)
     except (OSError, sqlite3.OperationalError) as e:
         advice = "the folder must be writable and have space"
         raise ConfigError([f"{path}: the log cannot be opened: {e} ({advice})"]) from e
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """Return the open lock file of the log; free again when it is closed or its process dies."""
-    lock = path.with_name(path.name + ".lock").open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        lock.close()
-        raise ConfigError([f"{path}: another agent uses this log (one data folder each)"]) from e
-    return lock
-
-
-class Store:
+class Store(Keeping):
     """The file with the one connection that writes."""
-
-    def __init__(self, path: Path, readers: Sequence[ReaderSpec], budget: Budget) -> None:
-        self.path = path
-        self.budget = budget
-        self.specs = {spec.name: spec for spec in readers}
-        self.known: dict[str, Known] = {}
-        self._numbered: dict[int, Known] = {}
-        self._tables = {name: frozenset[str]() for name in self.specs}  # with rows of a reader
-        self._lock = _locked(path)
-        try:
-            self._db = connect(path)
-        except sqlite3.Error:
-            self._lock.close()
-            raise
-        try:
-            self._prepare()
-            with transaction(self._db):
-                self._declare()
-        except (sqlite3.Error, ConfigError):
-            self._db.close()
-            self._lock.close()
-            raise
-
-    def close(self) -> None:
-        """Bring everything into the main file and let it go."""
-        with self._lock, closing(self._db):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def learn(self, schema: Schema) -> Known:
-        """Return the schema with the number that it will have, and the readers that take it."""
-        takers = tuple(name for name, spec in self.specs.items() if spec.takes(schema))
-        known = self.known[schema.id] = Known(len(self.known) + 1, schema, takers)
-        self._numbered[known.number] = known
-        for name in takers:
-            self._tables[name] |= {table_of(schema.family)}
-        return known
 
     # -- opening ----------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         db = self._db
-        db.execute(
-            "PRAGMA auto_vacuum = INCREMENTAL"
-        )  # means something only before the first table
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA wal_autocheckpoint = 256")
-        db.execute(f"PRAGMA journal_size_limit = {SLACK}")
-        limit = self.budget.raw_bytes + self.budget.derived_bytes + SLACK
-        db.execute(f"PRAGMA max_page_count = {limit // PAGE}")
         (version,) = db.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        if tables and not {"raw", "derived", "total"} <= tables:
+            raise sqlite3.DatabaseError("it is no log of this agent")
         if version == 0:
             with transaction(db):
                 _run(db, TABLES + LATER)
@@ -168,8 +95,11 @@ class Store:
                 "SELECT * FROM log ORDER BY sequence DESC LIMIT 1",
             ):
                 db.execute(on(table, sql)).fetchall()
-        for _, canonical in db.execute("SELECT number, canonical FROM schema ORDER BY number"):
-            self.learn(Schema.from_canonical(canonical))
+        for number, canonical in db.execute("SELECT number, canonical FROM schema").fetchall():
+            try:
+                self.learn(Schema.from_canonical(canonical), number)
+            except (ValueError, KeyError, TypeError) as e:
+                raise sqlite3.DatabaseError(f"a schema cannot be read: {e}") from e
         before: set[tuple[str, int]] = set(db.execute("SELECT reader, schema FROM takes"))
         now = {(name, known.number) for known in self.known.values() for name in known.takers}
         self.ledger = Ledger(totals, {name: stored.get(name, Position()) for name in self.specs})
@@ -181,6 +111,7 @@ class Store:
             if before - now or stored.keys() - self.specs.keys():
                 self._forget_delivered(0, totals["sequence"], self.ledger)
         self._write_ledger(self.ledger)
+        self._written = self._numbers
 
     def _change(self, name: str, number: int, sign: int) -> None:
         """Count the stored rows of a schema that a reader takes from now on, or takes no more."""
@@ -218,21 +149,56 @@ class Store:
                 handed; those are left alone
         errors  ``sqlite3.OperationalError``: nothing is written, and may be tried again
         """
+        if self._attempt is not None and self._reopened(batch):
+            return
+        if reason := self._files.missing(self._pages()[0]):
+            raise sqlite3.DatabaseError(reason)
+        if self._files.tight:
+            self._files.loosen()
+        try:
+            self._commit(batch, held)
+        except sqlite3.OperationalError as e:
+            if not self._for_want_of_space(e):
+                raise
+            log.warning("the disk of %s is full: its ballast is given up", self.path)
+            self._commit(batch, held)
+
+    def _commit(self, batch: Batch, held: Callable[[], Mapping[str, Spans]]) -> None:
         after = self.ledger.copy()
-        with transaction(self._db):
-            self._write_schemas(batch.schemas)
-            self._write_entries(batch, after)
-            for name, ack in batch.acks.items():
-                self._write_ack(name, ack, after)
-            if batch.checkpoint is not None:
-                sequence, states = batch.checkpoint
-                self._db.execute("DELETE FROM state")
-                rows = ((name, sequence, as_json(state)) for name, state in states.items())
-                self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
-            self._retain(batch, after, held)
-            self._note_waiting(after)
-            self._write_ledger(after)
+        states = self._states(batch)
+        state = sum(len(json) for _, _, json in states)
+        pages = self._reserve(batch, state)
+        self._deleted = state * 5 // 4
+        try:
+            with transaction(self._db):
+                self._write(batch, after, states, Shedding(self._db, self._numbered, after, held))
+        except sqlite3.OperationalError as e:
+            if getattr(e, "sqlite_errorcode", None) and not says(e, sqlite3.SQLITE_FULL):
+                self._attempt = (batch, after)
+            raise
+        self._files.wrote(batch, self._deleted, pages)
         self.ledger = after
+        self._written = max([self._written, *(known.number for known in batch.schemas)])
+
+    def _write(
+        self,
+        batch: Batch,
+        after: Ledger,
+        states: Sequence[tuple[str, int, bytes]],
+        shedding: Shedding,
+    ) -> None:
+        self._write_schemas(batch.schemas)
+        for name, ack in batch.acks.items():
+            self._write_ack(name, ack, after)
+        shedding.lose(batch.lost.values())
+        self._make_room(batch, after, shedding)
+        self._write_entries(batch, after)
+        if states:
+            self._db.execute("DELETE FROM state")
+            self._db.executemany("INSERT INTO state VALUES (?, ?, ?)", states)
+        self._retain(batch, after, shedding)
+        self._note_waiting(after)
+        self._write_ledger(after)
 
     def _note_waiting(self, after: Ledger) -> None:
         """Note for each reader since when the oldest row waits, as far as a commit can tell."""
@@ -346,12 +312,6 @@ class Store:
               AND start < derived.sequence AND stop >= derived.sequence))"""
         self._delete("derived", self._db.execute(sql, (start, stop)).fetchall(), after)
 
-    def _delete(self, table: str, rows: Sequence[tuple[int, int]], after: Ledger) -> None:
-        """Delete rows given by number and length of payload."""
-        numbers = [(sequence,) for sequence, _ in rows]
-        self._db.executemany(on(table, "DELETE FROM log WHERE sequence = ?"), numbers)
-        after.totals[f"{table}_bytes"] -= sum(stored_size(length) for _, length in rows)
-
     def _write_ledger(self, ledger: Ledger) -> None:
         totals = list(ledger.totals.items())
         self._db.executemany("UPDATE total SET value = ?2 WHERE name = ?1", totals)
@@ -361,48 +321,6 @@ class Store:
         ]
         sql = "INSERT OR REPLACE INTO reader VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         self._db.executemany(sql, rows)
-
-    # -- retention --------------------------------------------------------------------------------
-
-    def _retain(self, batch: Batch, after: Ledger, held: Callable[[], Mapping[str, Spans]]) -> None:
-        """Let rows go: delivered raw rows of age, then the oldest of a class over its budget."""
-        budget, totals = self.budget, after.totals
-        shedding = Shedding(self._db, self._numbered, after, held)
-        shedding.lose(batch.lost.values())
-        self._delete("raw", self._aged(after), after)
-        limit = max(VICTIMS, 2 * sum(len(push.entries) for push in batch.pushes))
-        excess = totals["derived_bytes"] - budget.derived_bytes
-        self._delete("derived", shedding.shed("derived", excess, limit), after)
-        pages, free = self._pages()
-        used = PAGE * (pages - free) - budget.raw_bytes - budget.derived_bytes - SLACK // 2
-        excess = max(totals["raw_bytes"] - budget.raw_bytes, used)
-        self._delete("raw", shedding.shed("raw", excess, limit), after)
-        shedding.finish()
-        if free > max(64, pages // 4):
-            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()
-
-    def _pages(self) -> tuple[int, int]:
-        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        return pages, free
-
-    def _aged(self, after: Ledger) -> list[tuple[int, int]]:
-        """Return the oldest raw rows as long as they are of age, delivered, and not needed again.
-
-        What came after the last checkpoint is fed to the metrics once more when the agent starts.
-        """
-        horizon = after.totals["newest_ns"] - self.budget.raw_age_ns
-        (checkpoint,) = self._db.execute("SELECT max(sequence) FROM state").fetchone()
-        sql = "SELECT sequence, schema, last_ns, length(payload) FROM raw ORDER BY sequence LIMIT ?"
-        aged = []
-        for sequence, number, last_ns, length in self._db.execute(sql, (AGED,)):
-            takers = self._numbered[number].takers
-            waiting = any(not holds(after.readers[name].passed, sequence) for name in takers)
-            needed = checkpoint is not None and sequence > checkpoint
-            if last_ns >= horizon or waiting or needed:
-                break
-            aged.append((sequence, length))
-        return aged
 
 
 def _run(db: sqlite3.Connection, statements: str) -> None:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from edge_agent.database_files import identity
 from edge_agent.errors import ConfigError, Corrupt
 from edge_agent.health import Dropped, LogCounts, ReaderCounts, SetAside, StoreHealth
 from edge_agent.outbox_archive import Archive
-from edge_agent.outbox_schema import SLACK, Aside, Budget, on, positions, table_of, transaction
+from edge_agent.outbox_budget import Budget
+from edge_agent.outbox_schema import Aside, on, positions, table_of, transaction
 from edge_agent.outbox_spans import Span, between
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ def store_health(archive: Archive, budget: Budget) -> StoreHealth:
         raw_budget_bytes=budget.raw_bytes,
         derived_budget_bytes=budget.derived_bytes,
         disk_bytes=_disk_bytes(archive),
-        limit_bytes=budget.raw_bytes + budget.derived_bytes + 2 * SLACK,
+        limit_bytes=budget.files_bytes,
         oldest_ns=oldest[0] if oldest else newest,
         newest_ns=newest,
         set_aside=set_aside_files(archive),
@@ -69,7 +71,7 @@ def _dropped(archive: Archive, row: tuple[str, int, int, int, int, str]) -> Drop
 
 def _disk_bytes(archive: Archive) -> int:
     path = archive.path
-    parts = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
+    parts = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", ".ballast"))
     return sum(part.stat().st_size for part in parts if part.exists())
 
 
@@ -129,6 +131,7 @@ class Survey:
     def __init__(self, path: Path, budget: Budget) -> None:
         self._path, self._budget = path, budget
         self._archive: Archive | None = None
+        self._found = identity(path)
         self._lock = threading.Lock()  # a cancelled ``look`` goes on while ``close`` is called
         self._closed = False
         self.store = StoreHealth(0, 0, budget.raw_bytes, budget.derived_bytes, 0, 0, 0, 0)
@@ -144,8 +147,12 @@ class Survey:
                 log.debug("the log as it was found before: %s", e)  # ``fault`` tells of the disk
 
     def _look(self) -> None:
+        found = identity(self._path)
+        if self._archive is not None and found != self._found:  # another stands in its place
+            self._archive.db.close()
+            self._archive = None
         if self._archive is None:
-            self._archive = Archive(self._path)
+            self._archive, self._found = Archive(self._path), found
         self.store = store_health(self._archive, self._budget)
         self.behind = behind(self._archive)
 

@@ -59,8 +59,7 @@ def read(config: Config, most: int) -> Status:
     if not path.exists():
         raise EdgeError(f"{path}: there is no log (has the agent run on this configuration?)")
     kept = config.retention
-    budget = Budget(raw_bytes=kept.raw_bytes, raw_age_ns=kept.raw.ns,
-                    derived_bytes=kept.slots_bytes)  # fmt: skip
+    budget = Budget.within(kept.raw_bytes, kept.waiting_bytes, kept.raw.ns)
     process = writer(path)
     try:
         archive = Archive(path)

@@ -115,6 +115,16 @@ def quality(limits: QualityLimits, report: Report) -> None:
         report(("quality",), "must be 0 <= bad_below <= uncertain_below <= 1 (fractions)")
 
 
+SMALLEST = {"raw_bytes": 32 << 20, "slots_bytes": 8 << 20, "metrics_bytes": 16 << 20}
+
+
+def retention(kept: Mapping[str, int], report: Report) -> None:
+    """Check that each size holds what SQLite needs beside the rows."""
+    for name, least in SMALLEST.items():
+        if kept[name] < least:
+            report(("retention", name), f"must be at least {least >> 20}MiB")
+
+
 def listen(address: str, report: Report) -> None:
     """Check that the dashboard's address is ``host:port`` of this machine's loopback.
 

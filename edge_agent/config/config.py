@@ -51,7 +51,11 @@ class SiteConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How long rows are kept on this box and how much of its disk they may take."""
+    """How long rows are kept on this box and how much of its disk they may take.
+
+    The log's files stay within ``raw_bytes + waiting_bytes``, those of the history within
+    ``slots_bytes + metrics_bytes - waiting_bytes``, all that SQLite adds included.
+    """
 
     raw: Duration = Duration(7 * DAY)
     raw_bytes: Size = Size(2 * GIB)
@@ -59,6 +63,11 @@ class Retention:
     slots_bytes: Size = Size(1 * GIB)
     metrics: Duration = Duration(5 * YEAR)
     metrics_bytes: Size = Size(2 * GIB)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The part of ``metrics_bytes`` for derived rows that wait in the log for sinks."""
+        return self.metrics_bytes // 4
 
 
 @dataclass(frozen=True, kw_only=True)

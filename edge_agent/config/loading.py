@@ -117,7 +117,7 @@ class _Reading:
         metrics = self._metrics()
         sinks = self._typed("sinks", {kind.kind: kind for kind in self._registry.sinks})
         before = len(self.faults)
-        self._check(limits, shifts, web)
+        self._check(limits, shifts, web, retention)
         whole = bool(site and limits and shifts and tables) and len(self.faults) == before
         plant = SitePlant(
             site or Site("unknown", "main", ""),
@@ -280,7 +280,13 @@ class _Reading:
     def _report(self, steps: tuple[Key, ...], message: str) -> None:
         checks.Checked(self._root, str(self.path), self.faults).report(steps, message)
 
-    def _check(self, limits: QualityLimits | None, shifts: Shifts | None, web: Web | None) -> None:
+    def _check(
+        self,
+        limits: QualityLimits | None,
+        shifts: Shifts | None,
+        web: Web | None,
+        retention: Retention | None,
+    ) -> None:
         checks.names(checks.Checked(self._root, str(self.path), self.faults))
         if limits is not None:
             checks.quality(limits, self._report)
@@ -288,6 +294,8 @@ class _Reading:
             checks.shifts(shifts.calendar, self._report)
         if web is not None:
             checks.listen(web.listen, self._report)
+        if retention is not None:
+            checks.retention(vars(retention), self._report)
 
     def _check_entries(
         self,

@@ -7,14 +7,21 @@ compressed text of bytes; beside it stands the key of the schema that it was wri
 Slots and metric rows have a budget of their own each, in age and in bytes. Age counts from the
 newest row being written, not from the clock of the box, and one ``write`` removes at most twice
 as many rows as it stores (and a few more): a clock gone wrong cannot empty the history at once.
+The file with its WAL stays within both budgets together: the WAL and some room come out of them.
+When the file is full all the same, because its pages are not, the oldest rows of the class that has
+most of its share leave before others come.
+
+A file that is damaged or gone is set aside and a new one begun: what the log still holds comes
+again, and reports miss the past. ``History`` that finds damage leaves a note for the sink.
 """
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -23,6 +30,16 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from edge_agent.database_files import (
+    FRAME,
+    PAGE,
+    Wal,
+    damage_flag,
+    forget_aside,
+    identity,
+    put_aside,
+    set_aside,
+)
 from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
 from edge_agent.sinks.base import Item
@@ -31,10 +48,11 @@ COST = "length({row}payload) * 5 / 4 + 64"  # bytes of the file that a row takes
 STEP = 64  # rows removed by each write beyond twice those stored
 PIECE = 2000  # rows that ``History.pieces`` reads at a time
 VACUUM = 256  # pages given back to the file system by each write
+MIB = 1 << 20
+
+log = logging.getLogger(__name__)
 
 _TABLES = """
-PRAGMA auto_vacuum = INCREMENTAL;
-PRAGMA journal_mode = WAL;
 CREATE TABLE IF NOT EXISTS stream (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS schema (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, canonical TEXT NOT NULL
@@ -91,10 +109,19 @@ class HistorySink:
         self, path: Path, *, slots_ns: int, metrics_ns: int, slots_bytes: int, metrics_bytes: int
     ) -> None:
         self._path = path
+        whole = slots_bytes + metrics_bytes
+        wal = min(16 * MIB, max(MIB, whole // 16))
+        self._main = whole - wal - Wal.shm_bytes(wal)  # bytes of the main file, at most
+        self._room = min(wal, self._main // 16)  # of it, for what is not counted
+        rows = self._main - self._room
         self._budgets = (
-            _Budget(slot=True, age_ns=slots_ns, bytes=slots_bytes),
-            _Budget(slot=False, age_ns=metrics_ns, bytes=metrics_bytes),
+            _Budget(slot=True, age_ns=slots_ns, bytes=rows * slots_bytes // whole),
+            _Budget(slot=False, age_ns=metrics_ns, bytes=rows * metrics_bytes // whole),
         )
+        self._wal = Wal(wal)
+        self._rows = max(1, self._wal.most // 24)  # in one transaction: each may change some pages
+        self._ours: tuple[tuple[int, int], ...] = ()
+        self._aside = True  # there may be a damaged file that was set aside
         self._database: sqlite3.Connection | None = None
         self._lock = threading.Lock()  # a cancelled write() still runs while close() is called
         self._keys: dict[str, tuple[int, int]] = {}  # schema id -> keys of stream and schema
@@ -109,41 +136,79 @@ class HistorySink:
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
-        with self._lock, _disk_trouble():
+        with self._lock, self._trouble():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(
+            if damage_flag(self._path).exists():
+                raise sqlite3.DatabaseError("it was found damaged")
+            database = self._database = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, timeout=5.0
             )
-            self._database = database
+            self._wal.prepare(database)
+            self._bound(database)
             database.executescript(_TABLES)
-            database.execute("PRAGMA synchronous = FULL")
+            database.execute("SELECT * FROM row ORDER BY stream DESC LIMIT 1").fetchall()
+            self._ours = self._found()
+
+    def _found(self) -> tuple[tuple[int, int], ...]:
+        return identity(self._path), identity(self._path.with_name(self._path.name + "-wal"))
+
+    def _bound(self, database: sqlite3.Connection) -> None:
+        database.execute(f"PRAGMA max_page_count = {self._main // PAGE}").fetchall()
 
     async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:  # noqa: ARG002
-        """Store the rows in one transaction, on disk when it returns; a gap needs no row."""
+        """Store the rows, on disk when it returns; a gap needs no row."""
         await asyncio.to_thread(self._write, [i for i in items if not isinstance(i, Gap)])
 
     def _write(self, blocks: Sequence[SampleBlock]) -> None:
-        with self._lock, _disk_trouble():
+        with self._lock, self._trouble():
             database = self._database
             if database is None:
                 raise Disconnected("the history is not open")
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                for block in blocks:
-                    stream, schema = self._key(database, block.schema)
-                    slot = block.schema.family is Family.SLOT
-                    records = zip(block.time.tolist(), _payloads(block), strict=True)
-                    database.executemany(
-                        _STORE, [(stream, time, slot, schema, data) for time, data in records]
-                    )
-                self._forget(database, blocks)
-                database.execute("COMMIT")
-            except BaseException:
-                self._keys.clear()  # keys given in the transaction are gone with it
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-            database.execute(f"PRAGMA incremental_vacuum({VACUUM})").fetchall()
+            if self._found() != self._ours or damage_flag(self._path).exists():
+                raise sqlite3.DatabaseError("it was removed, replaced or found damaged")
+            if self._aside:
+                pages, _ = _pages(database)
+                for gone in forget_aside(self._path, self._main - PAGE * pages - self._room):
+                    log.warning("%s was removed: its place is needed, or its week is over", gone)
+                self._aside = bool(put_aside(self._path))
+            for part in _parts(blocks, self._rows, self._wal.most * FRAME // 8):
+                self._store(database, part)
+
+    def _store(self, database: sqlite3.Connection, blocks: Sequence["_Rows"]) -> None:
+        """Store some rows in one transaction."""
+        size = sum(len(payload) for rows in blocks for _, payload in rows.payloads)
+        count = sum(len(rows.payloads) for rows in blocks)
+        step = 2 * count + min(STEP, self._rows)
+        frames = size // PAGE + 4 * count + 2 * step + 24
+        self._wal.room(database, frames)
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            self._forget(database, blocks, step, size * 2 + 8 * PAGE * len(blocks))
+            for rows in blocks:
+                stream, schema = self._key(database, rows.schema)
+                slot = rows.schema.family is Family.SLOT
+                database.executemany(
+                    _STORE, [(stream, time, slot, schema, data) for time, data in rows.payloads]
+                )
+            database.execute("COMMIT")
+        except BaseException:
+            self._keys.clear()  # keys given in the transaction are gone with it
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        self._wal.wrote(frames)
+        self._shrink(database)
+
+    def _shrink(self, database: sqlite3.Connection) -> None:
+        """Give free pages back to the file system, some at a time."""
+        pages, free = _pages(database)
+        most = min(VACUUM, self._wal.most // 8)
+        if free:
+            self._wal.room(database, most + 24)
+            database.executescript(f"PRAGMA incremental_vacuum({most})")  # execute() does one step
+            self._wal.wrote(min(most, free) + 24)
+        if PAGE * pages > self._main:
+            self._bound(database)
 
     def _key(self, database: sqlite3.Connection, schema: Schema) -> tuple[int, int]:
         keys = self._keys.get(schema.id)
@@ -160,20 +225,24 @@ class HistorySink:
             keys = self._keys[schema.id] = (int(row[0]), int(row[1]))
         return keys
 
-    def _forget(self, database: sqlite3.Connection, blocks: Sequence[SampleBlock]) -> None:
-        """Remove the oldest rows of each class that is over its budget, a step at a time."""
+    def _forget(
+        self, database: sqlite3.Connection, blocks: Sequence["_Rows"], step: int, come: int
+    ) -> None:
+        """Remove the oldest rows of each class that is over its budget, a step at a time.
+
+        come  bytes that the file needs now
+        """
+        pages, free = _pages(database)
+        lack = come - (self._main - PAGE * (pages - free))
+        used = dict(database.execute("SELECT slot, bytes FROM used").fetchall())
+        fullest = max(self._budgets, key=lambda b: used[b.slot] / max(1, b.bytes))
         for budget in self._budgets:
-            times = [
-                int(block.time[-1])
-                for block in blocks
-                if len(block) and (block.schema.family is Family.SLOT) == budget.slot
-            ]
-            if not times:
+            mine = [rows for rows in blocks if (rows.schema.family is Family.SLOT) == budget.slot]
+            lacking = lack if budget is fullest else 0
+            if not mine and lacking <= 0:
                 continue
-            step = 2 * sum(map(len, blocks)) + STEP
-            (used,) = database.execute(
-                "SELECT bytes FROM used WHERE slot = ?", (budget.slot,)
-            ).fetchone()
+            newest = max((rows.payloads[-1][0] for rows in mine), default=-(1 << 62))
+            excess = max(used[budget.slot] - budget.bytes, lacking)
             oldest = database.execute(
                 f"SELECT stream, time, {COST.format(row='')} FROM row"  # noqa: S608 - ours
                 " WHERE slot = ? ORDER BY time LIMIT ?",
@@ -181,20 +250,49 @@ class HistorySink:
             )
             removed = list[tuple[int, int]]()
             for stream, time, cost in oldest:
-                if time > max(times) - budget.age_ns and used <= budget.bytes:
+                if time > newest - budget.age_ns and excess <= 0:
                     break
                 removed.append((stream, time))
-                used -= cost
+                excess -= cost
             database.executemany("DELETE FROM row WHERE stream = ? AND time = ?", removed)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        """Raise trouble with the file as ``Disconnected``; set it aside when it is damaged."""
+        try:
+            with _disk_trouble():
+                yield
+        except Disconnected as e:
+            if isinstance(e.__cause__, sqlite3.Error) and _damaged(e.__cause__):
+                self._begin_anew(str(e.__cause__))
+            raise
+
+    def _begin_anew(self, reason: str) -> None:
+        """Make way for a new file: the next ``connect`` begins it."""
+        self._let_go()
+        try:
+            aside = set_aside(self._path)
+            damage_flag(self._path).unlink(missing_ok=True)
+        except OSError as e:
+            log.error("the damaged history %s cannot be set aside: %s", self._path, e)
+            return
+        self._aside = True
+        where = f"set aside as {aside.name}" if aside is not None else "gone"
+        said = "the history %s is damaged (%s): it is %s, a new one is begun; reports miss the past"
+        log.error(said, self._path, reason, where)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         with self._lock:
-            database, self._database = self._database, None
-            self._keys.clear()
-            if database is not None:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        database, self._database = self._database, None
+        self._keys.clear()
+        if database is not None:
+            with suppress(sqlite3.Error):  # a file that is of no use
                 database.close()
 
 
@@ -277,6 +375,17 @@ class History:
         return _assemble(target, schemas, records) if records else None
 
     @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Leave a note for the sink when the file is found damaged."""
+        try:
+            yield
+        except Disconnected as e:
+            if isinstance(e.__cause__, sqlite3.Error) and _damaged(e.__cause__):
+                with suppress(OSError):
+                    damage_flag(self._path).touch()
+            raise
+
+    @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Give a connection that sees one state of the file."""
         if not self._path.exists():
@@ -284,7 +393,7 @@ class History:
                 empty.executescript(_TABLES)
                 yield empty
             return
-        with _disk_trouble():
+        with self._noticing(), _disk_trouble():
             path = self._path.absolute()
             is_sealed = not os.access(path.parent, os.W_OK)  # SQLite needs a file beside a WAL's
             alone = is_sealed and not path.with_name(path.name + "-wal").exists()
@@ -292,6 +401,38 @@ class History:
             with closing(sqlite3.connect(address, uri=True, timeout=5.0)) as database:
                 database.execute("BEGIN")
                 yield database
+
+
+def _pages(database: sqlite3.Connection) -> tuple[int, int]:
+    """Return the pages of the file, and how many of them are free."""
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    (free,) = database.execute("PRAGMA freelist_count").fetchone()
+    return pages, free
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Some rows of a block as they are stored: time and payload."""
+
+    schema: Schema
+    payloads: list[tuple[int, bytes]]
+
+
+def _parts(blocks: Sequence[SampleBlock], most: int, size: int) -> Iterator[list[_Rows]]:
+    """Yield the rows of blocks in parts of so many rows, or bytes of payload, at most."""
+    part, count, held = list[_Rows](), 0, 0
+    for block in blocks:
+        rows = _Rows(block.schema, [])
+        for time, payload in zip(block.time.tolist(), _payloads(block), strict=True):
+            if count and (count >= most or held + len(payload) > size):
+                yield [*part, rows] if rows.payloads else part
+                part, count, held, rows = [], 0, 0, _Rows(block.schema, [])
+            rows.payloads.append((time, payload))
+            count, held = count + 1, held + len(payload)
+        if rows.payloads:
+            part.append(rows)
+    if part:
+        yield part
 
 
 def _newest(database: sqlite3.Connection, stream: int) -> Schema | None:
@@ -369,6 +510,11 @@ def _disk_trouble() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as e:
-        damaged = type(e) is sqlite3.DatabaseError
-        advice = "; it is damaged: move the file away and start again" if damaged else ""
+        damaged = isinstance(e, sqlite3.Error) and _damaged(e)
+        advice = "; it is damaged, and a new one is begun by the running agent" if damaged else ""
         raise Disconnected(f"the history cannot be read or written: {e}{advice}") from e
+
+
+def _damaged(error: sqlite3.Error) -> bool:
+    """Return whether it is the file that is damaged, not the disk that is full or away."""
+    return type(error) is sqlite3.DatabaseError

@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_agent.database_files import damage, damage_flag, put_aside
 from edge_agent.errors import Corrupt, Disconnected
 from edge_agent.model import Family, Gap, Quality, SampleBlock, Schema
 from edge_agent.sinks.history import History, HistorySink
@@ -185,11 +188,89 @@ def test_a_history_that_is_not_there_yet_is_empty(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_damaged_history_says_what_a_person_must_do(path: Path) -> None:
+def _spoil(path: Path, start: int) -> None:
+    """Write over all but the first bytes of a file."""
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"no database at all" * 1000)
-    with pytest.raises(Disconnected, match="damaged: move the file away"):
+    before = path.read_bytes() if path.exists() else bytes(20_000)
+    path.write_bytes(before[:start] + b"\xff" * (len(before) - start))
+
+
+async def test_a_damaged_history_is_set_aside_by_whoever_writes_it(path: Path) -> None:
+    _spoil(path, 0)
+    with pytest.raises(Disconnected, match="damaged, and a new one is begun"):
         History(path).streams()
+    history = sink(path)
+    with pytest.raises(Disconnected):
+        await history.connect()
+    await history.connect()
+    await history.write([block(HOURS)])
+    await history.close()
+    assert put_aside(path) == [path.with_name("history.db.corrupt-1")]
+    assert "history.db.corrupt-1" in damage(path)
+    assert same(History(path).rows("clinker/1h", 0, 2 * START), block(HOURS))
+
+
+@pytest.mark.parametrize("loss", ["file", "wal", "pages", "flag"])
+async def test_a_history_lost_under_the_agent_is_begun_anew(path: Path, loss: str) -> None:
+    history = sink(path)
+    await history.connect()
+    for first in range(0, 3000, 500):
+        await history.write([block(HOURS, 500, first=first)])
+    if loss == "pages":
+        _spoil(path, 4096)
+        with pytest.raises(Disconnected):
+            History(path).rows("clinker/1h", 0, 2 * START)
+    elif loss == "flag":
+        damage_flag(path).touch()
+    else:
+        path.with_name(path.name + ("-wal" if loss == "wal" else "")).unlink()
+    later = block(HOURS, 3, first=5000)
+    with pytest.raises(Disconnected):
+        await history.write([later])
+    await history.connect()
+    await history.write([later])
+    await history.close()
+    assert same(History(path).rows("clinker/1h", 0, 2 * START), later)
+    assert not damage_flag(path).exists()
+
+
+async def test_the_history_never_takes_more_than_its_budgets(path: Path) -> None:
+    slots_bytes, metrics_bytes = 8 << 20, 12 << 20
+    history = sink(path, slots_bytes=slots_bytes, metrics_bytes=metrics_bytes)
+    await history.connect()
+    sizes, done = list[int](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            sizes.append(sum(f.stat().st_size for f in path.parent.iterdir()))
+
+    tags = tuple(f"t{i}" for i in range(1500))
+    streams = [schema(f"m{i}/slot", *tags, family=Family.SLOT) for i in range(20)]
+    streams += [schema(f"k{i}/1h", *tags, family=Family.ENERGY) for i in range(20)]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    reader = sqlite3.connect(path)
+    try:
+        for i in range(20):
+            if i in {6, 13}:  # one that reads for too long
+                reader.execute("BEGIN").execute("SELECT count(*) FROM row").fetchall()
+            items = [block(s, 3, first=3 * i, seed=i) for s in streams]
+            with suppress(Disconnected):
+                await history.write(items)
+            if reader.in_transaction:
+                reader.execute("COMMIT")
+                await history.write(items)
+    finally:
+        done.set()
+        watcher.join()
+        reader.close()
+    await history.close()
+    assert max(sizes) <= slots_bytes + metrics_bytes
+    assert max(sizes) > 0.8 * (slots_bytes + metrics_bytes)
+    for stream in streams:
+        found = History(path).last(stream.stream, 1)
+        assert found is not None
+        assert int(found.time[-1] - START) // SECOND == 59
 
 
 async def test_trouble_with_the_disk_is_told_and_nothing_half_written(path: Path) -> None:

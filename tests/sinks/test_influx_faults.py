@@ -16,8 +16,7 @@ from edge_agent.delivery import run_sink
 from edge_agent.errors import Disconnected
 from edge_agent.health import SinkHealth
 from edge_agent.model import SampleBlock
-from edge_agent.outbox import Outbox
-from edge_agent.outbox_schema import Budget, ReaderSpec
+from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.sinks import influx_wire
 from edge_agent.sinks.influxdb import InfluxConfig
 from edge_agent.units import Duration, Secret

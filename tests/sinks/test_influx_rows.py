@@ -13,8 +13,7 @@ from edge_agent.delivery import run_sink
 from edge_agent.errors import Rejected
 from edge_agent.health import SinkHealth
 from edge_agent.model import Gap, SampleBlock, Schema
-from edge_agent.outbox import Outbox
-from edge_agent.outbox_schema import Budget, ReaderSpec
+from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.sinks.base import Item
 from edge_agent.sinks.influxdb import InfluxConfig
 from edge_agent.units import Secret
