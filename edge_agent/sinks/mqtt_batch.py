@@ -81,7 +81,7 @@ class Batch:
     def __init__(self, connection: Connection, ledger: Ledger) -> None:
         self._connection = connection
         self._ledger = ledger
-        self._accepted: list[bytes] = []
+        self._accepted: list[Message] = []  # a digest is made when a connection is lost
         self._refused: list[tuple[Message, str]] = []
         self._kept = ""  # why the broker does not take a message now
         self._on_trial = b""
@@ -98,7 +98,7 @@ class Batch:
         if not ledger.empty:
             key = _digest(message)
             if ledger.was_accepted(key):
-                self._accepted.append(key)
+                self._accepted.append(message)
                 return
             if key in ledger.refused:
                 self._refused.append((message, ledger.refused[key]))
@@ -144,7 +144,7 @@ class Batch:
         ledger, connection = self._ledger, self._connection
         ledger.bound()
         ledger.suspicion = min(MOST, ledger.suspicion + LOST)
-        ledger.accepted.update(self._accepted)
+        ledger.accepted.update(map(_digest, self._accepted))
         ledger.refused |= {_digest(message): why for message, why in self._refused}
         if len(connection.waiting) != 1:
             return
@@ -184,12 +184,13 @@ class Batch:
             ledger.refused[key] = f"{why}, but a ping behind it"
 
     def _answered(self, message: Message, code: int, name: str) -> None:
-        key = _digest(message)
         if code < FAILURE:
-            self._ledger.forget(key)
+            if not self._ledger.empty:
+                self._ledger.forget(_digest(message))
             if message.item is not None:  # $meta and $state are told on each connection
-                self._accepted.append(key)
+                self._accepted.append(message)
             return
+        key = _digest(message)
         why = f"the broker answered: {name} ({code})"
         if code in DOUBTFUL:
             self._ledger.trials[key] += 1
