@@ -196,6 +196,8 @@ def _message(detail: ErrorDetails) -> str:
         return f"must be {words} {context[name]:g}"
     if what == "literal_error":
         options = str(context["expected"]).replace(" or ", ", ").replace("'", "")
+        if detail["input"] in options.split(", "):
+            return f'"{detail["input"]}" is a text: write {detail["input"]} without quotes'
         hint = nearest(str(detail["input"]), options.split(", "))
         one_of = hint if "did you mean" in hint else ""
         return f'"{detail["input"]}" is not one of {options}{one_of}'

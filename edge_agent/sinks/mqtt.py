@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 SLICE = 256 * 1024  # bytes queued before other tasks have their turn
+FIRST_PAUSE = 5.0  # seconds after so many, and twice as long each time
 SUSPICIOUS = 3  # short connections in a row, closed without a word while nothing was under way
 
 
@@ -237,15 +238,16 @@ class MqttSink:
     def _held_back(self, lost: Disconnected, connection: Connection) -> Disconnected:
         """Return the loss; with a pause, if it looks like another client under the same id.
 
-        A broker of MQTT 3.1.1 closes the connection of the first without a word.
+        A broker of MQTT 3.1.1 (and mosquitto 2.0.11) closes that of the first without a word.
         """
         if connection.waiting or not connection.ended or connection.parted is not None:
             return lost
-        self._thrown_out = self._thrown_out + 1 if connection.age < THROWN_OUT else 1
+        self._thrown_out = self._thrown_out + 1 if connection.age < 2 * THROWN_OUT else 1
         if self._thrown_out < SUSPICIOUS:
             return lost
         identity = client_id(self._config.client_id, self._site)
-        return Disconnected(perhaps_taken_over(str(lost), identity), retry_after=THROWN_OUT)
+        pause = min(THROWN_OUT, FIRST_PAUSE * 2.0 ** min(self._thrown_out - SUSPICIOUS, 16))
+        return Disconnected(perhaps_taken_over(str(lost), identity), retry_after=pause)
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -31,9 +31,10 @@ def faults(path: Path, **env: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"version": 3.1}, "12: sinks.broker.version: "),
-        ({"version": 4}, "12: sinks.broker.version: "),
-        ({"payload": "json"}, "12: sinks.broker.payload: "),
+        ({"version": 3.1}, '12: sinks.broker.version: "3.1" is not one of 5, 3.1.1 (did you mean'),
+        ({"version": 4}, '12: sinks.broker.version: "4" is not one of 5, 3.1.1'),
+        ({"version": "5"}, '12: sinks.broker.version: "5" is a text: write 5 without quotes'),
+        ({"payload": "json"}, '12: sinks.broker.payload: "json" is not one of columns, rows'),
         ({"topic": "edge/{device}/{name}"}, "12: sinks.broker.topic: there is no {device}"),
         ({"topic": "edge/{owner}"}, "12: sinks.broker.topic: without {name} several streams"),
         ({"client_id": "{name}"}, "12: sinks.broker.client_id: there is no {name}"),
