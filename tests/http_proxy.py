@@ -143,8 +143,10 @@ class HttpProxy:
     greetings: list[Fault] = field(default_factory=list)
     requests: list[list[str]] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)  # a request with rows has come
+    stalls: int = 0  # large requests of which no more is taken than the head
     port: int = 0
     connections: int = 0
+    _end: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -153,8 +155,11 @@ class HttpProxy:
         return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}"
 
     async def __aenter__(self) -> "HttpProxy":
-        self._server = await asyncio.start_server(self._serve, HOST, 0, ssl=self.tls)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # so that a stall is felt
+        listener.bind((HOST, 0))
+        self.port = listener.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=listener, ssl=self.tls)
         return self
 
     async def __aexit__(
@@ -164,6 +169,7 @@ class HttpProxy:
         trace: TracebackType | None,
     ) -> None:
         self._server.close()
+        self._end.set()
         for writer in self._writers:
             writer.transport.abort()
         if self._tasks:
@@ -178,6 +184,10 @@ class HttpProxy:
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(_END)
+                if self.stalls and _length(head) > 100_000:
+                    self.stalls -= 1
+                    await self._end.wait()
+                    break
                 body = await reader.readexactly(_length(head))
                 exchange = Exchange(head, body, self.target, reader, writer)
                 lines = exchange.lines

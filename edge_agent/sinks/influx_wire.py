@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import IncompleteRead
+from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING
 
 from edge_agent.clock import SECOND, SystemClock
@@ -161,8 +161,7 @@ class Connection:
         bare  there is no row in it
         """
         from influxdb_client.rest import ApiException
-        from urllib3.exceptions import HTTPError, NewConnectionError
-        from urllib3.exceptions import TimeoutError as HttpTimeout
+        from urllib3.exceptions import HTTPError
 
         if self._service is None or self._ended:
             raise Disconnected("there is no connection to the database")
@@ -181,17 +180,24 @@ class Connection:
             if not e.status:  # TLS
                 raise Disconnected(_unreachable(str(e.reason))) from e
             status, phrase, headers, body = e.status, str(e.reason), e.headers, e.body
-        except NewConnectionError as e:  # one of urllib3's time-outs as well
-            raise Disconnected(_unreachable(_root(e))) from e
-        except HttpTimeout as e:
-            told = f"the database cannot be reached: silent for {self._target.timeout:g} s"
-            raise TooSlow(told) from e
         except (HTTPError, OSError, UnicodeDecodeError) as e:
-            raise Disconnected(_unreachable(_root(e))) from e
+            raise self._failure(e) from e
         found = {name.lower(): value for name, value in (headers or {}).items()}
         if not (bare and status in REFUSED and _EMPTY.search(str(body or ""))):
             _judge(int(status), phrase, found, str(body or ""))
         return int(status), phrase, found, str(body or "")
+
+    def _failure(self, error: BaseException) -> Disconnected:
+        """Return what happened below HTTP."""
+        from urllib3.exceptions import NewConnectionError
+        from urllib3.exceptions import TimeoutError as HttpTimeout
+
+        under = _under(error)
+        slow = isinstance(error, HttpTimeout) and not isinstance(error, NewConnectionError)
+        if slow or isinstance(under, TimeoutError):  # to send has one that urllib3 does not know
+            seconds = f"{self._target.timeout:g} s"
+            return TooSlow(f"the database cannot be reached: silent for {seconds}")
+        return Disconnected(_unreachable(_words(under)))
 
     def _refresh(self) -> None:
         """Drop a connection that was idle: something on the way may have forgotten it silently."""
@@ -282,12 +288,20 @@ def _date(text: str) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _root(error: BaseException) -> str:
+def _under(error: BaseException) -> BaseException:
     """Return what lies under the errors that urllib3 wraps around it."""
     while error.args and isinstance(error.args[-1], BaseException):
         error = error.args[-1]
+    return error
+
+
+def _words(error: BaseException) -> str:
     if isinstance(error, IncompleteRead):
         return "its answer broke off"
+    if isinstance(error, RemoteDisconnected):
+        return "it ended the connection without an answer"
+    if isinstance(error, BadStatusLine):
+        return f"it does not speak HTTP ({short(str(error))})"
     if isinstance(error, UnicodeDecodeError):
         return "its answer is no text"
     found = re.sub(r"^\w+\(host=.*?\): (Failed to establish a new connection: )?", "", str(error))

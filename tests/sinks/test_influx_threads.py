@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import Disconnected
+from edge_agent.sinks import influxdb
 from edge_agent.sinks.base import Item
 from edge_agent.sinks.influxdb import InfluxConfig, InfluxSink
 from edge_agent.units import Duration, Secret
@@ -128,6 +129,24 @@ async def test_a_slow_peer_is_given_less_at_once(database: Influx) -> None:
         sizes = [len(lines) for lines in proxy.requests]
     assert sizes[0] > 1.8 * sizes[1] > 3.5 * sizes[2]
     assert count(database, "em-slow") == 4000
+
+
+async def test_a_way_too_slow_to_send_on_is_given_less_at_once(
+    database: Influx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influxdb, "MOST_BYTES", 8_000_000)  # more than the kernel takes at once
+    wide = schema("em-narrow/raw", *(f"a{i:02}" for i in range(100)))
+    async with HttpProxy(database.port, stalls=1) as proxy:
+        sink = sink_to(proxy.url, gzip=False)
+        await sink.connect()
+        with pytest.raises(Disconnected, match="silent for 0") as error:
+            await sink.write([block(wide, 4000)])
+        assert "Connection aborted" in str(error.value.__cause__)  # while it was being sent
+        assert sink._most < 4_000_001
+        await sink.connect()
+        await sink.write([block(wide, 40)])
+        await sink.close()
+    assert count(database, "em-narrow") == 40
 
 
 async def test_sinks_that_hang_take_no_thread_of_others(database: Influx) -> None:
