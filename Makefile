@@ -42,7 +42,7 @@ packages:                           # real servers and a real browser; installed
 # mostly wait for sockets and processes, so that two cores bear three at a time; in the order of their
 # names, for by the number of tests, xdist's order, the longest file of one test would begin last.
 ALONE := $(addprefix tests/test_,$(addsuffix .py,end_to_end isolation schedule breaker_line \
-  gateway_benchmark faults_to_quality kill sink_faults))
+  gateway_benchmark faults_to_quality kill sink_faults outage))
 COMPUTED := tests/metrics tests/reports tests/test_codec.py
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -q
