@@ -8,9 +8,9 @@ replaces itself.
 What servers say, and how far it is to be believed:
 
 * InfluxDB 1 and 2: ``partial write: … dropped=N``. N is what *one shard* dropped, and lines that do
-  not parse are not counted, so N may be too small (seen with 1.6.7: two conflicts in one shard and
-  one in another, N is 1 or 2). N equal to the lines sent means all of them; a smaller N is no
-  reason to stop searching.
+  not parse are not counted, so N may be too small (1.6.7 answered ``dropped=1`` to three conflicts
+  in two shards). N equal to the lines sent means all of them; a smaller N is no reason to stop
+  searching.
 * InfluxDB 1 and 2: ``unable to parse '<line>': <reason>``, once for each such line.
 * InfluxDB 3: ``data`` with ``line_number`` and ``error_message`` of at most 100 lines (as it is
   documented; not tried against a real one).
