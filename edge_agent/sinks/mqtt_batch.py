@@ -1,8 +1,8 @@
 """The messages of one write, and what is remembered of them until a write gets through.
 
-A write that ends with the connection is handed over again. What the broker has acknowledged or
-refused of it is remembered, so that a slow link gets on with each connection and a repeat is a
-message whose acknowledgement was lost, no more.
+A write that ends with the connection is handed over again, the first time as a whole: a broker that
+was killed may have lost what it had acknowledged a moment before. When that happens again, what was
+acknowledged is left out, so that a slow link gets on with each connection.
 
 A broker may end the connection with a refusal, also without a word: mosquitto 2.0.11 with
 ``max_queued_messages 0``, any broker of MQTT 3.1.1, or one that finds a packet too large. To get
@@ -97,7 +97,7 @@ class Batch:
             return
         if not ledger.empty:
             key = _digest(message)
-            if ledger.was_accepted(key):
+            if ledger.suspicion >= SUSPICIOUS and ledger.was_accepted(key):
                 self._accepted.append(message)
                 return
             if key in ledger.refused:
@@ -135,6 +135,8 @@ class Batch:
         """Note that all messages are answered for."""
         ledger = self._ledger
         ledger.suspicion = max(0, ledger.suspicion - 1)
+        if ledger.suspicion < SUSPICIOUS:
+            ledger.accepted.clear()
         for message, _ in self._refused:
             if message.item is not None:  # $meta and $state come again
                 ledger.forget(_digest(message))
@@ -144,7 +146,7 @@ class Batch:
         ledger, connection = self._ledger, self._connection
         ledger.bound()
         ledger.suspicion = min(MOST, ledger.suspicion + LOST)
-        ledger.accepted.update(map(_digest, self._accepted))
+        ledger.accepted |= Counter(map(_digest, self._accepted))
         ledger.refused |= {_digest(message): why for message, why in self._refused}
         if len(connection.waiting) != 1:
             return
