@@ -213,8 +213,8 @@ async def test_three_days_are_drained_while_live_rows_stay_in_time(  # noqa: PLR
     with broker, influx, Printed(broker, tmp_path / "printed", "edge/#") as printed:
         path.write_text(plant(devices, sinks(broker.url, influx.url, pace)), encoding="utf-8")
         command = [sys.executable, "-m", "tests.outage_writer", str(path), "72", str(period)]
-        broker.stop()
-        influx.stop()
+        await asyncio.to_thread(broker.stop)
+        await asyncio.to_thread(influx.stop)
         async with Writer([*command, str(single)]) as agent, Ages(influx).watched() as ages:
             await agent.until(lambda _: True, 600)
             await asyncio.sleep(float(LIVE_FIRST[:-1]) + 1)  # live rows that are late by the outage
@@ -227,14 +227,14 @@ async def test_three_days_are_drained_while_live_rows_stay_in_time(  # noqa: PLR
                 await agent.until(lambda s: s["broker"]["lag"] <= share * total, 1800)
                 cuts.append(time.time())
 
-            broker.start()
-            influx.start()
+            await asyncio.to_thread(broker.start)
+            await asyncio.to_thread(influx.start)
             await drained(0.6)
-            broker.stop()  # a second outage in the middle
-            influx.stop()
+            await asyncio.to_thread(broker.stop)  # a second outage in the middle
+            await asyncio.to_thread(influx.stop)
             await asyncio.sleep(AWAY)
-            broker.start()
-            influx.start()
+            await asyncio.to_thread(broker.start)
+            await asyncio.to_thread(influx.start)
             await drained(0.2)
             await agent.stop()  # and a restart
             states += agent.states

@@ -30,10 +30,19 @@ from tests.arrivals import (
     points_of,
     stored,
 )
+from tests.http_proxy import (
+    HttpProxy,
+    answer,
+    hung_after,
+    lost_after,
+    lost_before,
+    plain,
+    raw,
+)
 from tests.printed import Printed
 from tests.proxy import Wire
 from tests.servers import HOST, Influx, Mosquitto
-from tests.test_agent import PERIOD, plant, running, unharmed
+from tests.test_agent import PERIOD, plant, running, unharmed, until
 
 CATCH_UP = 20.0  # seconds: the longest pause after the failures of a few seconds, and some
 PROMPT = 1.0  # seconds after its time in which a row is at a sound sink: commit period and some
@@ -122,7 +131,7 @@ async def test_wrong_credentials_are_told_once_and_keep_every_row(
             assert (told(caplog, "broker is down"), told(caplog, "influx is down")) == (1, 1)
             # the broker's list of users is mended: the agent goes on by itself
             broker.users["edge"] = "hunter2"
-            broker.restart()
+            await asyncio.to_thread(broker.restart)
             await delivered(agent, "broker")
             assert agent.health.sinks["influx"].state is State.DOWN
         # a secret of the agent is read when it starts
@@ -251,6 +260,41 @@ async def watched(agent: Agent, influx: Influx, seconds: float) -> list[float]:
     return ages
 
 
+# ---- faults one after the other ------------------------------------------------------------------
+
+
+async def test_faults_of_every_kind_at_both_servers_cost_no_row_and_no_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mosquitto: Mosquitto, influx: Influx
+) -> None:
+    monkeypatch.setenv("INFLUX_TOKEN", influx.token)
+    half = raw(b"HTTP/1.1 204 No Cont", forwarded=True)
+    async with HttpProxy(influx.port) as proxy, Wire(mosquitto.port) as wire:
+        proxy.faults += [
+            answer(429, "Retry-After: 1"), plain, lost_before, plain, lost_after, plain, half,
+            plain, answer(503), hung_after,
+        ]  # fmt: skip
+        both = sinks(f"mqtt://{HOST}:{wire.port}", proxy.url)
+        with Printed(mosquitto, tmp_path / "printed", "edge/#") as printed:
+            async with plant(tmp_path, sinks=both) as config, running(config) as agent:
+                begin = time.monotonic()
+                for stalled in (True, False, True):
+                    await asyncio.sleep(0.5)
+                    if stalled:
+                        wire.stall()
+                        await asyncio.sleep(0.4)
+                    wire.cut()
+                    await asyncio.sleep(0.4)
+                    wire.mend()
+                await until(lambda: not proxy.faults, "every fault is played")
+                seconds = time.monotonic() - begin
+                assert all(link.ticks_missed == 0 for link in agent.health.links.values())
+                await delivered(agent, *both)
+            printed.wait()
+            everything_arrived(tmp_path, printed, influx)
+    unharmed(tmp_path, seconds)
+    assert agent.counts().conserved
+
+
 # ---- a bug ---------------------------------------------------------------------------------------
 
 
@@ -319,16 +363,16 @@ async def test_steps_of_the_clock_during_an_outage_leave_each_row_its_key(
         async with plant(tmp_path, sinks=both) as config:
             async with running(config) as agent:
                 await delivered(agent, *both)
-                mosquitto.stop()
-                influx.stop()
+                await asyncio.to_thread(mosquitto.stop)
+                await asyncio.to_thread(influx.stop)
                 for seconds in (0, 3600, -7200, 7200):  # forward, far back, and as it was
                     step[0] = seconds
                     await asyncio.sleep(0.8)
                 step[0] = -600  # and the agent starts with a clock that is behind
             async with running(config) as agent:
                 await asyncio.sleep(0.8)
-                mosquitto.start()
-                influx.start()
+                await asyncio.to_thread(mosquitto.start)
+                await asyncio.to_thread(influx.start)
                 await delivered(agent, *both)
         printed.wait()
         raw = everything_arrived(tmp_path, printed, influx)
