@@ -25,7 +25,8 @@ from edge_agent.sinks.base import Item, Sink
 
 log = logging.getLogger(__name__)
 
-RECORDS = 64  # that are handed to a sink at once, at most
+RECORDS = 256  # that are handed to a sink at once, at most; each time costs a commit and a wait
+FIRST = 64  # of the backlog, before it is known how long they take
 MOST = 512  # of the backlog: to take more at once would hold up the loop
 PIECE = 0.25  # seconds that one write of the backlog should take
 DECODED = 32  # records, after which others have their turn
@@ -93,7 +94,7 @@ class _Pace:
     """
 
     rate: float | None
-    records: int = RECORDS
+    records: int = FIRST
     moment: float = 0.0
 
     def note(self, records: int, rows: int, seconds: float) -> None:

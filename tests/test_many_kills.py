@@ -36,7 +36,7 @@ from tests.printed import Printed
 from tests.servers import Influx, Message, Mosquitto
 
 RECOVERED = 2.0  # seconds in which an agent must have opened its log and recovered
-BATCH = 64  # records that a sink is handed at once, at most; of the backlog 512
+BATCH = 256  # records that a sink is handed at once, at most; of the backlog 512
 BACKLOG = 512
 
 
