@@ -11,6 +11,9 @@ this process, all its threads (``time.process_time``); broker and database are o
 ways are measured in turn in each round, and the figure is the median of the rounds, in µs of CPU
 per value. What a sink costs is its way less ``log``, which appends and commits only.
 
+*held*: a callback each millisecond notes for how long the loop was held while the backlog drains to
+both peers and 1 000 tags are read at 100 ms; beside it the same without a backlog and peers.
+
 The baselines send the same rows in the same rounds without a log: ``plain mqtt`` is paho with one
 JSON object per row, ``plain influxdb`` is influxdb-client with a ``Point`` per row.
 """
@@ -33,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.delivery_figures import machine, quantiles, ratios, spread, table
-from benchmarks.delivery_load import Fleet, PlainInflux, PlainMqtt, Watched
+from benchmarks.delivery_load import Fleet, PlainInflux, PlainMqtt, Ticker, Watched
 from edge_agent.clock import SystemClock
 from edge_agent.delivery import run_sink
 from edge_agent.health import SinkHealth
@@ -47,6 +50,7 @@ from tests.servers import Influx, Mosquitto
 GIB = 1 << 30
 WARM = 2  # ticks before those that count
 LIVE_FIRST = 60.0  # seconds, as in the agent
+ALONE = 5.0  # seconds in which the loop is watched without a peer
 PLAIN = 20  # ticks that a plain way drains at once
 WAYS: dict[str, tuple[str, ...]] = {
     "log": (),
@@ -70,6 +74,7 @@ class Bench:
     cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # µs per value
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # rows/s
     latency: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # ms
+    held: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # ms
 
     def sink(self, kind: str, site: str) -> Watched:
         """Return a sink of that kind, as the agent builds it."""
@@ -179,6 +184,45 @@ async def drain(bench: Bench, way: str, ticks: int) -> None:
     path.unlink()
 
 
+async def held(bench: Bench, way: str, ticks: int) -> None:
+    """Measure how long the loop is held while a backlog drains and 1 000 tags are read at 100 ms.
+
+    It ends when the backlog has gone; without a peer, after ``ALONE`` seconds.
+    """
+    site, rows = f"run-{next(NUMBERS)}", ticks * bench.fleet.devices
+    path = bench.folder / f"{site}.db"
+    kinds = WAYS[way]
+    if kinds:
+        shutil.copy(bench.folder / f"{way}.backlog", path)
+    outbox = opened(path, kinds, 0.1)
+    sinks = {kind: bench.sink(kind, site) for kind in kinds}
+    polled = Fleet(10, 100, 100_000_000)
+    polled.tick(0)
+    gc.collect()
+    gc.freeze()  # as the agent does when it has started
+    ticker = Ticker(asyncio.get_running_loop())
+
+    async def poll() -> None:
+        for number in count(20_000_000):
+            for block in polled.tick(number):
+                outbox.append([block], {"read": 1})
+            await asyncio.sleep(0.1)
+
+    async with delivering(outbox, sinks):
+        task = asyncio.create_task(poll())
+        if sinks:
+            for sink in sinks.values():
+                await sink.reach(rows)
+        else:
+            await asyncio.sleep(ALONE)
+        task.cancel()
+        ticker.stop()
+    gc.unfreeze()
+    bench.held[f"{way}: late"] += ticker.late
+    bench.held[f"{way}: cpu"] += ticker.cpu
+    path.unlink()
+
+
 def plainly(bench: Bench, way: str, ticks: int) -> None:
     """Measure a baseline: tick by tick, and as a backlog in larger batches."""
     site = f"run-{next(NUMBERS)}"
@@ -216,6 +260,9 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
             run(live(bench, way, options.ticks))
             if way != "log" and options.backlog:
                 run(drain(bench, way, options.backlog))
+        if options.backlog:
+            for way in ("log", "both"):
+                run(held(bench, way, options.backlog))
         print(f"round {number + 1} of {options.repeats} is done", file=sys.stderr)
     rate = bench.fleet.devices * 1e9 / bench.fleet.period_ns
     rates = {way: statistics.median(found) for way, found in bench.rates.items()}
@@ -230,6 +277,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
         "ratios": ratios(cpu),
         "rows_per_s": {way: round(found) for way, found in rates.items()},
         "times_the_live_rate": {way: round(found / rate, 1) for way, found in rates.items()},
+        "loop_held_ms": {way: quantiles(found) for way, found in bench.held.items()},
         "commit_to_acknowledged_ms": {w: quantiles(found) for w, found in bench.latency.items()},
     }
 

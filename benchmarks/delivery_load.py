@@ -101,6 +101,32 @@ class Watched:
             await self._reached.wait()
 
 
+class Ticker:
+    """A callback each millisecond that notes for how long others have held the loop.
+
+    late  ms by which it came after its time; on a busy machine that is also the neighbours' doing
+    cpu   ms of CPU that the loop's thread has used between two of them: what it did in one go
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.late: list[float] = []
+        self.cpu: list[float] = []
+        self._loop = loop
+        self._next()
+
+    def _next(self) -> None:
+        self._due, self._used = time.perf_counter() + 0.001, time.thread_time()
+        self._handle = self._loop.call_later(0.001, self._tick)
+
+    def _tick(self) -> None:
+        self.late.append(max(0.0, time.perf_counter() - self._due) * 1e3)
+        self.cpu.append((time.thread_time() - self._used) * 1e3)
+        self._next()
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
 class PlainMqtt:
     """One JSON object per row, QoS 1, the client's own thread."""
 

@@ -30,6 +30,8 @@ def test_every_way_is_measured_against_the_plain_one(tmp_path: Path) -> None:
         for phase in ("live", "drain")
         for sink in ("mqtt", "influxdb")
     }
+    kinds = {f"{way}: {kind}" for way in ("log", "both") for kind in ("late", "cpu")}
+    assert found["loop_held_ms"].keys() == kinds
     for figures in found["commit_to_acknowledged_ms"].values():
         assert 0 < figures["p50"] <= figures["p99"] <= figures["max"]
     assert all(f"| {way} |" in page.read_text() for way in drained)
