@@ -10,6 +10,8 @@ then stop in order; the load is so many rows ahead of the sinks at most) and ``r
 ``started PID``; ``opened JSON`` (the counts as found); ``flushed ROWS``: every stream has committed
 so many; ``done``; ``ended STATUS``.
 
+``RAW_BYTES`` in the environment bounds the readings to less than a configuration may.
+
 Where an agent is stands in a file that outlives it, a byte each: see ``Phase``.
 """
 
@@ -41,6 +43,7 @@ from edge_agent.config import Config, load
 from edge_agent.delivery import run_sink
 from edge_agent.health import SinkHealth
 from edge_agent.model import Kind, Quality, SampleBlock, Schema
+from edge_agent.outbox import Budget
 from edge_agent.outbox_schema import Batch
 from edge_agent.sinks.base import Item, Sink
 
@@ -239,6 +242,9 @@ async def run(config: Config, phases: mmap.mmap, rows: int, ahead: int) -> None:
 
 def main(plant: Path, phases: Path) -> None:
     config = load(plant)
+    if small := os.environ.get("RAW_BYTES"):
+        budget = Budget(raw_bytes=int(small), raw_age_ns=1 << 60, derived_bytes=1 << 26)
+        agent_module._budget = lambda _: budget
     metrics_of(config, links_of(config, SystemClock()))  # what is read for it is kept
     gc.collect()
     gc.freeze()
