@@ -109,7 +109,10 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Rows that left the log before a sink had them; the marker in their place waits for it."""
+    """Rows that left the log before a sink had them.
+
+    told  the sink has been given the marker in their place
+    """
 
     sink: str
     stream: str
@@ -117,6 +120,7 @@ class Dropped:
     last_ns: int
     rows: int
     reason: str
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,10 @@ class StoreHealth:
     set_aside: tuple[SetAside, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     commits: Commits = Commits()
+
+    def markers(self, sink: str | None = None) -> int:
+        """Return how many gap markers wait for a sink, or for all."""
+        return sum(not gap.told and sink in {None, gap.sink} for gap in self.dropped)
 
     @property
     def kept_seconds(self) -> float:
@@ -209,4 +217,4 @@ class Health:
 def _of_store(store: StoreHealth) -> dict[str, object]:
     told = {k: v for k, v in asdict(store).items() if k not in {"dropped", "commits"}}
     spans = {"kept_seconds": store.kept_seconds, "room_seconds": store.room_seconds}
-    return told | spans | {"markers": len(store.dropped), "commits": store.commits.count}
+    return told | spans | {"markers": store.markers(), "commits": store.commits.count}

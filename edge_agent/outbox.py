@@ -403,7 +403,7 @@ class Reader:
         self._handed: list[Record | Marker] = []
         self._from = 0  # what was handed out stands behind this number …
         self._behind = False  # … and comes behind live rows
-        self._skipped = dict[int, int]()  # rows of damaged records, by sequence
+        self._skipped = dict[int, Marker]()  # in place of damaged records, by sequence
         self._acknowledged = 0  # rows, since the log was opened
         self._age.note(outbox.ledger.totals["committed"])
         self._event = asyncio.Event()
@@ -550,10 +550,11 @@ class Reader:
 
         The count is written when the record is acknowledged.
         """
-        self._skipped[record.sequence] = record.rows
         schema = self._outbox.schema(record.schema)
         times = (record.first_ns, record.last_ns)
-        return Marker(schema, *times, record.rows, "corrupt", record.sequence)
+        marker = Marker(schema, *times, record.rows, "corrupt", record.sequence)
+        self._skipped[record.sequence] = marker
+        return marker
 
     def acknowledge(
         self, sequence: int, *, delivered: int, refused: int = 0, aside: Sequence[Aside] = ()
@@ -571,8 +572,8 @@ class Reader:
         markers = len(self._handed) - len(left)
         self._handed = left
         dropped = [number for number in self._skipped if self._from < number <= sequence]
-        rows = sum(map(self._skipped.pop, dropped))
-        ack = Ack(START, delivered, refused, rows, markers, list(aside))
+        skipped = list(map(self._skipped.pop, dropped))
+        ack = Ack(START, delivered, refused, markers, list(aside), skipped)
         self._acknowledged += ack.rows
         self._pass((self._from, sequence), ack)
         self._from = sequence

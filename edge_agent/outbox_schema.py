@@ -13,7 +13,7 @@ from edge_agent.database_files import PAGE
 from edge_agent.model import Family, Gap, SampleBlock, Schema
 from edge_agent.outbox_spans import START, Spans, joined
 
-FORMAT = 2  # of the file; PRAGMA user_version
+FORMAT = 3  # of the file; PRAGMA user_version
 OVERHEAD = 200  # bytes of memory that an entry takes beside its payload
 
 TABLES = """
@@ -37,15 +37,24 @@ CREATE TABLE total (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE state (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL, json BLOB NOT NULL)
   WITHOUT ROWID;
 """
-LATER = """
+TOLD = """
+CREATE TABLE IF NOT EXISTS told (number INTEGER PRIMARY KEY, reader TEXT NOT NULL,
+  schema INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL,
+  rows INTEGER NOT NULL, reason TEXT NOT NULL);
+"""
+LATER = (
+    TOLD
+    + """
 CREATE TABLE island (reader TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
   PRIMARY KEY (reader, start)) WITHOUT ROWID;
 CREATE TABLE aside (number INTEGER PRIMARY KEY, reader TEXT NOT NULL, schema INTEGER NOT NULL,
   sequence INTEGER NOT NULL, at_ns INTEGER NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL);
 """
+)
 UPGRADES = {  # what makes the next format of a file, by its format
     1: "ALTER TABLE reader ADD COLUMN backlog INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE reader ADD COLUMN waiting_ns INTEGER NOT NULL DEFAULT 0;" + LATER,
+    2: TOLD,
 }
 
 
@@ -143,15 +152,21 @@ class Aside:
 class Ack:
     """How far a reader has come since the last commit, and what became of the rows, in rows.
 
-    passed  all that it has passed
+    passed   all that it has passed
+    skipped  damaged records, which are dropped
     """
 
     passed: Spans = START
     delivered: int = 0
     refused: int = 0
-    dropped: int = 0
     markers: int = 0
     aside: list[Aside] = field(default_factory=list)
+    skipped: list[Marker] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        """Rows of the damaged records."""
+        return sum(marker.rows for marker in self.skipped)
 
     @property
     def rows(self) -> int:
@@ -163,9 +178,9 @@ class Ack:
         self.passed = other.passed
         self.delivered += other.delivered
         self.refused += other.refused
-        self.dropped += other.dropped
         self.markers += other.markers
         self.aside += other.aside
+        self.skipped += other.skipped
 
 
 @dataclass(slots=True)

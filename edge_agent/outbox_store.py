@@ -30,6 +30,7 @@ from edge_agent.outbox_schema import (
     Entry,
     Known,
     Ledger,
+    Marker,
     Position,
     ReaderSpec,
     on,
@@ -40,8 +41,12 @@ from edge_agent.outbox_schema import (
 )
 from edge_agent.outbox_spans import END, Span, Spans, between, without
 
+TOLD_MOST = 1000  # gap markers that are kept after a reader has been told of them
 ASIDE_MOST = 1000  # refusals that are kept …
 ASIDE_BYTES = 1 << 20  # … and bytes of them
+_TELL = """INSERT INTO told (reader, schema, first_ns, last_ns, rows, reason)
+  SELECT reader, schema, first_ns, last_ns, rows, reason FROM gap
+  WHERE reader = ? AND sequence > ? AND sequence <= ? ORDER BY sequence"""
 log = logging.getLogger(__name__)
 
 
@@ -133,6 +138,7 @@ class Store(Keeping):
         db.execute("DELETE FROM reader")
         db.execute("DELETE FROM island")
         db.execute("DELETE FROM aside WHERE reader NOT IN (SELECT reader FROM takes)")
+        db.execute("DELETE FROM told WHERE reader NOT IN (SELECT reader FROM takes)")
         db.execute(
             "DELETE FROM gap WHERE (reader, schema) NOT IN (SELECT reader, schema FROM takes)"
         )
@@ -267,9 +273,8 @@ class Store(Keeping):
         position.dropped += ack.dropped
         after.totals["dropped"] += ack.dropped
         self._db.execute("UPDATE reader SET cursor = ? WHERE name = ?", (position.cursor, name))
+        self._write_told(name, steps, ack.skipped)
         for step in steps:
-            sql = "DELETE FROM gap WHERE reader = ? AND sequence > ? AND sequence <= ?"
-            self._db.execute(sql, (name, *step))
             if "derived" in self._tables[name]:
                 self._forget_delivered(*step, after)
 
@@ -286,6 +291,22 @@ class Store(Keeping):
         self._db.execute("DELETE FROM island WHERE reader = ?", (name,))
         rows = [(name, start, stop) for start, stop in passed[1:]]
         self._db.executemany("INSERT INTO island VALUES (?, ?, ?)", rows)
+
+    def _write_told(self, name: str, steps: Sequence[Span], skipped: Iterable[Marker]) -> None:
+        """Keep what a reader has been told of lost rows, where a person sees it; the newest."""
+        written = 0
+        for step in steps:
+            place = (name, *step)
+            written += self._db.execute(_TELL, place).rowcount
+            sql = "DELETE FROM gap WHERE reader = ? AND sequence > ? AND sequence <= ?"
+            self._db.execute(sql, place)
+        for gap in skipped:
+            row = (name, self.known[gap.schema.id].number, gap.first_ns, gap.last_ns, gap.rows)
+            self._db.execute("INSERT INTO told VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*row, gap.reason))
+            written += 1
+        if written:
+            sql = "DELETE FROM told WHERE number <= (SELECT max(number) FROM told) - ?"
+            self._db.execute(sql, (TOLD_MOST,))
 
     def _write_aside(self, aside: Aside) -> None:
         """Keep refused rows, of a very large block the first; the oldest make room for them."""

@@ -21,11 +21,13 @@ from edge_agent.outbox_spans import Span, between
 
 log = logging.getLogger(__name__)
 
-MARKERS = 1000  # gap markers that are listed at most, the newest
+MARKERS = 200  # gap markers that are listed at most, the newest, told and not told each
 
 _OLDEST = "SELECT first_ns FROM raw ORDER BY sequence LIMIT 1"
-_GAPS = """SELECT reader, schema, first_ns, last_ns, rows, reason FROM gap
+_GAPS = """SELECT reader, schema, first_ns, last_ns, rows, reason, 0 FROM gap
   ORDER BY last_ns DESC, sequence DESC LIMIT ?"""
+_TOLD = """SELECT reader, schema, first_ns, last_ns, rows, reason, 1 FROM told
+  ORDER BY number DESC LIMIT ?"""
 _WAITING = """SELECT schema, first_ns FROM log WHERE sequence > ?2 AND sequence <= ?3
   AND schema IN (SELECT schema FROM takes WHERE reader = ?1) ORDER BY sequence LIMIT 1"""
 
@@ -48,7 +50,7 @@ def store_health(archive: Archive, budget: Budget) -> StoreHealth:
     with transaction(db, "DEFERRED"):
         totals: dict[str, int] = dict(db.execute("SELECT name, value FROM total"))
         oldest = db.execute(_OLDEST).fetchone()
-        gaps = db.execute(_GAPS, (MARKERS,)).fetchall()
+        gaps = [row for sql in (_GAPS, _TOLD) for row in db.execute(sql, (MARKERS,))]
     newest = totals["newest_ns"]
     return StoreHealth(
         raw_bytes=totals["raw_bytes"],
@@ -64,9 +66,10 @@ def store_health(archive: Archive, budget: Budget) -> StoreHealth:
     )
 
 
-def _dropped(archive: Archive, row: tuple[str, int, int, int, int, str]) -> Dropped:
-    sink, number, first_ns, last_ns, rows, reason = row
-    return Dropped(sink, archive.numbered(number).stream, first_ns, last_ns, rows, reason)
+def _dropped(archive: Archive, row: tuple[str, int, int, int, int, str, int]) -> Dropped:
+    sink, number, first_ns, last_ns, rows, reason, told = row
+    stream = archive.numbered(number).stream
+    return Dropped(sink, stream, first_ns, last_ns, rows, reason, told=bool(told))
 
 
 def _disk_bytes(archive: Archive) -> int:

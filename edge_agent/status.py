@@ -215,12 +215,11 @@ _REASONS = {
 def _gaps(store: StoreHealth, zone: ZoneInfo, most: int) -> Iterator[str]:
     if not store.dropped:
         return
-    rows = sum(gap.rows for gap in store.dropped)
     yield ""
-    yield f"dropped and not yet told to the sink: {rows} rows, the newest first"
+    yield "dropped; what the sinks have not been told of first, then the newest first"
     yield from table(
         ("  " + gap.sink, gap.stream, _time(gap.first_ns, zone), "to " + _time(gap.last_ns, zone),
-         f"{gap.rows} rows", _REASONS.get(gap.reason, gap.reason))
+         f"{gap.rows} rows", _REASONS.get(gap.reason, gap.reason) + (", told" if gap.told else ""))
         for gap in store.dropped[:most]
     )  # fmt: skip
     if len(store.dropped) > most:

@@ -299,6 +299,7 @@ async def test_a_log_of_the_first_format_goes_on(path: Path) -> None:
             "ALTER TABLE reader DROP COLUMN waiting_ns",
             "DROP TABLE island",
             "DROP TABLE aside",
+            "DROP TABLE told",
             "PRAGMA user_version = 1",
         ):
             db.execute(statement)
@@ -309,6 +310,18 @@ async def test_a_log_of_the_first_format_goes_on(path: Path) -> None:
         assert (outbox.counts().appended, outbox.aside()) == (2, [])
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+async def test_a_log_of_the_second_format_goes_on(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        push(outbox, block_of(RAW, 0))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE told")
+        db.execute("PRAGMA user_version = 2")
+    async with opened(path, ALL) as outbox:
+        assert await delivered(outbox.reader("all")) == ([1], False)
+        await outbox.flush()
+        assert outbox.counts().conserved
 
 
 async def test_what_was_acknowledged_is_committed_when_more_is_handed_out(path: Path) -> None:

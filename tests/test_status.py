@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from edge_agent import outbox_survey
+from edge_agent import outbox_store, outbox_survey
 from edge_agent.agent import Agent
 from edge_agent.cli import main
 from edge_agent.clock import SECOND
@@ -21,7 +21,7 @@ from edge_agent.config import load
 from edge_agent.database_files import damage_flag
 from edge_agent.health import State
 from edge_agent.model import Family, SampleBlock, Schema, Tag
-from edge_agent.outbox import Archive, Aside, Budget, Outbox, ReaderSpec
+from edge_agent.outbox import Archive, Aside, Budget, Outbox, Reader, ReaderSpec, Record
 from edge_agent.status import size, span, writer
 from edge_agent.units import Unit
 from tests.servers import Mosquitto, free_port
@@ -30,6 +30,7 @@ from tests.test_export_trouble import read_only
 NOON = 1_791_172_800 * SECOND  # 2026-10-05T12:00:00+08:00
 RAW = Schema("em-kiln/raw", Family.SAMPLE, (Tag("power", Unit.parse("kW")),), 1.0)
 READERS = ("history", "broker")
+BUDGET = Budget.within(32 << 20, 4 << 20, 1 << 60)
 
 
 @pytest.fixture
@@ -62,9 +63,8 @@ def point(plant: Path, url: str) -> None:
 
 @asynccontextmanager
 async def log_of(plant: Path) -> AsyncIterator[Outbox]:
-    budget = Budget.within(32 << 20, 4 << 20, 1 << 60)
     readers = [ReaderSpec(name, lambda _: True) for name in READERS]
-    outbox = Outbox(plant.parent / "data" / "log.db", readers, budget=budget, commit=0.02)
+    outbox = Outbox(plant.parent / "data" / "log.db", readers, budget=BUDGET, commit=0.02)
     await outbox.start()
     try:
         yield outbox
@@ -159,22 +159,70 @@ async def test_a_log_of_before_this_version_asks_for_the_agent(
     assert "another version wrote this log (run the agent once)" in capfd.readouterr().err
 
 
-async def test_dropped_rows_are_told_by_their_gap_markers(
+async def test_lost_rows_are_told_also_when_the_sink_has_its_gap_markers(
     plant: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with log_of(plant) as outbox:
         for k in range(60):
             await append(outbox, rows(k * 60_000, 60_000))
         dropped = outbox.counts().readers["broker"].dropped
-    said = told(capfd, plant)
+        away = told(capfd, plant)
+        shortened = told(capfd, plant, "--most", "1")
+        await deliver_all(outbox.reader("broker"))
+        await append(outbox, *(rows(4_000_000 + k) for k in range(4)))
+        damage(outbox.path, outbox.append([], {}) - 2)
+        await deliver_all(outbox.reader("broker"))
+        await outbox.flush()
+        found = outbox_survey.store_health(outbox, BUDGET)
+        counts = outbox.counts()
+    back = told(capfd, plant)
 
     assert dropped > 0
     first = re.escape("  broker   em-kiln/raw  2026-10-05 12:00:00")
-    assert re.search(rf"^{first} +to .* +{dropped} rows +the budget was full$", said, re.MULTILINE)
-    assert re.search(r"^room +a sink can be away for about \d+ ", said, re.MULTILINE)
-    (used,) = re.findall(r"^raw rows +\S+ MiB of \d+\.\d MiB \((\d+)\.\d%\)", said, re.MULTILINE)
+    assert re.search(rf"^{first} +to .* +{dropped} rows +the budget was full$", away, re.MULTILINE)
+    assert re.search(r"^room +a sink can be away for about \d+ ", away, re.MULTILINE)
+    (used,) = re.findall(r"^raw rows +\S+ MiB of \d+\.\d MiB \((\d+)\.\d%\)", away, re.MULTILINE)
     assert 90 <= int(used) <= 100
-    assert "… 1 gaps more (--most 2)" in told(capfd, plant, "--most", "1")
+    assert "… 1 gaps more (--most 2)" in shortened
+    assert (found.markers("broker"), found.markers("history")) == (0, 1)
+    ours = [(d.rows, d.reason) for d in found.dropped if d.sink == "broker" and d.told]
+    assert ours == [(1, "corrupt"), (dropped, "bytes")]
+    assert (counts.readers["broker"].dropped, counts.conserved) == (dropped + 1, True)
+    assert re.search(
+        rf"^  broker .* {dropped} rows +the budget was full, told$", back, re.MULTILINE
+    )
+    assert re.search(r"^  broker .* 1 rows +damaged on the disk, told$", back, re.MULTILINE)
+
+
+async def test_of_what_a_sink_was_told_the_newest_is_kept(
+    plant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_store, "TOLD_MOST", 3)
+    async with log_of(plant) as outbox:
+        await append(outbox, *(rows(k) for k in range(6)))
+        for number in range(1, 6):
+            damage(outbox.path, number)
+        await deliver_all(outbox.reader("broker"))
+        await outbox.flush()
+        told_of = outbox_survey.store_health(outbox, BUDGET).dropped
+
+    assert [(gap.first_ns - NOON) // SECOND for gap in told_of] == [4, 3, 2]
+
+
+def damage(path: Path, sequence: int) -> None:
+    """Flip a bit of a stored record, as a disk does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        sql = "SELECT payload FROM raw WHERE sequence = ?"
+        payload = bytearray(db.execute(sql, (sequence,)).fetchone()[0])
+        payload[-1] ^= 1
+        db.execute("UPDATE raw SET payload = ? WHERE sequence = ?", (bytes(payload), sequence))
+
+
+async def deliver_all(reader: Reader) -> None:
+    while reader.lag:
+        taken = await reader.take(50)
+        delivered = sum(item.rows for item in taken if isinstance(item, Record))
+        reader.acknowledge(taken[-1].sequence, delivered=delivered)
 
 
 async def test_a_log_that_was_set_aside_is_named(
@@ -254,7 +302,7 @@ async def test_the_survey_of_a_log_agrees_with_its_counts(plant: Path) -> None:
     async with log_of(plant) as outbox:
         await append(outbox, *(rows(k * 1000, 1000) for k in range(150)))
         archive = Archive(outbox.path)
-        found = outbox_survey.store_health(archive, Budget(1 << 20, 1, 1 << 20))
+        found = outbox_survey.store_health(archive, BUDGET)
 
         assert outbox_survey.counts(archive) == outbox.counts()
         dropped = sum(gap.rows for gap in found.dropped if gap.sink == "broker")

@@ -52,7 +52,7 @@ def _sink(sink: SinkHealth, counts: LogCounts, store: StoreHealth) -> Json:
         "delivered": reader.delivered,
         "refused": reader.refused,
         "dropped": reader.dropped,
-        "markers": sum(gap.sink == sink.name for gap in store.dropped),
+        "markers": store.markers(sink.name),
         "conserved": reader.conserved,
     }
 
@@ -89,7 +89,7 @@ def _store(store: StoreHealth) -> Json:
 
 
 def dropped(gaps: Iterable[Dropped], sink: str | None) -> list[Json]:
-    """Return what left the log before a sink had it and that sink has not been told of yet."""
+    """Return what left the log before a sink had it, newest first."""
     return [
         {
             "sink": gap.sink,
@@ -98,6 +98,7 @@ def dropped(gaps: Iterable[Dropped], sink: str | None) -> list[Json]:
             "to_ms": gap.last_ns // MS,
             "rows": gap.rows,
             "reason": gap.reason,
+            "told": gap.told,
         }
         for gap in gaps
         if sink in {None, gap.sink}

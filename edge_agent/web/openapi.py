@@ -154,7 +154,7 @@ def _delivery_schemas() -> Json:
         behind_s=seconds | {"description": "age of the oldest waiting row, by its stream's newest"},
         remaining_s=some | {"description": "until it has caught up; null: not known, or it grows"},
         **counts,
-        markers=_COUNT | {"description": "gap markers that wait; see /api/v1/dropped"},
+        markers=_COUNT | {"description": "gap markers that wait, up to 200; see /api/v1/dropped"},
         conserved=_FLAG,
     )
     names = ("appended", "read", "substituted", "derived", "dropped", "bytes")
@@ -168,7 +168,16 @@ def _delivery_schemas() -> Json:
         room_s=some | {"description": "how long raw rows can wait before the oldest are dropped"},
         set_aside=_list(_object(name=_TEXT, bytes=_COUNT, time_ms=_MS)),
     )
-    gap = _object(sink=_TEXT, stream=_TEXT, from_ms=_MS, to_ms=_MS, rows=_COUNT, reason=_TEXT)
+    told = _FLAG | {"description": "the sink has been given the gap marker in their place"}
+    gap = _object(
+        sink=_TEXT,
+        stream=_TEXT,
+        from_ms=_MS,
+        to_ms=_MS,
+        rows=_COUNT,
+        reason={"enum": ["bytes", "age", "corrupt"]},
+        told=told,
+    )
     kept = {"rows": _COUNT | {"description": "that were refused; the columns hold the first"}}
     refusal = _object(sink=_TEXT, at_ms=_MS, reason=_TEXT, sequence=_COUNT, **(_rows() | kept))
     page = _object(
@@ -244,7 +253,7 @@ def document(version: str) -> Json:
                 ],
             ),
             "/api/v1/dropped": _get(
-                "Rows that the budget took before a sink had them and of which it is not told yet",
+                "Rows that left the log before a sink had them, newest first; only the newest",
                 {"200": _answer("gap markers", json, _list(_ref("Dropped"))), "404": error},
                 [_parameter("sink", "only of this sink", "broker")],
             ),

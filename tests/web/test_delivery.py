@@ -21,7 +21,7 @@ async def test_a_sink_tells_how_far_it_is_behind_and_for_how_long(serve: Serve) 
     plant = small_plant()
     broker = plant.health.sinks["broker"]
     broker.backlog, broker.behind_seconds, broker.remaining_seconds = 900, 7200.04, 840.4
-    plant.store = replace(STORE, dropped=(GAP,))
+    plant.store = replace(STORE, dropped=(GAP, replace(GAP, told=True)))
     address = await serve(plant)
 
     state = (await get(address, "/api/v1/state")).json()
@@ -56,19 +56,22 @@ async def test_nobody_guesses_the_room_from_too_little(kept: int, raw: int) -> N
     assert store.room_seconds is None
 
 
-async def test_gap_markers_that_wait_are_told_by_sink(serve: Serve) -> None:
+async def test_gaps_are_told_by_sink(serve: Serve) -> None:
     plant = small_plant()
-    other = replace(GAP, sink="history", stream="clinker/1min", reason="corrupt")
+    other = replace(GAP, sink="history", stream="clinker/1min", reason="corrupt", told=True)
     plant.store = replace(STORE, dropped=(GAP, other))
     address = await serve(plant)
 
     both = await get(address, "/api/v1/dropped")
     one = (await get(address, "/api/v1/dropped", sink="broker")).json()
 
-    assert [gap["sink"] for gap in both.json()] == ["broker", "history"]
+    assert [(gap["sink"], gap["told"]) for gap in both.json()] == [
+        ("broker", False),
+        ("history", True),
+    ]
     assert one == [
         {
-            "sink": "broker", "stream": "em-kiln/raw", "rows": 8, "reason": "bytes",
+            "sink": "broker", "stream": "em-kiln/raw", "rows": 8, "reason": "bytes", "told": False,
             "from_ms": NOON // 1_000_000 - 3_600_000, "to_ms": NOON // 1_000_000 - 3_593_000,
         }
     ]  # fmt: skip

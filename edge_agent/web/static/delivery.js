@@ -164,10 +164,11 @@ function when(from, to) {
 }
 
 function listDropped(found, total) {
-  const waiting = found.reduce((sum, gap) => sum + gap.rows, 0);
-  const body = found.map((gap) => el("tr", {}, el("td", {}, when(gap.from_ms, gap.to_ms)), el("td", {}, gap.stream), el("td", { class: "figure" }, figure(gap.rows)), el("td", {}, word(`gap_${gap.reason}`))));
-  const told = total > waiting ? el("p", { class: "note" }, say("markers_told", figure(total - waiting))) : null;
-  return [found.length ? grid(["rows_of", "stream", "rows", "why"], body) : null, told].filter(Boolean);
+  const listed = found.reduce((sum, gap) => sum + gap.rows, 0);
+  const body = found.map((gap) => el("tr", {}, el("td", {}, when(gap.from_ms, gap.to_ms)), el("td", {}, gap.stream), el("td", { class: "figure" }, figure(gap.rows)),
+    el("td", { class: "why" }, word(`gap_${gap.reason}`), el("span", { class: "when" }, word(gap.told ? "gap_told" : "gap_waits")))));
+  const rest = total > listed ? el("p", { class: "note" }, say("more_dropped", figure(listed), figure(total))) : null;
+  return [found.length ? grid(["rows_of", "stream", "rows", "why"], body) : null, rest].filter(Boolean);
 }
 
 function listRefused(found, total) {
