@@ -104,6 +104,8 @@ class Archive:
         try:
             with closing(connect(self.path, query_only=True)) as db:
                 while rows := db.execute(sql, (after, PAGE)).fetchall():
+                    for row in rows:
+                        self.numbered(row[1])
                     yield rows
                     after = rows[-1][0]
         except sqlite3.DatabaseError as e:
@@ -140,9 +142,11 @@ class Archive:
         return self._by_id[id]
 
     def numbered(self, number: int) -> Schema:
-        """Return a schema by its number in the file."""
+        """Return a schema by its number in the file; without one, the file is damaged."""
         if number not in self._by_number:  # it has come since
             self._load()
+        if number not in self._by_number:
+            raise sqlite3.DatabaseError(f"a row is of schema {number}, which is not there")
         return self._by_number[number]
 
     def record(self, row: Row) -> Record:

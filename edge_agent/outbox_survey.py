@@ -146,8 +146,9 @@ class Survey:
             try:
                 if not self._closed:
                     self._look()
-            except (ConfigError, sqlite3.DatabaseError, OSError) as e:
-                log.debug("the log as it was found before: %s", e)  # ``fault`` tells of the disk
+            except (ConfigError, sqlite3.DatabaseError, OSError, TypeError, ValueError) as e:
+                # ``fault`` tells of the disk; of a damaged page a number may be read as nothing
+                log.debug("the log as it was found before: %s", e)
 
     def _look(self) -> None:
         found = identity(self._path)
