@@ -159,6 +159,8 @@ class Outbox(Archive):
     def _parts(self, block: SampleBlock) -> Iterator[SampleBlock]:
         """Yield a block, or its rows in blocks of a size that one commit can take."""
         n = max(1, min(len(block), self._most // (9 * len(block.schema.tags) + 8)))
+        if n == len(block):
+            return iter((block,))
         return (block.rows(i, min(i + n, len(block))) for i in range(0, len(block), n))
 
     def _shares(self, blocks: list[SampleBlock]) -> Iterator[list[SampleBlock]]:
@@ -189,7 +191,7 @@ class Outbox(Archive):
 
     def _remember(self, block: SampleBlock) -> None:
         """Keep a block for the readers that are up to date: they need not decode it, each anew."""
-        if block.quality.max(initial=0) >= Quality.BAD:
+        if block.quality.any() and block.quality.max() >= Quality.BAD:
             return  # the number behind a BAD mark is not stored
         self._recent[self._sequence] = block
         self._recent_cells += block.value.size
