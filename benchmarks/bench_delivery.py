@@ -50,7 +50,6 @@ from tests.servers import Influx, Mosquitto
 GIB = 1 << 30
 WARM = 2  # ticks before those that count
 LIVE_FIRST = 60.0  # seconds, as in the agent
-ALONE = 5.0  # seconds in which the loop is watched without a peer
 PLAIN = 20  # ticks that a plain way drains at once
 WAYS: dict[str, tuple[str, ...]] = {
     "log": (),
@@ -184,10 +183,10 @@ async def drain(bench: Bench, way: str, ticks: int) -> None:
     path.unlink()
 
 
-async def held(bench: Bench, way: str, ticks: int) -> None:
+async def held(bench: Bench, way: str, ticks: int, alone: float) -> None:
     """Measure how long the loop is held while a backlog drains and 1 000 tags are read at 100 ms.
 
-    It ends when the backlog has gone; without a peer, after ``ALONE`` seconds.
+    It ends when the backlog has gone; without a peer, after ``alone`` seconds.
     """
     site, rows = f"run-{next(NUMBERS)}", ticks * bench.fleet.devices
     path = bench.folder / f"{site}.db"
@@ -214,7 +213,7 @@ async def held(bench: Bench, way: str, ticks: int) -> None:
             for sink in sinks.values():
                 await sink.reach(rows)
         else:
-            await asyncio.sleep(ALONE)
+            await asyncio.sleep(alone)
         task.cancel()
         ticker.stop()
     gc.unfreeze()
@@ -262,7 +261,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, object]:
                 run(drain(bench, way, options.backlog))
         if options.backlog:
             for way in ("log", "both"):
-                run(held(bench, way, options.backlog))
+                run(held(bench, way, options.backlog, options.alone))
         print(f"round {number + 1} of {options.repeats} is done", file=sys.stderr)
     rate = bench.fleet.devices * 1e9 / bench.fleet.period_ns
     rates = {way: statistics.median(found) for way, found in bench.rates.items()}
@@ -303,6 +302,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     add("--tags", type=int, default=100, help="of each device (100)")
     add("--ticks", type=int, default=30, help="that a round of live takes (30)")
     add("--backlog", type=int, default=200, help="ticks that wait when a drain begins (200)")
+    add("--alone", type=float, default=5.0, help="seconds that the loop is watched alone (5)")
     add("--repeats", type=int, default=5, help="rounds (5)")
     add("--way", action="append", choices=[*WAYS, *BASELINES], help="only this; any number")
     add("--folder", help="where the log is written: chooses the disk")
