@@ -106,7 +106,12 @@ log = logging.getLogger(__name__)
 
 RECENT = 400_000  # values of appended blocks that are kept in memory, 9 bytes each
 ISLANDS = 64  # outages behind each other that a reader keeps apart; then all goes in order again
-RECOUNT = 10_000  # sequence numbers behind a cursor that ``counts`` counts again
+STEP = 4096  # numbers that a reader looks at in one go: to look at more would hold up the loop
+VALUES = (
+    1 << 18
+)  # that are handed out at once, but for a single record: 9 bytes each, or 20 as JSON
+TURN = 1.0  # seconds after which a backlog that may go on does so although live rows never pause
+RECOUNT = 1000  # sequence numbers behind a cursor that ``counts`` counts again: 1 ms
 _TAKE = """SELECT sequence, schema, first_ns, last_ns, rows, payload FROM raw
   WHERE sequence > ?1 AND sequence <= ?2 AND schema IN (SELECT schema FROM takes WHERE reader = ?3)
 UNION ALL SELECT sequence, schema, first_ns, last_ns, rows, payload FROM derived
@@ -347,8 +352,8 @@ class Outbox(Archive):
 class _Age:
     """Tells which rows were committed longer ago than so many seconds; None: no row ever is.
 
-    It keeps a few moments, each with the number that was committed by then. What waited when the
-    log was opened is as old as its oldest row may be.
+    It keeps a few moments, each with the number that was committed by then or soon after. What
+    waited when the log was opened is as old as its oldest row may be.
     """
 
     def __init__(self, seconds: float | None, position: Position) -> None:
@@ -364,6 +369,8 @@ class _Age:
             moments.append((now - waited, committed))
         elif now - moments[-1][0] >= self._seconds / 16:
             moments.append((now, committed))
+        else:  # there may be no other commit for long
+            moments[-1] = moments[-1][0], committed
 
     @property
     def old(self) -> int:
@@ -405,6 +412,7 @@ class Reader:
         self._handed: list[Record | Marker] = []
         self._from = 0  # what was handed out stands behind this number …
         self._behind = False  # … and comes behind live rows
+        self._turn = math.inf  # monotonic time at which the backlog goes before live rows
         self._skipped = dict[int, Marker]()  # in place of damaged records, by sequence
         self._acknowledged = 0  # rows, since the log was opened
         self._age.note(outbox.ledger.totals["committed"])
@@ -458,16 +466,13 @@ class Reader:
         limit       of items; of the backlog: ``backlog``, if given
         not_before  monotonic time before which none of the backlog is handed out
         """
+        late = limit if backlog is None else backlog
         while True:
             self._event.clear()
             self._outbox.check()
-            wait: float | None = None
+            before = self._passed
             try:
-                self._handed = self._next(limit)
-                if not self._handed and self.split:
-                    wait = not_before - time.monotonic()
-                    if wait <= 0:
-                        self._handed = self._late(limit if backlog is None else backlog)
+                self._handed = self._some(limit, late, not_before)
                 self.fault = ""
             except sqlite3.DatabaseError as e:
                 self._handed, self.fault = [], self._outbox.explain(e)
@@ -476,9 +481,27 @@ class Reader:
                 if self._owes:
                     await self._committer.flush(rows=False)
                 return list(self._handed)
+            if self._passed != before:  # rows of others; there may be some of its own behind
+                await asyncio.sleep(0)
+                continue
+            wait = not_before - time.monotonic() if self.split else 0.0
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait if wait is not None and wait > 0 else None):
+                async with asyncio.timeout(wait if wait > 0 else None):
                     await self._event.wait()
+
+    def _some(self, limit: int, late: int, not_before: float) -> list[Record | Marker]:
+        """Return what is next of one of the lanes, or nothing.
+
+        Live rows go first; where they never pause, the backlog has a turn each ``TURN`` seconds.
+        """
+        now = time.monotonic()
+        if self.split and now >= max(not_before, self._turn) and (items := self._late(late)):
+            return items
+        if items := self._next(limit):
+            if self.split and now >= not_before:
+                self._turn = min(self._turn, now + TURN)
+            return items
+        return self._late(late) if self.split and now >= not_before else []
 
     def _next(self, limit: int) -> list[Record | Marker]:
         """Return what is next of the live lane; split it if that is old."""
@@ -492,25 +515,32 @@ class Reader:
     def part(self) -> None:
         """Go on with what is committed from now on; what waits becomes backlog."""
         committed = self._outbox.ledger.totals["committed"]
+        first, *islands = self._passed
+        # an island on which nothing was passed parts nothing: a peer that answers but takes
+        # nothing would use them all up
+        self._passed = (first, *(span for span in islands if span[0] < span[1]))
         self._pass((committed, committed), Ack())
 
     def _late(self, limit: int) -> list[Record | Marker]:
         """Return what is next of the backlog; where there is none left, the lanes merge."""
-        while self.split:
-            before = self._passed
-            if items := self._look(between(before)[0], limit):
-                self._behind = True
-                return items
-            if self._passed == before:  # rows are leaving just now: look again after the commit
-                break
-        return []
+        items = self._look(between(self._passed)[0], limit)
+        if items:
+            self._behind, self._turn = True, math.inf
+        return items
 
     def _look(self, lane: Span, limit: int) -> list[Record | Marker]:
+        """Return what is next of a lane, within ``STEP`` numbers; pass those where nothing is.
+
+        Nothing behind ``committed`` is looked at, though it may stand in the file already: the
+        counts do not know of it yet, and a marker there may be in front of rows that are to come.
+        """
         outbox, generation = self._outbox, self._committer.generation
-        start, reach = lane[0], min(lane[1], outbox.ledger.totals["committed"])
-        asked = (*lane, self._name, limit)
+        self._skipped.clear()  # those of an earlier look were not acknowledged
+        start = lane[0]
+        reach = min(lane[1], outbox.ledger.totals["committed"], start + STEP)
+        asked = (start, reach, self._name, limit)
         items, whole = self._records(asked)
-        last = lane[1] if whole else items[-1].sequence
+        last = reach if whole else items[-1].sequence
         markers = [outbox.marker(row) for row in outbox.db.execute(_GAPS, asked).fetchall()]
         items += [marker for marker in markers if marker.sequence <= last]
         items = sorted(items, key=lambda item: item.sequence)[:limit]
@@ -527,19 +557,20 @@ class Reader:
         self._committer.acknowledge(self._name, ack)
 
     def _records(self, asked: tuple[int, int, str, int]) -> tuple[list[Record | Marker], bool]:
-        """Return the next records, the damaged ones as markers, as far as the share goes.
+        """Return the next records, the damaged ones as markers, as far as share and values go.
 
         The second says whether these are all: otherwise a marker behind them must wait, or the
         reader would pass what lies between.
         """
         outbox = self._outbox
         items: list[Record | Marker] = []
-        size = 0
+        size = values = 0
         with closing(outbox.db.execute(_TAKE, asked)) as rows:
             for row in rows:
                 record = outbox.record(row)
                 size += len(record.payload)
-                if items and size > self._share:
+                values += record.rows * len(outbox.schema(record.schema).tags)
+                if items and (size > self._share or values > VALUES):
                     return items, False
                 if codec.intact(record.payload):
                     items.append(record)

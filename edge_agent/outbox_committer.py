@@ -248,6 +248,7 @@ class Committer:
                 size += push.size
             self._busy = len(batch.pushes)
             rest = len(self._queue) > self._busy
+            batch.whole = not rest
             self._due = time.monotonic() if rest else None
             if rest and batch.checkpoint and batch.checkpoint[0] > batch.pushes[-1].last:
                 self._next.checkpoint, batch.checkpoint = batch.checkpoint, None

@@ -220,6 +220,7 @@ class Batch:
     lost_counts: dict[str, int] = field(default_factory=dict)  # of pushes with no entry left
     steps: int = 0  # acknowledgements
     checkpoint: tuple[int, Mapping[str, object]] | None = None
+    whole: bool = False  # nothing with a lower number is left behind
 
     @property
     def entries(self) -> Iterator[Entry]:

@@ -252,6 +252,8 @@ class Store(Keeping):
         _add(after.totals, batch.lost_counts)
         numbers = [after.totals["sequence"], after.totals["committed"]]
         after.totals["sequence"] = max(numbers + [lost.last for lost in batch.lost.values()])
+        if batch.whole:  # also the markers of rows that were dropped from memory can be handed out
+            after.totals["committed"] = after.totals["sequence"]
 
     def _write_ack(self, name: str, ack: Ack, after: Ledger) -> None:
         position = after.readers[name]

@@ -8,12 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.model import Family, SampleBlock
-from edge_agent.outbox import Aside, Budget, Marker, Reader, ReaderSpec, Record
-from edge_agent.outbox_schema import FORMAT
+from edge_agent.outbox import ISLANDS, Aside, Budget, Marker, Reader, ReaderSpec, Record, _Age
+from edge_agent.outbox_schema import FORMAT, Position
 from edge_agent.outbox_spans import END, START, between, holds, joined, without
 from edge_agent.outbox_store import ASIDE_BYTES, ASIDE_MOST
 from tests.outbox_writer import HOUR, RAW, block_of
@@ -228,6 +229,94 @@ async def test_rows_dropped_from_the_backlog_are_marked_on_their_side_of_an_isla
         assert {(m.first_ns, m.last_ns) for m in markers if m.first_ns < 30} == {(0, 19)}
         assert min(m.first_ns for m in markers if m.first_ns >= 20) == 30
         assert outbox.counts().conserved
+
+
+async def test_a_backlog_advances_though_live_rows_never_pause(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.outbox.TURN", 0.05)
+    async with opened(path, ALL) as outbox:
+        reader = outbox.reader("all")
+        for i in range(6):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        reader.part()
+        lanes, late = list[bool](), list[int]()
+        async with asyncio.timeout(10):
+            while len(late) < 6:
+                push(outbox, block_of(RAW, 6 + len(lanes)))
+                await outbox.flush()
+                numbers, behind = await delivered(reader, 2)
+                lanes.append(behind)
+                late += numbers if behind else []
+        assert late == list(range(1, 7))
+        assert lanes.count(False) > lanes.count(True) == 3
+        assert not any(first and then for first, then in pairwise(lanes))
+        await outbox.flush()
+        assert outbox.counts().conserved
+
+
+async def test_a_peer_that_answers_but_takes_nothing_makes_one_backlog(path: Path) -> None:
+    """Each try finds rows that have waited too long; that must not use up all islands."""
+    async with opened(path, ALL) as outbox:
+        reader = outbox.reader("all")
+        for i in range(ISLANDS + 2):
+            push(outbox, block_of(RAW, i))
+            await outbox.flush()
+            reader.part()
+        last = ISLANDS + 2
+        await outbox.flush()
+        assert outbox.ledger.readers["all"].passed == ((0, 0), (last, last))
+        assert (reader.lag, reader.backlog) == (last, last)
+        push(outbox, block_of(RAW, last))
+        await outbox.flush()
+        assert await delivered(reader) == ([last + 1], False)
+        assert await delivered(reader) == (list(range(1, 65)), True)
+
+
+async def test_rows_of_others_are_passed_step_by_step(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.outbox.STEP", 8)
+    rare = ReaderSpec("rare", lambda schema: schema == OTHER)
+    async with opened(path, rare, ALL) as outbox:
+        reader = outbox.reader("rare")
+        for i in range(100):
+            push(outbox, block_of(OTHER if i in {3, 50, 99} else RAW, i))
+        await outbox.flush()
+        assert await delivered(reader) == ([4], False)
+        reader.part()
+        assert await delivered(reader) == ([51], True)
+        assert await delivered(reader) == ([100], True)
+        for i in range(100, 200):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        nothing = asyncio.create_task(reader.take(1))
+        used = time.process_time()
+        await asyncio.sleep(0.2)
+        assert not nothing.done()
+        assert time.process_time() - used < 0.1, "it does not wait, it looks again and again"
+        push(outbox, block_of(OTHER, 200))
+        await outbox.flush()
+        assert sequences(await nothing) == [201]
+        assert sequences(await outbox.reader("all").take(100)) == list(range(1, 9))
+
+
+async def test_what_is_handed_out_at_once_has_a_bounded_number_of_values(path: Path) -> None:
+    async with opened(path, ALL) as outbox:
+        for _ in range(8):  # constant, so hardly any bytes
+            push(outbox, block_of(RAW, 0, 25_000))
+        await outbox.flush()
+        assert len(await outbox.reader("all").take(64)) == (1 << 18) // 100_000
+
+
+def test_rows_committed_soon_after_others_grow_old_with_them() -> None:
+    age = _Age(0.32, Position(waiting_ns=time.time_ns()))
+    age.note(1)
+    age.note(2)  # and nothing more is committed
+    assert age.old == 0
+    time.sleep(0.35)
+    assert age.old == 2
 
 
 # ---- refused rows ------------------------------------------------------------------------------
