@@ -8,7 +8,7 @@ live rows find the sink free.
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -29,7 +29,8 @@ RECORDS = 256  # that are handed to a sink at once, at most; each time costs a c
 FIRST = 64  # of the backlog, before it is known how long they take
 MOST = 512  # of the backlog: to take more at once would hold up the loop
 PIECE = 0.25  # seconds that one write of the backlog should take
-DECODED = 32  # records, after which others have their turn
+DECODED = 32  # records, or so many times ``JOINED`` values, after which others have their turn
+REASON = 1000  # characters of a peer's reason that are kept
 JOINED = 4096  # values of one stream that are handed over as one block: some 50 kB of JSON
 
 
@@ -86,15 +87,17 @@ class _Delivery:
 
 @dataclass
 class _Pace:
-    """How much of the backlog is handed over at once, and when the next piece may be.
+    """How much is handed over at once, and when the next piece of the backlog may be.
 
-    rate     rows per second at most, or None
-    records  in the next piece, at most
-    moment   monotonic time before which there is none
+    rate     rows of backlog per second at most, or None
+    records  in the next piece of the backlog, at most
+    live     live records in the next piece, at most
+    moment   monotonic time before which there is no backlog
     """
 
     rate: float | None
     records: int = FIRST
+    live: int = RECORDS
     moment: float = 0.0
 
     def note(self, records: int, rows: int, seconds: float) -> None:
@@ -104,6 +107,14 @@ class _Pace:
         self.records = max(1, min(MOST, 2 * self.records, fitting))
         rest = 0.0 if self.rate is None else rows / self.rate - seconds
         self.moment = time.monotonic() + max(seconds, rest)
+
+    def fail(self, records: int) -> None:
+        """Hand over less: on a link that has become slow the same might fail for ever."""
+        self.records = self.live = max(1, records // 2)
+
+    def pass_live(self) -> None:
+        """Take down that live rows were taken."""
+        self.live = min(RECORDS, 2 * self.live)
 
 
 @dataclass
@@ -125,26 +136,34 @@ class _Batch:
 async def _deliver(delivery: _Delivery, pace: _Pace) -> None:
     """Hand the next records to the sink and move behind them."""
     health, reader, outbox = delivery.health, delivery.reader, delivery.outbox
-    records = await reader.take(RECORDS, backlog=pace.records, not_before=pace.moment)
+    records = await reader.take(pace.live, backlog=pace.records, not_before=pace.moment)
     began = time.monotonic()
     batch = await _read(records, reader, outbox)
-    refusals: tuple[Refusal, ...] = ()
+    aside = list[Aside]()
     try:
         await plug_in(delivery.sink.write(batch.items, backlog=reader.behind), Rejected)
     except Rejected as e:
-        refusals = e.refusals
-        first = refusals[0]
-        if not health.last_refusal:
-            stream = batch.items[first.item].schema.stream
-            log.error("%s refuses rows of %s: %s", health.name, stream, first.reason)
-        health.last_refusal, health.refused_ns = first.reason, delivery.clock.wall_ns()
-    aside = list(_aside(refusals, batch, health.name, delivery.clock.wall_ns()))
+        now_ns = delivery.clock.wall_ns()
+        aside = _aside(e.refusals, batch, health.name, now_ns)
+        _note_refusal(health, e.refusals[0], batch, now_ns)
+    except Disconnected:
+        pace.fail(len(records))
+        raise
     refused = sum(len(rows.block) for rows in aside)
     delivered = batch.rows - refused
     last = records[-1].sequence
     reader.acknowledge(last, delivered=delivered, refused=refused, aside=aside)
     if reader.behind:
         pace.note(len(records), batch.rows, time.monotonic() - began)
+    else:
+        pace.pass_live()
+
+
+def _note_refusal(health: SinkHealth, first: Refusal, batch: _Batch, now_ns: int) -> None:
+    if not health.last_refusal:
+        stream = batch.items[first.item].schema.stream
+        log.error("%s refuses rows of %s: %s", health.name, stream, first.reason)
+    health.last_refusal, health.refused_ns = first.reason, now_ns
 
 
 async def _read(records: Sequence[Record | Marker], reader: Reader, outbox: Outbox) -> _Batch:
@@ -153,20 +172,29 @@ async def _read(records: Sequence[Record | Marker], reader: Reader, outbox: Outb
     A stream's order stays: a gap marker, another schema or ``JOINED`` values begin a new item.
     """
     parts, numbers = list[list[SampleBlock] | Gap](), list[int]()
-    places = dict[str, int]()  # of the item that rows of a stream may be joined to
-    for n, record in enumerate(records, 1):
-        if n % DECODED == 0:
-            await asyncio.sleep(0)
+    places = dict[str, tuple[int, int]]()  # by stream: what its rows may be joined to, its values
+    decoded = 0
+    for record in records:
         item = record if isinstance(record, Gap) else _block(record, reader, outbox)
-        place = places.get(item.schema.stream, -1)
-        before = parts[place] if place >= 0 else None
-        if isinstance(item, SampleBlock) and isinstance(before, list) and _fits(before, item):
+        values = item.value.size if isinstance(item, SampleBlock) else JOINED
+        place, size = places.get(item.schema.stream, (-1, JOINED + 1))
+        before = parts[place] if size + values <= JOINED else None
+        if (
+            isinstance(item, SampleBlock)
+            and isinstance(before, list)
+            and item.schema.id == before[0].schema.id
+        ):
             before.append(item)
             numbers[place] = record.sequence
-            continue
-        places[item.schema.stream] = len(parts)
-        parts.append(item if isinstance(item, Gap) else [item])
-        numbers.append(record.sequence)
+            places[item.schema.stream] = place, size + values
+        else:
+            places[item.schema.stream] = len(parts), values
+            parts.append(item if isinstance(item, Gap) else [item])
+            numbers.append(record.sequence)
+        decoded += max(values, JOINED)
+        if decoded >= DECODED * JOINED:
+            decoded = 0
+            await asyncio.sleep(0)
     return _Batch([p if isinstance(p, Gap) else concatenate(p) for p in parts], numbers)
 
 
@@ -179,19 +207,31 @@ def _block(record: Record, reader: Reader, outbox: Outbox) -> Item:
         return reader.skip(record)
 
 
-def _fits(before: Sequence[SampleBlock], block: SampleBlock) -> bool:
-    values = sum(b.value.size for b in before) + block.value.size
-    return block.schema.id == before[0].schema.id and values <= JOINED
+def _aside(refusals: Sequence[Refusal], batch: _Batch, name: str, now_ns: int) -> list[Aside]:
+    """Return the refused rows with their reasons; a refused gap marker has none.
 
+    A row that is named twice keeps its first reason, or it would be counted twice.
 
-def _aside(refusals: Sequence[Refusal], batch: _Batch, name: str, now_ns: int) -> Iterator[Aside]:
-    """Yield the refused rows with their reasons; a refused gap marker has none."""
+    errors  ``PlugInFailed``: the sink names no rows, or some that it was not handed
+    """
+    if not refusals:
+        raise PlugInFailed("it refuses rows and names none")
+    found, named = list[Aside](), dict[int, set[int]]()
     for refusal in refusals:
-        item = batch.items[refusal.item]
-        if isinstance(item, SampleBlock) and len(refusal.rows):
-            number = batch.numbers[refusal.item]
-            rows = item.pick(np.asarray(refusal.rows, np.intp))
-            yield Aside(name, number, now_ns, refusal.reason, rows)
+        if not 0 <= refusal.item < len(batch.items):
+            raise PlugInFailed(f"it refuses item {refusal.item} of {len(batch.items)}")
+        item, before = batch.items[refusal.item], named.setdefault(refusal.item, set())
+        if isinstance(item, Gap):
+            continue
+        rows = sorted(set(map(int, refusal.rows)) - before)
+        if not rows:
+            continue
+        if not 0 <= rows[0] <= rows[-1] < len(item):
+            raise PlugInFailed(f"it refuses rows of {item.schema.stream} that it was not handed")
+        before.update(rows)
+        number, reason = batch.numbers[refusal.item], refusal.reason[:REASON]
+        found.append(Aside(name, number, now_ns, reason, item.pick(np.array(rows))))
+    return found
 
 
 async def _close(sink: Sink) -> None:

@@ -13,7 +13,7 @@ import pytest
 from edge_agent.clock import SystemClock
 from edge_agent.delivery import JOINED, run_sink
 from edge_agent.errors import Disconnected, Refusal, Rejected
-from edge_agent.health import SinkHealth
+from edge_agent.health import SinkHealth, State
 from edge_agent.model import Gap, SampleBlock
 from edge_agent.outbox import Outbox, ReaderSpec
 from edge_agent.sinks.base import Item
@@ -33,6 +33,8 @@ class Peer:
     seconds: float = 0.0
     poison: Callable[[int], bool] = lambda _: False
     away: bool = False
+    most: int = 1 << 30  # rows at once; to take more it is too slow
+    refuses: Sequence[Refusal] | None = None  # by a bug, whatever it is handed
     writes: list[tuple[list[Item], bool]] = field(default_factory=list)
 
     async def connect(self) -> None:
@@ -41,6 +43,10 @@ class Peer:
 
     async def write(self, items: Sequence[Item], *, backlog: bool = False) -> None:
         await asyncio.sleep(self.seconds)
+        if sum(len(times_of(item)) for item in items) > self.most:
+            raise Disconnected("too slow")
+        if self.refuses is not None:
+            raise Rejected(self.refuses)
         self.writes.append((list(items), backlog))
         refusals = [
             Refusal(i, [row for row, t in enumerate(times) if self.poison(t)], "poison")
@@ -195,3 +201,58 @@ async def test_a_backlog_has_half_of_the_time_or_its_rate(path: Path, rate: floa
     else:
         last = sum(len(times_of(item)) for item in peer.writes[-1][0])  # nothing rests behind it
         assert seconds >= (1000 - last) / rate
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_sink_that_has_become_slow_is_handed_less(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    monkeypatch.setattr("edge_agent.guard.Backoff.next", lambda _, asked: asked or 0.001)
+    peer = Peer(most=9)
+    async with opened(path, SPEC) as outbox:
+        for i in range(100):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        if late:
+            outbox.reader("sink").part()
+        async with delivering(outbox, peer):
+            await until(lambda: not outbox.reader("sink").lag)
+    assert peer.times(RAW.stream, backlog=late) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        [],
+        [Refusal(1, [0], "no such item")],
+        [Refusal(-1, [0], "no such item")],
+        [Refusal(0, [0, 4], "no such row")],
+        [Refusal(0, [-1], "no such row")],
+    ],
+)
+async def test_a_sink_that_refuses_what_it_was_not_handed_fails_alone(
+    path: Path, refuses: Sequence[Refusal]
+) -> None:
+    peer = Peer(refuses=refuses)
+    async with opened(path, SPEC) as outbox:
+        push(outbox, block_of(RAW, 0, 4))
+        await outbox.flush()
+        async with delivering(outbox, peer) as health:
+            await until(lambda: health.state is State.FAILED)
+        assert "refuses" in health.error
+        await outbox.flush()
+        assert outbox.counts().readers["sink"].pending == 4
+
+
+async def test_a_row_that_is_refused_twice_is_counted_once(path: Path) -> None:
+    peer = Peer(refuses=[Refusal(0, [2, 1], "first"), Refusal(0, [1, 3], "second")])
+    async with opened(path, SPEC) as outbox:
+        push(outbox, block_of(RAW, 0, 4))
+        await outbox.flush()
+        async with delivering(outbox, peer):
+            await until(lambda: not outbox.reader("sink").lag)
+            await outbox.flush()
+        counts = outbox.counts().readers["sink"]
+        assert (counts.delivered, counts.refused, counts.conserved) == (1, 3, True)
+        kept = [(aside.reason, aside.block.time.tolist()) for aside in outbox.aside()]
+        assert kept == [("second", [3]), ("first", [1, 2])]
