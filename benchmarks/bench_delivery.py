@@ -44,6 +44,8 @@ from edge_agent.model import Site
 from edge_agent.outbox import Budget, Outbox, ReaderSpec
 from edge_agent.sinks.influxdb import InfluxConfig
 from edge_agent.sinks.mqtt import MqttConfig
+from edge_agent.sinks.mqtt_connection import Version
+from edge_agent.sinks.mqtt_payload import Payload
 from edge_agent.units import Secret
 from tests.servers import Influx, Mosquitto
 
@@ -55,6 +57,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "log": (),
     "no peer": ("nothing",),
     "mqtt": ("mqtt",),
+    "mqtt 3.1.1": ("mqtt 3.1.1",),
+    "mqtt rows": ("mqtt rows",),
     "influxdb": ("influxdb",),
     "both": ("mqtt", "influxdb"),
 }
@@ -80,8 +84,11 @@ class Bench:
         place = Site(site, "main", "")
         if kind == "nothing":
             return Watched(None)
-        if kind == "mqtt":
-            return Watched(MqttConfig(url=self.broker.url).build(place))
+        if kind.startswith("mqtt"):
+            version: Version = "3.1.1" if kind == "mqtt 3.1.1" else 5
+            payload: Payload = "rows" if kind == "mqtt rows" else "columns"
+            mqtt = MqttConfig(url=self.broker.url, version=version, payload=payload)
+            return Watched(mqtt.build(place))
         store = self.store
         config = InfluxConfig(
             url=store.url, org=store.org, bucket=store.bucket, token=Secret(store.token)
@@ -151,7 +158,7 @@ async def live(bench: Bench, way: str, ticks: int) -> None:
 
 async def backlog(bench: Bench, ticks: int) -> None:
     """Write a log whose readers have had nothing of it: one file for each way."""
-    for way in ("no peer", "mqtt", "influxdb", "both"):
+    for way in filter(WAYS.get, WAYS):
         outbox = opened(bench.folder / f"{way}.backlog", WAYS[way], 0.2)
         await outbox.start()
         for i in range(ticks):

@@ -120,6 +120,8 @@ NOTES = """
 - *live*: one row of each device is appended and committed with fsync, and acknowledged by the peers
   before the next is appended; a tick stands for a second. *drain*: the rows of an outage, a record
   each, wait in the log.
+- *mqtt 3.1.1*: the older protocol; *mqtt rows*: one flat JSON object per row, as `payload: rows`
+  sends it; else MQTT 5 and the columns of a block in one message.
 - *log* appends and commits and has no reader; *no peer* has a reader whose sink does nothing. What
   a sink alone costs is its way less *no peer*.
 - *late*: the callback's lateness, of which neighbours on the machine have a part; *cpu*: what the

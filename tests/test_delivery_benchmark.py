@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import bench_outbox
 
 ROOT = Path(__file__).parent.parent
-PEERS = {"mqtt", "influxdb", "plain mqtt", "plain influxdb"}
+PEERS = {"mqtt", "mqtt 3.1.1", "mqtt rows", "influxdb", "plain mqtt", "plain influxdb"}
 
 
 async def test_the_log_is_measured_beside_the_plain_ways(tmp_path: Path) -> None:
