@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pytest
-
 from edge_agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.health import LogCounts
@@ -75,16 +73,13 @@ async def counted(plant: Path) -> LogCounts:
     return counts
 
 
-def arrived(messages: Iterable[Message], schemas: dict[str, Schema]) -> Rows:
-    """Return the rows that MQTT brought, in the order of arrival, with all that came twice."""
-    lanes = arrived_in_lanes(messages, schemas)
-    return {stream: [row for row, _ in rows] for stream, rows in lanes.items()}
-
-
 def arrived_in_lanes(
     messages: Iterable[Message], schemas: dict[str, Schema]
 ) -> dict[str, list[tuple[Row, bool]]]:
-    """Return the same, and of each row whether it was said to come behind live ones."""
+    """Return the rows that MQTT brought, in the order of arrival, with all that came twice.
+
+    Of each row whether it was said to come behind live ones.
+    """
     rows = defaultdict[str, list[tuple[Row, bool]]](list)
     for message in messages:
         stream = message.topic.split("/", 2)[2]
@@ -106,31 +101,19 @@ def arrived_in_lanes(
     return dict(rows)
 
 
-def assert_first_arrivals(stream: str, logged: Sequence[Row], found: Sequence[Row]) -> None:
-    """A row that arrives is the next one of the log, or has been there before."""
-    seen, n = set[Row](), 0
-    for row in found:
-        if n < len(logged) and row == logged[n]:
-            seen.add(row)
-            n += 1
-            continue
-        if row not in seen:
-            expected = logged[n] if n < len(logged) else "nothing more"
-            pytest.fail(f"{stream}: expected {expected}, then came {row}")
-    assert n == len(logged), f"{stream}: {len(logged) - n} of {len(logged)} rows never came"
-
-
 def assert_lanes(stream: str, logged: Sequence[Row], found: Iterable[tuple[Row, bool]]) -> None:
     """Each lane has its rows in the order of the log, and between them they have every row.
 
     found  the rows in the order of arrival, and whether each was said to come behind live ones; a
            live one is newer than all that came before it
     """
-    place = {row: i for i, row in enumerate(logged)}
+    place = dict[Row, int]()
+    for i, row in enumerate(logged):
+        place.setdefault(row, i)
     seen, newest, last = set[int](), -1, -1
     for row, behind in found:
-        i = place.get(row)
-        assert i is not None, f"{stream}: {row} is not in the log"
+        assert row in place, f"{stream}: {row} is not in the log"
+        i = place[row]
         if i in seen:
             continue
         seen.add(i)
@@ -140,7 +123,7 @@ def assert_lanes(stream: str, logged: Sequence[Row], found: Iterable[tuple[Row, 
         else:
             assert i > newest, f"{stream}: row {i} came as a live one, the newest is {newest}"
         newest = max(newest, i)
-    assert len(seen) == len(logged), f"{stream}: {len(logged) - len(seen)} rows never came"
+    assert len(seen) == len(place), f"{stream}: {len(place) - len(seen)} rows never came"
 
 
 def points_of(schema: Schema, rows: Iterable[Row]) -> Points:
