@@ -10,8 +10,6 @@ then stop in order; the load is so many rows ahead of the sinks at most) and ``r
 ``started PID``; ``opened JSON`` (the counts as found); ``flushed ROWS``: every stream has committed
 so many; ``done``; ``ended STATUS``.
 
-``RAW_BYTES`` in the environment bounds the readings to less than a configuration may.
-
 Where an agent is stands in a file that outlives it, a byte each: see ``Phase``.
 """
 
@@ -24,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,13 +42,13 @@ from edge_agent.config import Config, load
 from edge_agent.delivery import run_sink
 from edge_agent.health import SinkHealth
 from edge_agent.model import Kind, Quality, SampleBlock, Schema
-from edge_agent.outbox import Budget
 from edge_agent.outbox_schema import Batch
 from edge_agent.sinks.base import Item, Sink
+from edge_agent.units import Size
 
 START = 1_764_000_000_000_000_000  # 2025-11-24T16:00:00Z, ns
 PR_SET_PDEATHSIG = 1  # prctl: no agent outlives this process
-AHEAD = 300  # rows that a sink may be behind: enough that it always has something to deliver
+AHEAD = 800  # rows that a sink may be behind: enough that it always has something to deliver
 PLANT = """
 site: {id: works}
 commit: 50ms
@@ -240,11 +239,14 @@ async def run(config: Config, phases: mmap.mmap, rows: int, ahead: int) -> None:
     say("done")
 
 
-def main(plant: Path, phases: Path) -> None:
+def main(plant: Path, phases: Path, raw_bytes: int | None) -> None:
+    """Start agents as told.
+
+    raw_bytes  a budget smaller than a configuration may ask for
+    """
     config = load(plant)
-    if small := os.environ.get("RAW_BYTES"):
-        budget = Budget(raw_bytes=int(small), raw_age_ns=1 << 60, derived_bytes=1 << 26)
-        agent_module._budget = lambda _: budget
+    if raw_bytes is not None:
+        config = replace(config, retention=replace(config.retention, raw_bytes=Size(raw_bytes)))
     metrics_of(config, links_of(config, SystemClock()))  # what is read for it is kept
     gc.collect()
     gc.freeze()
@@ -267,4 +269,4 @@ def main(plant: Path, phases: Path) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else None)

@@ -29,6 +29,7 @@ class Killer:
 
     plant: Path
     phases: Path
+    raw_bytes: int | None = None  # a smaller budget than that of the plant
     kills: int = 0
     safe: int = 0  # rows that every stream had committed, as far as was said
     hit: Counter[str] = field(default_factory=Counter)
@@ -43,7 +44,8 @@ class Killer:
             self.phases.open("r+b") as file,
             mmap.mmap(file.fileno(), len(Phase)) as self._shared,
             subprocess.Popen(
-                [sys.executable, "-m", "tests.kill_writer", str(self.plant), str(self.phases)],
+                [sys.executable, "-m", "tests.kill_writer", str(self.plant), str(self.phases),
+                 *([] if self.raw_bytes is None else [str(self.raw_bytes)])],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
                 cwd=REPOSITORY, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
             ) as self._process,
@@ -102,17 +104,14 @@ class Killer:
         assert int(self._hear("ended")) == 0
 
 
-def plant(
-    folder: Path, broker: str, influx: str, rest: str = "", *, live_first: str = "never"
-) -> Path:
+def plant(folder: Path, broker: str, influx: str, *, live_first: str = "never") -> Path:
     """Write the plant with sinks at these addresses; return the file.
 
-    rest        further sections
     live_first  after how long an outage both send what is newest first
     """
     path = folder / "plant.yaml"
     path.write_text(
-        f"""{PLANT}{rest}
+        f"""{PLANT}
 sinks:
   broker: {{type: mqtt, url: "{broker}", live_first_after: {live_first}}}
   influx: {{type: influxdb, url: "{influx}", org: plant, bucket: energy,

@@ -15,7 +15,7 @@ from tests.killer import FOR_EVER, Killer, plant
 from tests.printed import Printed
 from tests.servers import Influx, Mosquitto
 
-SMALL = 100 << 10  # bytes of readings: room for some 700 records
+SMALL = 100 << 10  # bytes: room for some 700 records
 STREAMS = ("em-kiln/raw", "scale/raw", "packer/raw")
 PERIOD = 5_000  # ms
 IN_FLIGHT = 100  # rows of a share of so small a budget
@@ -82,10 +82,9 @@ async def test_every_dropped_row_stands_in_one_gap_marker(
     chance = random.Random(seed)
     monkeypatch.setenv("INFLUX_TOKEN", influx.token)
     broker = Mosquitto(tmp_path)
-    monkeypatch.setenv("RAW_BYTES", str(SMALL))
     path = plant(tmp_path, broker.url, influx.url)
     with broker, Printed(broker, tmp_path / "printed", "edge/#") as printed:
-        with Killer(path, tmp_path / "phases").ready() as killer:
+        with Killer(path, tmp_path / "phases", SMALL).ready() as killer:
             killer.finish()  # there are rows, and they are delivered
             broker.stop()
             influx.stop()

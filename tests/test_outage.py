@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.delivery import MOST
 from edge_agent.model import Family
 from edge_agent.outbox import Archive
 from tests.arrivals import counted
-from tests.outage_writer import SINKS, plant
+from tests.outage_writer import BLOCK, SINKS, plant
 from tests.printed import Printed
 from tests.servers import Influx, Mosquitto
 
@@ -34,7 +35,6 @@ SETTLED = 2.5  # seconds after a sink is up in which each stream has its first l
 LAST = 1.5  # seconds before a server goes, whose rows may not have been sent any more
 AWAY = 4.0  # seconds that the second outage lasts; longer than LIVE_FIRST
 LIVE_FIRST = "2s"
-BATCH = 512  # records of the backlog that may come again after a stop or a loss
 
 
 @dataclass
@@ -281,7 +281,7 @@ async def test_three_days_are_drained_while_live_rows_stay_in_time(  # noqa: PLR
     assert found.keys() == wanted.keys()
     for stream, times in wanted.items():
         in_lanes(times, found[stream])
-        assert len(found[stream].times) - len(times) <= 3 * BATCH * 60, "what came again"
+        assert len(found[stream].times) - len(times) <= 3 * MOST * BLOCK, "what came again"
 
 
 def in_lanes(times: list[int], found: Stream) -> None:
