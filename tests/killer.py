@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.kill_writer import AHEAD, PLANT, Phase
+from tests.process import wait_until
 
 REPOSITORY = Path(__file__).parent.parent
 FOR_EVER = 1 << 40  # rows of a load that is killed before it has them
 STARTS = 0.25  # part of the kills that come within EARLY
 EARLY = 0.06  # seconds after the fork: opening, recovery, first commits
+CONNECTED = 10.0  # seconds in which a sink must be at work
 LATE = 0.3  # seconds after the recovery: everything else
 
 
@@ -77,10 +79,14 @@ class Killer:
                 return rest
         raise AssertionError(f"it ended before it said {until!r}")
 
-    def kill(self, chance: random.Random, *, ahead: int = AHEAD) -> None:
+    def _delivers(self) -> bool:
+        return bool(self._shared[Phase.TO_BROKER] or self._shared[Phase.TO_INFLUX])
+
+    def kill(self, chance: random.Random, *, ahead: int = AHEAD, delivering: bool = True) -> None:
         """Start an agent and kill it at a random moment: while it starts, or when it is at work.
 
-        ahead  rows that its load may be ahead of the sinks
+        ahead       rows that its load may be ahead of the sinks
+        delivering  whether there is somebody to deliver to
         """
         self._say(f"run {FOR_EVER} {ahead}")
         pid = int(self._hear("started"))
@@ -88,6 +94,8 @@ class Killer:
             time.sleep(chance.uniform(0, EARLY))
         else:
             self._hear("opened")
+            if delivering:  # to connect takes a slow machine its time
+                wait_until(self._delivers, CONNECTED, "a sink is at work")
             time.sleep(chance.uniform(0, LATE))
         os.kill(pid, signal.SIGKILL)
         self._say("reap")

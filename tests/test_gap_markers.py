@@ -89,7 +89,7 @@ async def test_every_dropped_row_stands_in_one_gap_marker(
             broker.stop()
             influx.stop()
             for _ in range(kills):
-                killer.kill(chance, ahead=FOR_EVER)
+                killer.kill(chance, ahead=FOR_EVER, delivering=False)
             killer.finish(1_000, ahead=FOR_EVER)
             broker.start()
             influx.start()
