@@ -196,25 +196,28 @@ class Files:
 
     # -- whether they are there -------------------------------------------------------------------
 
-    def missing(self, pages: int) -> str:
-        """Return what has become of the files under our hands, or nothing.
+    @property
+    def changed(self) -> bool:
+        """Whether other files stand where the open ones were, or none."""
+        return self._found() != self._ours
 
-        pages   of the main file, as the open connection sees it
+    def missing(self) -> str:
+        """Return what has become of the files under our hands, or nothing if some are there.
+
         errors  ``OperationalError`` while the disk that they are on is not there
         """
-        try:
-            folder = self.path.parent.stat()
-        except OSError:
-            return "its folder was moved or removed"
-        if folder.st_dev != self._folder:
-            raise sqlite3.OperationalError("the disk of its folder is not there")
-        found = self._found()
-        if found == self._ours:
-            length = self.path.stat().st_size
-            return "it was cut short" if length < min(self._length, pages * PAGE) else ""
-        if not found[0][1] or not found[1][1]:
-            return "it was removed"
-        return "another file stands in its place"
+        main, wal = self._found()
+        if main == (0, 0):
+            left = next(folder for folder in self.path.absolute().parents if folder.exists())
+            if left.stat().st_dev != self._folder:  # to begin anew below would be on another disk
+                raise sqlite3.OperationalError("the disk of its folder is not there")
+            is_there = left == self.path.absolute().parent
+            return "it was removed" if is_there else "its folder was moved or removed"
+        return "its WAL was removed" if main == self._ours[0] and wal == (0, 0) else ""
+
+    def cut_short(self, pages: int) -> bool:
+        """Return whether the main file has lost its end; pages: as the open connection sees it."""
+        return self.path.stat().st_size < min(self._length, pages * PAGE)
 
     def _hold(self) -> None:
         """Hold the file open, to see whether it can be read: to close it gives up SQLite's locks.

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from edge_agent import outbox_salvage
@@ -51,6 +51,7 @@ class Opening(ABC):
         self._written = 0  # the last that stands in the file
         self._deleted = 0  # bytes of changed pages, beside those of new rows, in this commit
         self._attempt: tuple[Batch, Ledger] | None = None  # that may be in the file or not
+        self._suspect = False  # the open files may be of no use
         self.epoch = 0
         self._files = Files(path, budget, len(self.specs))
         self._files.lock()
@@ -156,31 +157,42 @@ class Opening(ABC):
     def _reopened(self, batch: Batch) -> bool:
         """Open the file again after it failed; return whether the batch had been written after all.
 
-        An fsync that failed may have brought everything to the disk.
+        An fsync that failed may have brought everything to the disk. The disk may also have been
+        mounted anew: the open files are of no use then.
         """
-        db = self._files.open()
-        try:
-            totals: dict[str, int] = dict(db.execute("SELECT name, value FROM total"))
-        except sqlite3.Error:
-            db.close()
-            raise
-        before, self._db = self._db, db
-        outbox_salvage.close(before)
-        attempt, self._attempt = self._attempt, None
-        self._files.opened()
-        self.epoch += 1
-        if totals == self.ledger.totals:
-            return False
-        if attempt is None or attempt[0] is not batch or totals != attempt[1].totals:
+        if reason := self._files.missing():
+            raise sqlite3.DatabaseError(reason)
+        totals = self._left()
+        attempt = self._attempt
+        written = attempt is not None and attempt[0] is batch and totals == attempt[1].totals
+        if totals != self.ledger.totals and not written:
             raise sqlite3.DatabaseError("it is not as it was left")
-        self.ledger = attempt[1]
-        self._written = max([self._written, *(known.number for known in batch.schemas)])
-        return True
+        before, self._db = self._db, self._files.open()
+        outbox_salvage.close(before)
+        self._files.opened()
+        self._suspect, self._attempt = False, None
+        self.epoch += 1
+        if attempt is not None and written:
+            self.ledger = attempt[1]
+            self._written = max([self._written, *(known.number for known in batch.schemas)])
+        return written
+
+    def _left(self) -> dict[str, int]:
+        """Return the totals of the file that stands there now."""
+        with closing(connect(self.path, query_only=True)) as db:
+            try:
+                return dict(db.execute("SELECT name, value FROM total"))
+            except sqlite3.OperationalError as e:
+                if says(e, sqlite3.SQLITE_ERROR):
+                    raise sqlite3.DatabaseError("another file stands in its place") from e
+                raise
 
     def readable(self) -> bool:
         """Return whether the disk lets the file be read: else its content may be right."""
         if not self._files.readable():
-            damage_flag(self.path).unlink(missing_ok=True)
+            with suppress(OSError):
+                damage_flag(self.path).unlink(missing_ok=True)
+            self._suspect = True
             return False
         return True
 
@@ -193,7 +205,7 @@ class Opening(ABC):
         """
         self._begin_anew(damage, handed)
         damage_flag(self.path).unlink(missing_ok=True)
-        self._attempt = None
+        self._suspect, self._attempt = False, None
         self._files.opened()
         self.epoch += 1
 
@@ -286,9 +298,14 @@ class Opening(ABC):
     def _write_islands(self, name: str, passed: Spans) -> None: ...
 
 
+def errorcode(error: sqlite3.Error) -> int:
+    """Return SQLite's code; errors that are ours have none."""
+    return int(getattr(error, "sqlite_errorcode", 0))
+
+
 def says(error: sqlite3.Error, code: int) -> bool:
     """Return whether it is SQLite's error of a kind; those that are ours have no code."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == code
+    return errorcode(error) & 0xFF == code
 
 
 def _readable(path: Path) -> sqlite3.Connection | None:

@@ -16,7 +16,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.model import Schema
 from edge_agent.outbox_budget import Budget
 from edge_agent.outbox_keeping import Keeping
-from edge_agent.outbox_opening import says
+from edge_agent.outbox_opening import errorcode, says
 from edge_agent.outbox_retention import Shedding
 from edge_agent.outbox_schema import (
     FORMAT,
@@ -155,16 +155,17 @@ class Store(Keeping):
                 handed; those are left alone
         errors  ``sqlite3.OperationalError``: nothing is written, and may be tried again
         """
-        if self._attempt is not None and self._reopened(batch):
+        if (self._suspect or self._files.changed) and self._reopened(batch):
             return
-        if reason := self._files.missing(self._pages()[0]):
-            raise sqlite3.DatabaseError(reason)
-        if self._files.tight:
-            self._files.loosen()
         try:
+            if self._files.cut_short(self._pages()[0]):
+                raise sqlite3.DatabaseError("it was cut short")
+            if self._files.tight:
+                self._files.loosen()
             self._commit(batch, held)
         except sqlite3.OperationalError as e:
             if not self._for_want_of_space(e):
+                self._suspect = bool(errorcode(e)) and not says(e, sqlite3.SQLITE_FULL)
                 raise
             log.warning("the disk of %s is full: its ballast is given up", self.path)
             self._commit(batch, held)
@@ -179,7 +180,7 @@ class Store(Keeping):
             with transaction(self._db):
                 self._write(batch, after, states, Shedding(self._db, self._numbered, after, held))
         except sqlite3.OperationalError as e:
-            if getattr(e, "sqlite_errorcode", None) and not says(e, sqlite3.SQLITE_FULL):
+            if errorcode(e) and not says(e, sqlite3.SQLITE_FULL):
                 self._attempt = (batch, after)
             raise
         self._files.wrote(batch, self._deleted, pages)

@@ -424,6 +424,48 @@ class Said:
             stream.close()
 
 
+def run(*command: object, check: bool = True) -> None:
+    subprocess.run([str(part) for part in command], check=check, capture_output=True)
+
+
+async def test_a_disk_that_was_mounted_anew_is_written_again(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs the right to mount a disk")
+    image, again, disk = tmp_path / "image", tmp_path / "again", tmp_path / "disk"
+    run("mkdir", disk)
+    run("truncate", "-s", "32M", image)
+    run("mkfs.ext4", "-q", image)
+    run("mount", "-o", "loop", image, disk)
+    path = disk / "data" / "log.db"
+    try:
+        async with opened(path, ALL) as outbox:
+            for i in range(100):
+                push(outbox, block_of(RAW, i))
+            await outbox.flush()
+            run("mount", "-o", "remount,abort", disk)  # as after an error of its journal
+            push(outbox, block_of(RAW, 100))
+            await until(outbox, fault=True)
+            assert outbox.counts().appended == 100
+            run("umount", "-l", disk)  # the files are open
+            push(outbox, block_of(RAW, 101))
+            deadline = time.monotonic() + 10
+            while "is not there" not in outbox.fault:
+                assert time.monotonic() < deadline, outbox.fault
+                await asyncio.sleep(0.01)
+            run("cp", image, again)  # the same disk under another device
+            run("fsck.ext4", "-fy", again, check=False)
+            run("mount", "-o", "loop", again, disk)
+            await until(outbox, fault=False)
+            await outbox.flush()
+            assert [record.first_ns for record in outbox.records(0)] == list(range(102))
+            assert len(await take_all(outbox.reader("all"))) == 102
+            await outbox.flush()
+            assert outbox.counts().conserved
+            assert not outbox.damage
+    finally:
+        run("umount", "-l", disk, check=False)
+
+
 # ---- power loss ----------------------------------------------------------------------------------
 
 
@@ -636,7 +678,7 @@ def many(first: int, count: int, rows: int) -> list[SampleBlock]:
 @pytest.mark.parametrize(
     ("megabytes", "rows", "most"),
     [
-        (60, 800, 0.5),
+        (60, 800, 2.0),
         pytest.param(1000, 2000, 2.0, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
         pytest.param(1000, 2, 2.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
     ],
