@@ -71,6 +71,7 @@ class Killer:
                 found = json.loads(rest)
                 assert found["conserved"], found
                 assert found["rows"] >= self.safe, f"{self.safe} rows were committed: {found}"
+                self.safe = max(self.safe, found["rows"])
                 self.slowest = max(self.slowest, found["seconds"])
                 self.fed = max(self.fed, found["fed"])
             elif word == "flushed":
