@@ -103,10 +103,10 @@ class _Pace:
     def note(self, records: int, rows: int, seconds: float) -> None:
         """Take down what a piece has taken."""
         seconds = max(seconds, 1e-4)
-        fitting = round(records * PIECE / seconds)
+        allowed = 0.0 if self.rate is None else rows / self.rate  # seconds for so many rows
+        fitting = round(records * PIECE / max(seconds, allowed))
         self.records = max(1, min(MOST, 2 * self.records, fitting))
-        rest = 0.0 if self.rate is None else rows / self.rate - seconds
-        self.moment = time.monotonic() + max(seconds, rest)
+        self.moment = time.monotonic() + max(seconds, allowed - seconds)
 
     def fail(self, records: int) -> None:
         """Hand over less: on a link that has become slow the same might fail for ever."""

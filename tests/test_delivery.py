@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_agent.clock import SystemClock
-from edge_agent.delivery import JOINED, run_sink
+from edge_agent.delivery import JOINED, PIECE, run_sink
 from edge_agent.errors import Disconnected, Refusal, Rejected
 from edge_agent.health import SinkHealth, State
 from edge_agent.model import Gap, SampleBlock
@@ -201,6 +201,20 @@ async def test_a_backlog_has_half_of_the_time_or_its_rate(path: Path, rate: floa
     else:
         last = sum(len(times_of(item)) for item in peer.writes[-1][0])  # nothing rests behind it
         assert seconds >= (1000 - last) / rate
+
+
+async def test_a_piece_is_no_longer_than_its_rate_allows(path: Path) -> None:
+    peer = Peer()
+    async with opened(path, SPEC) as outbox:
+        for i in range(0, 12_000, 60):
+            push(outbox, block_of(RAW, i, 60))
+        await outbox.flush()
+        outbox.reader("sink").part()
+        async with delivering(outbox, peer, 20_000.0):
+            await until(lambda: not outbox.reader("sink").lag)
+    rows = [sum(len(times_of(item)) for item in items) for items, _ in peer.writes]
+    assert sum(rows) == 12_000
+    assert max(rows[1:]) <= 20_000 * PIECE
 
 
 @pytest.mark.parametrize("late", [False, True])
