@@ -204,7 +204,8 @@ class Agent:
                 async with asyncio.timeout(self._grace):
                     await self.outbox.flush()
             self._final = self.outbox.counts()
-            _tell(self._final)
+            if self.ready.is_set():  # else it did not start, and that is told
+                _tell(self._final)
             self._survey.close()
             await self.outbox.close()
 
