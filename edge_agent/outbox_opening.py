@@ -31,6 +31,13 @@ log = logging.getLogger(__name__)
 Handed = Callable[[], list[tuple[str, outbox_salvage.Row]]]
 
 
+class _Numbered(dict[int, Known]):
+    """Schemas by their number in the file."""
+
+    def __missing__(self, number: int) -> Known:
+        raise sqlite3.DatabaseError(f"a row is of schema {number}, which is not there")
+
+
 class Opening(ABC):
     """A file that can be opened; what stands in it is the business of ``Store``.
 
@@ -45,7 +52,7 @@ class Opening(ABC):
         self.budget = budget
         self.specs = {spec.name: spec for spec in readers}
         self.known: dict[str, Known] = {}
-        self._numbered: dict[int, Known] = {}
+        self._numbered = _Numbered()
         self._tables = {name: frozenset[str]() for name in self.specs}  # with rows of a reader
         self._numbers = 0  # the last that a schema was given
         self._written = 0  # the last that stands in the file

@@ -39,7 +39,7 @@ from edge_agent.outbox_schema import (
     table_of,
     transaction,
 )
-from edge_agent.outbox_spans import END, Span, Spans, between, without
+from edge_agent.outbox_spans import END, Span, Spans, between, holds, without
 
 TOLD_MOST = 1000  # gap markers that are kept after a reader has been told of them
 ASIDE_MOST = 1000  # refusals that are kept …
@@ -268,14 +268,13 @@ class Store(Keeping):
         elif split:
             position.backlog = position.pending - self._rows(name, (ack.passed[-1][1], END))
         self._write_islands(name, ack.passed)
-        for aside in ack.aside:
-            self._write_aside(aside)
+        if ack.aside:
+            self._write_aside(ack.aside)
         position.acknowledged += ack.rows
         position.delivered += ack.delivered
         position.refused += ack.refused
         position.dropped += ack.dropped
         after.totals["dropped"] += ack.dropped
-        self._db.execute("UPDATE reader SET cursor = ? WHERE name = ?", (position.cursor, name))
         self._write_told(name, steps, ack.skipped)
         for step in steps:
             if "derived" in self._tables[name]:
@@ -311,14 +310,15 @@ class Store(Keeping):
             sql = "DELETE FROM told WHERE number <= (SELECT max(number) FROM told) - ?"
             self._db.execute(sql, (TOLD_MOST,))
 
-    def _write_aside(self, aside: Aside) -> None:
+    def _write_aside(self, asides: Sequence[Aside]) -> None:
         """Keep refused rows, of a very large block the first; the oldest make room for them."""
-        block = aside.block
-        block = block.rows(0, min(len(block), max(1, ASIDE_BYTES // (9 * len(block.value)))))
-        row = (aside.reader, self.known[block.schema.id].number, aside.sequence, aside.at_ns)
-        sql = "INSERT INTO aside (reader, schema, sequence, at_ns, reason, payload)"
-        payload = codec.encode(block)
-        self._db.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", (*row, aside.reason, payload))
+        for aside in asides[-ASIDE_MOST:]:
+            block = aside.block
+            block = block.rows(0, min(len(block), max(1, ASIDE_BYTES // (9 * len(block.value)))))
+            row = (aside.reader, self.known[block.schema.id].number, aside.sequence, aside.at_ns)
+            sql = "INSERT INTO aside (reader, schema, sequence, at_ns, reason, payload)"
+            payload = codec.encode(block)
+            self._db.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", (*row, aside.reason, payload))
         sizes = "SELECT number, length(payload) + length(reason) FROM aside ORDER BY number DESC"
         size = 0
         for kept, (number, length) in enumerate(self._db.execute(sizes).fetchall()):
@@ -329,12 +329,17 @@ class Store(Keeping):
 
     def _forget_delivered(self, start: int, stop: int, after: Ledger) -> None:
         """Delete the derived rows in (start, stop] that no reader waits for any more."""
-        sql = """SELECT sequence, length(payload) FROM derived WHERE sequence > ? AND sequence <= ?
-          AND NOT EXISTS (SELECT 1 FROM takes JOIN reader ON reader.name = takes.reader
-            WHERE takes.schema = derived.schema AND reader.cursor < derived.sequence
-            AND NOT EXISTS (SELECT 1 FROM island WHERE island.reader = reader.name
-              AND start < derived.sequence AND stop >= derived.sequence))"""
-        self._delete("derived", self._db.execute(sql, (start, stop)).fetchall(), after)
+        sql = "SELECT sequence, schema, length(payload) FROM derived"
+        rows = self._db.execute(f"{sql} WHERE sequence > ? AND sequence <= ?", (start, stop))
+        gone = [
+            (sequence, length)
+            for sequence, number, length in rows
+            if all(
+                holds(after.readers[name].passed, sequence)
+                for name in self._numbered[number].takers
+            )
+        ]
+        self._delete("derived", gone, after)
 
     def _write_ledger(self, ledger: Ledger) -> None:
         totals = list(ledger.totals.items())

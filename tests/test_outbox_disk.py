@@ -725,3 +725,27 @@ async def test_a_large_log_is_open_and_read_at_once_after_a_kill(
 
 def measured(text: str) -> None:
     print(text)  # noqa: T201  read with -s
+
+
+async def test_a_row_of_no_schema_is_damage_and_no_bug(path: Path) -> None:
+    async with opened(path, ALL, RAW_ONLY) as outbox:
+        for i in range(9):
+            push(outbox, block_of(SLOT, i), block_of(RAW, i))
+        await outbox.flush()
+        await take_all(outbox.reader("raw only"))
+        await outbox.flush()
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE derived SET schema = 99 WHERE sequence = 3")
+        db.close()
+        reader = outbox.reader("all")
+        taken = sequences(await reader.take(50))
+        assert taken == [1, 2, *range(4, 19)]
+        reader.acknowledge(18, delivered=17)
+        await outbox.flush()
+        counts = outbox.counts().readers["all"]
+        assert (counts.delivered, counts.dropped, counts.pending) == (17, 1, 0)
+        assert put_aside(path)
+        outbox.check()
+        push(outbox, block_of(RAW, 9))
+        await outbox.flush()
+        assert outbox.counts().conserved
