@@ -33,7 +33,7 @@ LATE = 2.0  # seconds after its time in which a live row must be there
 FASTER = 20  # times the live rate, at least, at which what waits is drained
 SETTLED = 2.5  # seconds after a sink is up in which each stream has its first live row
 LAST = 1.5  # seconds before a server goes, whose rows may not have been sent any more
-AWAY = 4.0  # seconds that the second outage lasts; longer than LIVE_FIRST
+AWAY = 3.0  # seconds that the second outage lasts; longer than LIVE_FIRST
 LIVE_FIRST = "2s"
 
 

@@ -181,6 +181,14 @@ async def test_a_denied_topic_and_a_type_conflict_stop_no_other_stream(
     for name in both:
         assert counts.readers[name].refused == refused
         assert counts.readers[name].delivered == sum(map(len, raw.values())) - refused
+    archive = Archive(tmp_path / "data" / "log.db")
+    for name, words in {"broker": "Not authorized", "influx": "conflict"}.items():
+        aside = archive.aside(name)
+        assert {rows.block.schema.stream for rows in aside} == {"em-a/raw.slow"}
+        assert all(words in rows.reason for rows in aside)
+        kept = {moment for rows in aside for moment in rows.block.time.tolist()}
+        assert kept == {moment for moment, _ in raw["em-a/raw.slow"]}
+    archive.db.close()
 
 
 # ---- a slow or hanging sink ----------------------------------------------------------------------
@@ -220,7 +228,7 @@ async def test_a_sink_in_trouble_slows_nothing_else(  # noqa: PLR0917  fixtures
                 else:
                     wire.stall()
                 since = time.time_ns()
-                newest = await watched(agent, influx, 4.0)
+                newest = await watched(agent, influx, 3.0)
                 readers, sound = (
                     agent.counts().readers,
                     "influx" if victim == "broker" else "broker",
@@ -238,7 +246,7 @@ async def test_a_sink_in_trouble_slows_nothing_else(  # noqa: PLR0917  fixtures
                 await delivered(agent, *both)
             printed.wait()
             everything_arrived(tmp_path, printed, influx)
-    unharmed(tmp_path, 4.0)
+    unharmed(tmp_path, 3.0)
     assert agent.counts().conserved
 
 
