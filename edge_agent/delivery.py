@@ -7,6 +7,7 @@ live rows find the sink free.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ RECORDS = 256  # that are handed to a sink at once, at most; each time costs a c
 FIRST = 64  # of the backlog, before it is known how long they take
 MOST = 512  # of the backlog: to take more at once would hold up the loop
 PIECE = 0.25  # seconds that one write of the backlog should take
+ROUND_TRIP = 1.0  # seconds; a single record that takes longer is too much for the link
 DECODED = 32  # records, or so many times ``JOINED`` values, after which others have their turn
 REASON = 1000  # characters of a peer's reason that are kept
 JOINED = 4096  # values of one stream that are handed over as one block: some 50 kB of JSON
@@ -93,18 +95,24 @@ class _Pace:
     records  in the next piece of the backlog, at most
     live     live records in the next piece, at most
     moment   monotonic time before which there is no backlog
+    fixed    seconds that a write takes whatever is in it, as far as is known
     """
 
     rate: float | None
     records: int = FIRST
     live: int = RECORDS
     moment: float = 0.0
+    fixed: float = math.inf
 
     def note(self, records: int, rows: int, seconds: float) -> None:
-        """Take down what a piece has taken."""
-        seconds = max(seconds, 1e-4)
+        """Take down what a piece has taken.
+
+        A far peer's round trip is no reason for smaller pieces: they would shrink to one record.
+        """
         allowed = 0.0 if self.rate is None else rows / self.rate  # seconds for so many rows
-        fitting = round(records * PIECE / max(seconds, allowed))
+        self.fixed = min(seconds, ROUND_TRIP) if records == 1 else min(self.fixed, seconds)
+        own = seconds if self.fixed == seconds > PIECE and records > 1 else seconds - self.fixed
+        fitting = round(records * PIECE / max(own, allowed, 1e-4))
         self.records = max(1, min(MOST, 2 * self.records, fitting))
         self.moment = time.monotonic() + max(seconds, allowed - seconds)
 
@@ -112,9 +120,10 @@ class _Pace:
         """Hand over less: on a link that has become slow the same might fail for ever."""
         self.records = self.live = max(1, records // 2)
 
-    def pass_live(self) -> None:
-        """Take down that live rows were taken."""
+    def pass_live(self, seconds: float) -> None:
+        """Take down that live rows were taken, and how fast."""
         self.live = min(RECORDS, 2 * self.live)
+        self.fixed = min(self.fixed, seconds)
 
 
 @dataclass
@@ -153,10 +162,11 @@ async def _deliver(delivery: _Delivery, pace: _Pace) -> None:
     delivered = batch.rows - refused
     last = records[-1].sequence
     reader.acknowledge(last, delivered=delivered, refused=refused, aside=aside)
+    seconds = time.monotonic() - began
     if reader.behind:
-        pace.note(len(records), batch.rows, time.monotonic() - began)
+        pace.note(len(records), batch.rows, seconds)
     else:
-        pace.pass_live()
+        pace.pass_live(seconds)
 
 
 def _note_refusal(health: SinkHealth, first: Refusal, batch: _Batch, now_ns: int) -> None:

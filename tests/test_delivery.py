@@ -203,6 +203,20 @@ async def test_a_backlog_has_half_of_the_time_or_its_rate(path: Path, rate: floa
         assert seconds >= (1000 - last) / rate
 
 
+async def test_pieces_do_not_shrink_because_the_peer_is_far(path: Path) -> None:
+    """Each write takes 0.3 s whatever is in it: single records would never catch up."""
+    peer = Peer(seconds=1.2 * PIECE)
+    async with opened(path, SPEC) as outbox:
+        for i in range(1000):
+            push(outbox, block_of(RAW, i))
+        await outbox.flush()
+        outbox.reader("sink").part()
+        async with delivering(outbox, peer):
+            await until(lambda: not outbox.reader("sink").lag, 15)
+    assert len(peer.writes) < 15
+    assert peer.times(RAW.stream) == list(range(1000))
+
+
 async def test_a_piece_is_no_longer_than_its_rate_allows(path: Path) -> None:
     peer = Peer()
     async with opened(path, SPEC) as outbox:
