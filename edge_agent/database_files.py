@@ -17,15 +17,19 @@ from pathlib import Path
 PAGE = 4096
 FRAME = PAGE + 24  # bytes of the WAL that a changed page takes
 PTRMAP = 819  # pages that one page of the pointer map is for
-AUTOCHECKPOINT = 256  # frames after which SQLite empties the WAL if nobody reads
+AUTOCHECKPOINT = 256
 KEPT = 7 * 24 * 3600  # seconds that a damaged file is kept
 
 
 class Wal:
-    """The bound of one WAL; most: bytes of it."""
+    """The bound of one WAL.
 
-    def __init__(self, most: int) -> None:
+    most   bytes of it; often: frames after which SQLite empties it if nobody reads
+    """
+
+    def __init__(self, most: int, often: int = AUTOCHECKPOINT) -> None:
         self.most = most // FRAME - 1
+        self._often = min(often, self.most // 2)
         self._position = self.most  # frames in it, at most
 
     @staticmethod
@@ -40,7 +44,7 @@ class Wal:
             "journal_mode = WAL",
             "synchronous = FULL",
             "secure_delete = OFF",  # on in Debian: every page of a deleted row would be written
-            f"wal_autocheckpoint = {min(AUTOCHECKPOINT, self.most // 2)}",
+            f"wal_autocheckpoint = {self._often}",
             f"journal_size_limit = {self.most * FRAME // 4}",
             "busy_timeout = 1000",  # ms that a reader is waited for
         ):

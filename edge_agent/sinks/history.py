@@ -110,7 +110,7 @@ class HistorySink:
     ) -> None:
         self._path = path
         whole = slots_bytes + metrics_bytes
-        wal = min(16 * MIB, max(MIB, whole // 16))
+        wal = min(64 * MIB, max(MIB, whole // 16))
         self._main = whole - wal - Wal.shm_bytes(wal)  # bytes of the main file, at most
         self._room = min(wal, self._main // 16)  # of it, for what is not counted
         rows = self._main - self._room
@@ -118,7 +118,7 @@ class HistorySink:
             _Budget(slot=True, age_ns=slots_ns, bytes=rows * slots_bytes // whole),
             _Budget(slot=False, age_ns=metrics_ns, bytes=rows * metrics_bytes // whole),
         )
-        self._wal = Wal(wal)
+        self._wal = Wal(wal, often=1000)
         self._rows = max(1, self._wal.most // 24)  # in one transaction: each may change some pages
         self._ours: tuple[tuple[int, int], ...] = ()
         self._aside = True  # there may be a damaged file that was set aside
@@ -179,11 +179,11 @@ class HistorySink:
         size = sum(len(payload) for rows in blocks for _, payload in rows.payloads)
         count = sum(len(rows.payloads) for rows in blocks)
         step = 2 * count + min(STEP, self._rows)
-        frames = size // PAGE + 4 * count + 2 * step + 24
-        self._wal.room(database, frames)
+        frames = size // PAGE + 4 * count + 24
+        self._wal.room(database, frames + 2 * step)
         database.execute("BEGIN IMMEDIATE")
         try:
-            self._forget(database, blocks, step, size * 2 + 8 * PAGE * len(blocks))
+            gone = self._forget(database, blocks, step, size * 2 + 8 * PAGE * len(blocks))
             for rows in blocks:
                 stream, schema = self._key(database, rows.schema)
                 slot = rows.schema.family is Family.SLOT
@@ -196,7 +196,7 @@ class HistorySink:
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
-        self._wal.wrote(frames)
+        self._wal.wrote(frames + 2 * gone)
         self._shrink(database)
 
     def _shrink(self, database: sqlite3.Connection) -> None:
@@ -227,11 +227,13 @@ class HistorySink:
 
     def _forget(
         self, database: sqlite3.Connection, blocks: Sequence["_Rows"], step: int, come: int
-    ) -> None:
+    ) -> int:
         """Remove the oldest rows of each class that is over its budget, a step at a time.
 
-        come  bytes that the file needs now
+        come     bytes that the file needs now
+        returns  how many were removed
         """
+        gone = 0
         pages, free = _pages(database)
         lack = come - (self._main - PAGE * (pages - free))
         used = dict(database.execute("SELECT slot, bytes FROM used").fetchall())
@@ -255,6 +257,8 @@ class HistorySink:
                 removed.append((stream, time))
                 excess -= cost
             database.executemany("DELETE FROM row WHERE stream = ? AND time = ?", removed)
+            gone += len(removed)
+        return gone
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:

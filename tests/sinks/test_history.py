@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +217,8 @@ async def test_a_history_lost_under_the_agent_is_begun_anew(path: Path, loss: st
     for first in range(0, 3000, 500):
         await history.write([block(HOURS, 500, first=first)])
     if loss == "pages":
+        with closing(sqlite3.connect(path)) as other:  # they are in the WAL
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         _spoil(path, 4096)
         with pytest.raises(Disconnected):
             History(path).rows("clinker/1h", 0, 2 * START)
