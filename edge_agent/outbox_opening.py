@@ -28,6 +28,8 @@ from edge_agent.outbox_spans import Spans
 
 log = logging.getLogger(__name__)
 
+LOOKS = 3  # times that rows are looked for in a damaged file, with a pause between
+
 Handed = Callable[[], list[tuple[str, outbox_salvage.Row]]]
 
 
@@ -58,6 +60,7 @@ class Opening(ABC):
         self._written = 0  # the last that stands in the file
         self._deleted = 0  # bytes of changed pages, beside those of new rows, in this commit
         self._attempt: tuple[Batch, Ledger] | None = None  # that may be in the file or not
+        self._missing = list[int]()  # rows that could not be read when it was begun anew so far
         self._suspect = False  # the open files may be of no use
         self.epoch = 0
         self._files = Files(path, budget, len(self.specs))
@@ -242,6 +245,8 @@ class Opening(ABC):
                 handed=handed() if handed is not None else (),
                 above=above,
             )
+            if handed is not None:
+                self._look_once_more(found.missing)
             fresh.execute(f"PRAGMA user_version = {FORMAT}")
         _synced(self._fresh)
         outbox_salvage.close(source)
@@ -263,6 +268,13 @@ class Opening(ABC):
             found.missing,
             "" if found.counts else "; its counts could not be read and begin anew",
         )
+
+    def _look_once_more(self, missing: int) -> None:
+        """Raise ``OperationalError`` unless as many were missing before: a disk may recover."""
+        before, self._missing = self._missing, [*self._missing, missing]
+        if missing and missing not in before and len(before) < LOOKS:
+            raise sqlite3.OperationalError(f"{missing} rows of it cannot be read: once more")
+        self._missing = []
 
     def _write_known(self, ledger: Ledger) -> None:
         """Write what is known of the log without its file."""
