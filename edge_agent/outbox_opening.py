@@ -24,7 +24,7 @@ from edge_agent.outbox_schema import (
     table_of,
     transaction,
 )
-from edge_agent.outbox_spans import Spans
+from edge_agent.outbox_spans import Span, Spans
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Opening(ABC):
         self._written = 0  # the last that stands in the file
         self._deleted = 0  # bytes of changed pages, beside those of new rows, in this commit
         self._attempt: tuple[Batch, Ledger] | None = None  # that may be in the file or not
+        self._counts = dict[tuple[str, Span], dict[int, int]]()  # while readers are declared
         self._missing = list[int]()  # rows that could not be read when it was begun anew so far
         self._suspect = False  # the open files may be of no use
         self.epoch = 0

@@ -720,7 +720,7 @@ async def test_a_large_log_is_open_and_read_at_once_after_a_kill(
         )
         measured(f"{text}; open with a reader more {changed:.3f} s")
     assert seconds < most
-    assert changed < most
+    assert changed < 2 * most  # every record is looked at once: about a second in a million
 
 
 def measured(text: str) -> None:
