@@ -471,8 +471,9 @@ class Reader:
             self._event.clear()
             self._outbox.check()
             before = self._passed
+            now = time.monotonic()  # one moment for all: what may not go now is waited for
             try:
-                self._handed = self._some(limit, late, not_before)
+                self._handed = self._some(limit, late, not_before, now)
                 self.fault = ""
             except sqlite3.DatabaseError as e:
                 self._handed, self.fault = [], self._outbox.explain(e)
@@ -484,17 +485,16 @@ class Reader:
             if self._passed != before:  # rows of others; there may be some of its own behind
                 await asyncio.sleep(0)
                 continue
-            wait = not_before - time.monotonic() if self.split else 0.0
+            wait = not_before - now if self.split else 0.0
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait if wait > 0 else None):
                     await self._event.wait()
 
-    def _some(self, limit: int, late: int, not_before: float) -> list[Record | Marker]:
+    def _some(self, limit: int, late: int, not_before: float, now: float) -> list[Record | Marker]:
         """Return what is next of one of the lanes, or nothing.
 
         Live rows go first; where they never pause, the backlog has a turn each ``TURN`` seconds.
         """
-        now = time.monotonic()
         if self.split and now >= max(not_before, self._turn) and (items := self._late(late)):
             return items
         if items := self._next(limit):

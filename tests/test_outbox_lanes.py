@@ -139,6 +139,19 @@ async def test_the_backlog_waits_until_it_may_and_live_rows_do_not(path: Path) -
         assert time.monotonic() >= moment
 
 
+async def test_a_backlog_that_may_go_just_now_does_not_wait_for_a_commit(path: Path) -> None:
+    async with opened(path, SOON) as outbox:
+        reader = outbox.reader("all")
+        push(outbox, block_of(RAW, 0))
+        await outbox.flush()
+        reader.part()
+        await outbox.flush()
+        for micro in range(1000):  # looking for live rows takes some 50 µs
+            async with asyncio.timeout(5):
+                late = await reader.take(1, not_before=time.monotonic() + micro % 100 / 1e6)
+            assert (sequences(late), reader.behind) == ([1], True)
+
+
 async def test_outages_in_a_row_leave_islands_that_outlive_a_restart(path: Path) -> None:
     async with opened(path, ALL) as outbox:
         reader = outbox.reader("all")
