@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test computed waiting check bench bench-gateway soak packages clean
+.PHONY: demo test computed waiting check bench bench-gateway bench-delivery soak packages clean
 .DEFAULT_GOAL := demo
 
 # Two environments' worth of packages in one folder, each installed when its list has changed.
@@ -72,6 +72,9 @@ bench: $(VENV)/.dev                 ## measured numbers, as JSON
 
 bench-gateway: packages $(VENV)/.dev  ## the whole agent at full load, some 9 minutes; writes docs/benchmark.md
 	$(BIN)/python -m benchmarks.gateway --table docs/benchmark.md $(ARGS)
+
+bench-delivery: packages $(VENV)/.dev ## both sinks against real servers, live and after an outage, some 5 minutes
+	$(BIN)/python -m benchmarks.bench_delivery --table docs/benchmark-delivery.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(NODE)/node_modules build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -54,6 +54,7 @@ def machine(arguments: Sequence[str]) -> dict[str, object]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),  # of the minute before: what neighbours do
         "system": platform.platform(),
         "python": platform.python_version(),
         **{package: of(package) for package in PACKAGES},
@@ -75,7 +76,8 @@ def table(result: Mapping[str, Any]) -> str:
 
 Measured {where["date"]} by `{where["command"]}`, which wrote this page.
 
-{where["processor"]}, {where["cores"]} cores, {where["system"]}; python {where["python"]},
+{where["processor"]}, {where["cores"]} cores, load average {where["load_average"]} before it began,
+{where["system"]}; python {where["python"]},
 {", ".join(f"{name} {where[name]}" for name in PACKAGES)}; mosquitto and InfluxDB 1.6 behind nginx.
 
 {result["devices"]} devices of {result["tags_of_a_device"]} float32 tags, medians of \
@@ -126,7 +128,8 @@ NOTES = """
   a sink alone costs is its way less *no peer*.
 - *late*: the callback's lateness, of which neighbours on the machine have a part; *cpu*: what the
   loop's own thread worked between two callbacks.
-- *rows/s* and the latency are wall time on a machine that also runs the servers.
+- *rows/s* and the latency are wall time on a machine that also runs the servers and whatever the
+  load average comes from: on a busy one they are not the agent's.
 - *plain mqtt*: paho, QoS 1, one JSON object per row by `json.dumps`. *plain influxdb*:
   influxdb-client, a `Point` per row, written by its synchronous API. Neither has a log.
 """
