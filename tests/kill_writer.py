@@ -48,6 +48,7 @@ from edge_agent.units import Size
 
 START = 1_764_000_000_000_000_000  # 2025-11-24T16:00:00Z, ns
 PR_SET_PDEATHSIG = 1  # prctl: no agent outlives this process
+APART = 10  # rows between the shortest and the longest stream, hardly more
 AHEAD = 800  # rows that a sink may be behind: enough that it always has something to deliver
 PLANT = """
 site: {id: works}
@@ -151,7 +152,7 @@ async def produce(agent: Agent, rows: int, ahead: int) -> None:
         for schema in schemas:
             place = places[schema.stream]
             count = min(1 + (turn + place) % 3, rows - place)
-            if count > 0:
+            if count > 0 and place < min(places.values()) + APART:
                 agent.pipeline.push(load_of(schema, place, count))
                 places[schema.stream] = place + count
         turn += 1
