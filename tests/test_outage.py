@@ -184,6 +184,13 @@ def rate(states: list[dict[str, Any]], name: str) -> float:
     return float(rows / seconds)
 
 
+def counted_in(influx: Influx, stream: str) -> int:
+    """Return how many rows of a stream the database has; to count all at once takes it too long."""
+    device = stream.partition("/")[0]
+    rows = influx.query(f'select count("quality") from "sample" where "device" = \'{device}\'')
+    return int(rows[0]["count"])
+
+
 def told(seconds: list[float]) -> str:
     p50, p99 = np.quantile(seconds, (0.5, 0.99))
     return f"{len(seconds)} times late: p50 {p50:.2f} s, p99 {p99:.2f} s, most {max(seconds):.2f} s"
@@ -249,9 +256,7 @@ async def test_three_days_are_drained_while_live_rows_stay_in_time(  # noqa: PLR
             states += agent.states
         printed.wait(120)
         found, wanted = arrivals(printed), logged(tmp_path / "data" / "log.db")
-        rows = influx.query(
-            'select count("quality"), sum("energy") from "sample" group by "device"'
-        )
+        rows = {stream: counted_in(influx, stream) for stream in wanted}
         derived = influx.query(f'select count("quality") from "{Family.ENERGY}"')
     counts = await counted(path)
 
@@ -274,9 +279,7 @@ async def test_three_days_are_drained_while_live_rows_stay_in_time(  # noqa: PLR
     assert max(old) < 1.0 + LATE  # the last row is of up to a period ago
     assert counts.conserved
     assert all(counts.readers[n].pending == counts.readers[n].dropped == 0 for n in SINKS)
-    assert {row["device"]: row["count"] for row in rows} == {
-        stream.partition("/")[0]: len(times) for stream, times in wanted.items()
-    }
+    assert rows == {stream: len(times) for stream, times in wanted.items()}
     assert derived[0]["count"] > 72 * 4 - 2
     assert found.keys() == wanted.keys()
     for stream, times in wanted.items():
