@@ -37,6 +37,7 @@ from typing import Any
 
 from benchmarks.delivery_figures import machine, quantiles, ratios, spread, table
 from benchmarks.delivery_load import Fleet, PlainInflux, PlainMqtt, Ticker, Watched
+from edge_agent.agent import SWITCH
 from edge_agent.clock import SystemClock
 from edge_agent.delivery import run_sink
 from edge_agent.health import SinkHealth
@@ -297,6 +298,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         factory = uvloop.new_event_loop
     except ImportError:
         pass
+    sys.setswitchinterval(SWITCH)  # as the agent does
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(work)
 

@@ -9,6 +9,7 @@ is named.
 import asyncio
 import gc
 import logging
+import sys
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 HISTORY = "history"
 CHECKPOINT = 60.0  # seconds between checkpoints
+SWITCH = 0.001  # seconds after which a thread that writes or sends lets the loop go on
 GRACE = 5.0  # seconds the sinks have to drain at a stop
 
 
@@ -160,6 +162,8 @@ class Agent:
 
     async def run(self) -> None:
         """Run until ``stop``; raises only on bugs and on a store that cannot be opened."""
+        # Python's 5 ms would add up: the log and each sink have a thread that computes now and then
+        sys.setswitchinterval(SWITCH)
         await self.outbox.start()
         web: WebServer | None = None
         try:

@@ -33,7 +33,7 @@ from edge_agent.units import Duration, Secret
 log = logging.getLogger(__name__)
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
-SLICE = 256 * 1024  # bytes queued before other tasks have their turn
+SLICE = 64 * 1024  # bytes queued before other tasks have their turn
 FIRST_PAUSE = 5.0  # seconds after so many, and twice as long each time
 SUSPICIOUS = 3  # short connections in a row, closed without a word while nothing was under way
 
