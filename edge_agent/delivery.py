@@ -1,8 +1,8 @@
 """Delivers what the log holds to one sink: pace, retry and reconnect, for every kind of sink.
 
-After an outage the newest rows go first and the rest follows behind them (``outbox.Reader``). That
-backlog has at most half of the sink's time, in pieces that take no longer than ``PIECE``, so that
-live rows find the sink free.
+After an outage the newest rows go first and the rest follows behind them (``outbox_reader.py``).
+That backlog has at most half of the sink's time, in pieces that take no longer than ``PIECE``, so
+that live rows find the sink free.
 """
 
 import asyncio

@@ -390,7 +390,7 @@ class LogMachine(RuleBasedStateMachine):
         self.kept = deepcopy(self.places)
         self.checkpointed = self.kept_checkpoint = 0
         self.patched = pytest.MonkeyPatch()  # the model has no clock: the backlog never has a turn
-        self.patched.setattr("edge_agent.outbox.TURN", math.inf)
+        self.patched.setattr("edge_agent.outbox_reader.TURN", math.inf)
         self.patched.setattr("edge_agent.outbox_committer.FRAME", 0)  # nor is a commit due by acks
         self.owing = set[str]()  # readers whose acknowledgements are not committed yet
         self.left: list[Outbox] = []

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.model import Family, SampleBlock
-from edge_agent.outbox import ISLANDS, Aside, Budget, Marker, Reader, ReaderSpec, Record, _Age
+from edge_agent.outbox import Aside, Budget, Marker, Reader, ReaderSpec, Record
+from edge_agent.outbox_reader import ISLANDS, Age
 from edge_agent.outbox_schema import FORMAT, Position
 from edge_agent.outbox_spans import END, START, between, holds, joined, without
 from edge_agent.outbox_store import ASIDE_BYTES, ASIDE_MOST
@@ -247,7 +248,7 @@ async def test_rows_dropped_from_the_backlog_are_marked_on_their_side_of_an_isla
 async def test_a_backlog_advances_though_live_rows_never_pause(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_agent.outbox.TURN", 0.05)
+    monkeypatch.setattr("edge_agent.outbox_reader.TURN", 0.05)
     async with opened(path, ALL) as outbox:
         reader = outbox.reader("all")
         for i in range(6):
@@ -290,7 +291,7 @@ async def test_a_peer_that_answers_but_takes_nothing_makes_one_backlog(path: Pat
 async def test_rows_of_others_are_passed_step_by_step(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_agent.outbox.STEP", 8)
+    monkeypatch.setattr("edge_agent.outbox_reader.STEP", 8)
     rare = ReaderSpec("rare", lambda schema: schema == OTHER)
     async with opened(path, rare, ALL) as outbox:
         reader = outbox.reader("rare")
@@ -324,7 +325,7 @@ async def test_what_is_handed_out_at_once_has_a_bounded_number_of_values(path: P
 
 
 def test_rows_committed_soon_after_others_grow_old_with_them() -> None:
-    age = _Age(0.32, Position(waiting_ns=time.time_ns()))
+    age = Age(0.32, Position(waiting_ns=time.time_ns()))
     age.note(1)
     age.note(2)  # and nothing more is committed
     assert age.old == 0
