@@ -288,7 +288,7 @@ class Agent:
         try:
             async with asyncio.timeout(self._grace):
                 await self.outbox.flush()
-                while any(self._lag(name) for name in self._up()):  # noqa: ASYNC110  bounded by grace
+                while any(self._lag(name) for name in self._served()):  # noqa: ASYNC110  bounded by grace
                     await asyncio.sleep(0.02)
                 await self.outbox.flush()  # the cursors
         except TimeoutError:
@@ -301,8 +301,10 @@ class Agent:
     def _lag(self, name: str) -> int:
         return self.outbox.reader(name).lag
 
-    def _up(self) -> list[str]:
-        return [name for name, sink in self.health.sinks.items() if sink.state is State.UP]
+    def _served(self) -> list[str]:
+        """Return the sinks that can deliver, or may in a moment: they have just been started."""
+        states = {State.UP, State.STARTING}
+        return [name for name, sink in self.health.sinks.items() if sink.state in states]
 
     def _commit_period(self) -> float:
         if self.config.commit is not None:

@@ -57,6 +57,9 @@ async def test_each_change_of_state_is_published_with_its_exact_time(tmp_path: P
             nodes = [client.get_node(f"ns={space};s=Packer1.{name}") for name in names]
             subscription = await client.create_subscription(50, notified)
             await subscription.subscribe_data_change(nodes, queuesize=100)
+            async with asyncio.timeout(10):
+                while len(notified.values) < len(nodes):  # noqa: ASYNC110  nothing tells of it
+                    await asyncio.sleep(0.01)
             begin = clock.wall_ns()
             await asyncio.sleep(6)
             end = clock.wall_ns() - SECOND * SPEED // 2  # what may still be under way is not asked

@@ -57,10 +57,13 @@ class MqttPeer(Mosquitto):
     def rows(self) -> list[Row]:
         wait_until(self.seen.connected, 5, "the subscriber is back")
         time.sleep(0.2)  # one message too many would still be on its way
+        got = [(m.topic, m.payload) for m in self.seen.messages]
+        # a broker that ends hands out again what its subscriber's acknowledgement missed
+        again = {i for i, m in enumerate(self.seen.messages) if m.duplicate and got[i] in got[:i]}
         return [
             (m.topic.removeprefix("edge/demo-cement/"), t, {k: v[i] for k, v in columns.items()
              if v[i] is not None})
-            for m in self.seen.messages
+            for number, m in enumerate(self.seen.messages) if number not in again
             for columns in [m.json["v"]]
             for i, t in enumerate(m.json["t"])
         ]  # fmt: skip

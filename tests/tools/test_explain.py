@@ -140,8 +140,8 @@ def test_sinks_that_take_the_tag_are_named(tmp_path: Path) -> None:
     plant = tmp_path / "plant.yaml"
     sinks = (
         "sinks:\n  broker: {type: mqtt, url: 'mqtt://h'}\n"
-        "  kept: {type: mqtt, url: 'mqtt://h', streams: ['em-*/raw']}\n"
-        "  other: {type: mqtt, url: 'mqtt://h', streams: ['cems-*/raw']}\n"
+        "  kept: {type: mqtt, url: 'mqtt://i', streams: ['em-*/raw']}\n"
+        "  other: {type: mqtt, url: 'mqtt://j', streams: ['cems-*/raw']}\n"
     )
     plant.write_text((ROOT / DEMO).read_text("utf-8") + sinks, encoding="utf-8")
     assert (
