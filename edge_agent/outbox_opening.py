@@ -127,6 +127,8 @@ class Opening(ABC):
     def _open_sound(self, flag: Path) -> None:
         if flag.exists() or self._is_empty():
             raise sqlite3.DatabaseError("it was found damaged")
+        if not self.path.exists():
+            self._begin_first()
         try:
             self._db = self._files.open()
         except sqlite3.OperationalError as e:
@@ -143,6 +145,22 @@ class Opening(ABC):
         self._prepare()
         with transaction(self._db):
             self._declare()
+
+    def _begin_first(self) -> None:
+        """Put a log in place that is whole: a kill meanwhile must not leave an empty file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(connect(self._fresh)) as fresh:
+            outbox_salvage.begin(fresh)
+            fresh.execute(f"PRAGMA user_version = {FORMAT}")
+        self._put_in_place()
+
+    def _put_in_place(self) -> Path | None:
+        """Let the new file take the place of the old one; return where that is now."""
+        _synced(self._fresh)
+        aside = set_aside(self.path)
+        self._fresh.rename(self.path)
+        _synced(self.path.parent)
+        return aside
 
     def _is_empty(self) -> bool:
         """Return whether the file has lost all that was in it."""
@@ -249,11 +267,8 @@ class Opening(ABC):
             if handed is not None:
                 self._look_once_more(found.missing)
             fresh.execute(f"PRAGMA user_version = {FORMAT}")
-        _synced(self._fresh)
         outbox_salvage.close(source)
-        aside = set_aside(self.path)
-        self._fresh.rename(self.path)
-        _synced(self.path.parent)
+        aside = self._put_in_place()
         self._db = self._files.open()
         if handed is not None:
             self._count_again()

@@ -28,6 +28,10 @@ UNION ALL SELECT sequence, schema, first_ns, last_ns, rows, payload FROM derived
 ORDER BY 1 LIMIT ?4"""
 _GAPS = """SELECT schema, first_ns, last_ns, rows, reason, sequence FROM gap
   WHERE reader = ?3 AND sequence > ?1 AND sequence <= ?2 ORDER BY sequence LIMIT ?4"""
+_FIRST = """SELECT min(first) FROM (
+  SELECT min(sequence) AS first FROM raw WHERE sequence > ?1
+  UNION ALL SELECT min(sequence) FROM derived WHERE sequence > ?1
+  UNION ALL SELECT min(sequence) FROM gap WHERE reader = ?2 AND sequence > ?1)"""
 
 
 class Age:
@@ -219,8 +223,14 @@ class Reader:
             return []  # rows are leaving just now: look again after the commit
         self._from = start
         if not items and end > start:  # only rows of others so far
-            self._pass((start, end), Ack())
+            self._pass((start, max(end, self._gap(end, lane[1]))), Ack())
         return items
+
+    def _gap(self, start: int, stop: int) -> int:
+        """Return up to which number there is nothing: after damage numbers go on far above."""
+        committed = self._outbox.ledger.totals["committed"]  # first: more may come meanwhile
+        (first,) = self._outbox.db.execute(_FIRST, (start, self._name)).fetchone()
+        return int(min(committed if first is None else first - 1, committed, stop))
 
     def _pass(self, span: Span, ack: Ack) -> None:
         self._passed = ack.passed = joined(self._passed, span)

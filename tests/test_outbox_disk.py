@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent import outbox_opening
 from edge_agent.config.config import Retention
 from edge_agent.database_files import put_aside
+from edge_agent.errors import ConfigError
 from edge_agent.model import Family, SampleBlock
 from edge_agent.outbox import Budget, Marker, Outbox, ReaderSpec, Record
 from tests.outbox_writer import BUDGET, RAW, SLOT, block_of, schema_of
@@ -662,6 +664,36 @@ async def test_what_a_kill_leaves_of_beginning_anew_is_finished_or_undone(path: 
     async with opened(path, ALL) as outbox:  # the old one was renamed already
         assert sequences(list(outbox.records(0))) == [1, 2]
         assert not new.exists()
+
+
+async def test_a_kill_while_the_first_log_is_made_leaves_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_path: Path) -> None:
+        assert not path.exists(), "an empty file looks as if all in it were lost"
+        raise OSError("killed")
+
+    monkeypatch.setattr(outbox_opening, "_synced", killed)
+    with pytest.raises(ConfigError, match="killed"):
+        Outbox(path, [ALL], budget=BUDGET)
+    monkeypatch.undo()
+    async with opened(path, ALL) as outbox:
+        assert push(outbox, block_of(RAW, 0)) == 1
+        assert not outbox.damage
+
+
+async def test_a_reader_finds_its_rows_though_numbers_go_on_far_above(path: Path) -> None:
+    async with opened(path, ALL, RAW_ONLY) as outbox:
+        push(outbox, block_of(RAW, 0))
+    rewrite(path, lambda _: b"")
+    async with opened(path, ALL, RAW_ONLY) as outbox:
+        number = push(outbox, block_of(SLOT, 1), block_of(RAW, 2))
+        await outbox.flush()
+        assert number > 1 << 40
+        assert put_aside(path)
+        for name, wanted in (("all", [number - 1, number]), ("raw only", [number])):
+            async with asyncio.timeout(2):
+                assert sequences(await outbox.reader(name).take(5)) == wanted
 
 
 # ---- the start -----------------------------------------------------------------------------------
