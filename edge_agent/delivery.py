@@ -26,7 +26,7 @@ from edge_agent.sinks.base import Item, Sink
 
 log = logging.getLogger(__name__)
 
-RECORDS = 256  # that are handed to a sink at once, at most; each time costs a commit and a wait
+RECORDS = 64  # that are handed to a sink at once, at most: a sink writes their text in one go
 FIRST = 64  # of the backlog, before it is known how long they take
 MOST = 512  # of the backlog: to take more at once would hold up the loop
 PIECE = 0.25  # seconds that one write of the backlog should take
