@@ -315,6 +315,14 @@ def _report(menu: _Menu) -> None:
     )
 
 
+def _add_period(add: Callable[..., object]) -> None:
+    """Add the plant's file and the period of a command on stored rows."""
+    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
+    local = "local date or time: 2026-10-05 or 2026-10-05T08:00"
+    add("--from", dest="begin", required=True, metavar="T", help=local)
+    add("--to", dest="end", required=True, metavar="T", help=local)
+
+
 def _recompute(menu: _Menu) -> None:
     what = "compute the derived rows of a period again from the stored raw rows and compare them"
     more = (
@@ -324,10 +332,7 @@ def _recompute(menu: _Menu) -> None:
     )
     example = "edge-agent recompute plant.yaml --from 2026-10-05 --to 2026-10-06"
     add = menu.add("recompute", what, example, more).add_argument
-    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
-    local = "local date or time: 2026-10-05 or 2026-10-05T08:00"
-    add("--from", dest="begin", required=True, metavar="T", help=local)
-    add("--to", dest="end", required=True, metavar="T", help=local)
+    _add_period(add)
     folder = "write the recomputed rows there, a CSV file for each stream"
     add("-o", "--output", type=Path, metavar="DIR", help=folder)
 
@@ -349,10 +354,7 @@ def _export(menu: _Menu) -> None:
     )
     example = "edge-agent export plant.yaml --from 2026-10-01 --to 2026-11-01 -o october"
     add = menu.add("export", what, example, more).add_argument
-    add("config", type=Path, metavar="CONFIG", help="the plant's YAML file")
-    local = "local date or time: 2026-10-05 or 2026-10-05T08:00"
-    add("--from", dest="begin", required=True, metavar="T", help=local)
-    add("--to", dest="end", required=True, metavar="T", help=local)
+    _add_period(add)
     forms = "csv or parquet (csv)"
     add("--format", dest="form", choices=["csv", "parquet"], default="csv", metavar="F", help=forms)
     only = (
